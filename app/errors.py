@@ -1,0 +1,182 @@
+"""Every error that Tidelog raises on purpose: a stable code and a message that says what to do."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One place where a JSON value does not fit its schema."""
+
+    path: str  # JSON Pointer (RFC 6901) into the value; "" is the value itself
+    message: str
+
+
+class TidelogError(Exception):
+    """Something that Tidelog refused. `code` never changes between releases; the message may."""
+
+    code = "tidelog_error"
+    status = 500  # the HTTP status, where the error is the caller's to see
+
+
+class DeclarationError(TidelogError):
+    """A *_stream.py or *_step.py file that can't be used; the message names the file and the cause."""
+
+    code = "declaration_invalid"
+
+
+class StreamsNotMigratedError(TidelogError):
+    """A declared stream has no table, or the core tables are missing or older than the code."""
+
+    code = "streams_not_migrated"
+
+
+class KeyInvalidError(TidelogError):
+    """A group id or an item id that can't be a key: empty, too long, or with a NUL character."""
+
+    code = "key_invalid"
+
+
+class ItemInvalidError(TidelogError):
+    """An item or event that isn't JSON, doesn't fit its stream's schema, or is over the size limit."""
+
+    code = "item_invalid"
+
+    def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
+
+
+class StreamUnknownError(TidelogError):
+    """No stream of this name is declared."""
+
+    code = "stream_unknown"
+
+
+class BodyInvalidError(TidelogError):
+    """The request body is not JSON, or doesn't fit the step's bodySchema."""
+
+    code = "body_invalid"
+    status = 400
+
+    def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
+        super().__init__(message)
+        self.violations = tuple(violations)
+
+
+class BodyTooLargeError(TidelogError):
+    """The request body is over TIDELOG_BODY_SIZE_MAX_BYTES."""
+
+    code = "body_too_large"
+    status = 413
+
+
+class ClientGoneError(TidelogError):
+    """The client closed its connection before its step was committed; the step is rolled back."""
+
+    code = "client_gone"
+    status = 499  # nginx's number for it; nobody is there to read it, but the access log is
+
+
+class DatabaseUnavailableError(TidelogError):
+    """The database can't be reached, is starting or stopping, or has no connection left. Nothing was stored."""
+
+    code = "database_unavailable"
+    status = 503
+
+
+class CommitUnknownError(TidelogError):
+    """The connection broke while COMMIT was on its way: only the stored items tell whether it arrived."""
+
+    code = "commit_unknown"
+    status = 503
+
+
+class TransactionAbortedError(TidelogError):
+    """The step's transaction could not be committed, though its handler answered: nothing was stored."""
+
+    code = "transaction_aborted"
+
+
+class StepEndedError(TidelogError):
+    """A context was used after its step's handler had returned."""
+
+    code = "step_ended"
+
+
+class AnswerInvalidError(TidelogError):
+    """A step's handler answered something that can't be sent; its transaction is rolled back."""
+
+    code = "answer_invalid"
+
+
+class NotSupportedError(TidelogError):
+    """A part of Motia that Tidelog does not have (yet)."""
+
+    code = "not_supported"
+
+
+class EmbeddedPostgresError(TidelogError):
+    """The embedded Postgres could not be started; the message has the end of its log."""
+
+    code = "embedded_postgres_failed"
+
+
+class EpochError(TidelogError):
+    """The database is a copy in another cluster (dump and restore): its old log can't be continued as it is."""
+
+    code = "epoch_foreign"
+
+
+class PositionTooOldError(TidelogError):
+    """A position from which the log is not kept any more: going on from it would skip commits silently."""
+
+    code = "position_too_old"
+
+
+class PositionForeignError(TidelogError):
+    """A position that this database's history does not have: of another epoch, or ahead of the last commit."""
+
+    code = "position_foreign"
+
+
+class ServerRefusedError(TidelogError):
+    """The server refused a client's connection, or closed it for good: coming back would end the same."""
+
+    code = "server_refused"
+
+    def __init__(self, message: str, close_code: int | None = None) -> None:
+        super().__init__(message)
+        self.close_code = close_code  # of the WebSocket; None if it was never opened
+
+
+class ServerNotUnderstoodError(TidelogError):
+    """A client got something from its server that is not the protocol that they agreed on."""
+
+    code = "server_not_understood"
+
+
+class SubscriptionRefusedError(TidelogError):
+    """The server refused or ended a subscription; `code` is the server's."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class SnapshotTooLargeError(TidelogError):
+    """A group is larger than one snapshot may be."""
+
+    code = "group_too_large"
+
+
+class AdoptionError(TidelogError):
+    """scripts/adopt has nothing to do, or could not lock the writers out; nothing was changed."""
+
+    code = "adoption_refused"
+
+
+class MessageInvalidError(TidelogError):
+    """A WebSocket message that can't be understood; the connection goes on."""
+
+    code = "message_invalid"

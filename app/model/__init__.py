@@ -1,0 +1,1 @@
+"""What things are: streams, steps, changes, commits. No I/O."""

@@ -1,0 +1,85 @@
+"""What happened: changes and events, gathered in numbered commits, and their net effect on a group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+Operation = Literal["create", "update", "delete"]
+
+
+class Topic(NamedTuple):
+    """What people subscribe to: a group of a stream."""
+
+    stream: str
+    group_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One create, update or delete of an item. `data` is JSON text; of a delete, the item as it was."""
+
+    seq: int
+    op: Operation
+    id: str
+    version: int
+    data: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An ephemeral message to a group's subscribers, or to those of one item. `data` is JSON text."""
+
+    seq: int
+    id: str | None
+    type: str
+    data: str
+
+
+@dataclass(slots=True)
+class GroupCommit:
+    """The part of one commit that concerns one group, in the order in which it was written."""
+
+    changes: list[Change]
+    events: list[Event]
+
+    @property
+    def size(self) -> int:
+        """Characters of data."""
+        return sum(len(change.data) for change in self.changes) + sum(len(event.data) for event in self.events)
+
+
+@dataclass(slots=True)
+class Commit:
+    """One transaction's changes. Its number is its place in the feed; numbers have no gaps."""
+
+    number: int
+    xid: int
+    at_ms: float  # Unix epoch milliseconds, with microseconds in the fraction
+    groups: dict[Topic, GroupCommit]
+    truncated: bool = False  # too big to be carried whole: its subscribers need a new snapshot
+
+
+def net_changes(changes: Sequence[Change]) -> Sequence[Change]:
+    """One change for each item, told against the state before the commit, in the order of the last writes.
+
+    Deleted and created again is an update; created and deleted is nothing.
+    """
+    if len(changes) == 1:
+        return changes
+    first: dict[str, Operation] = {}
+    last: dict[str, Change] = {}
+    for change in changes:
+        first.setdefault(change.id, change.op)
+        last.pop(change.id, None)
+        last[change.id] = change
+    net = []
+    for change in last.values():
+        existed_before = first[change.id] != "create"
+        exists_after = change.op != "delete"
+        if not existed_before and not exists_after:
+            continue
+        op: Operation = "delete" if not exists_after else "update" if existed_before else "create"
+        net.append(change if change.op == op else Change(change.seq, op, change.id, change.version, change.data))
+    return net

@@ -1,0 +1,58 @@
+"""Every setting, with its bound and its reason. The only reader of the environment."""
+
+from datetime import timedelta
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from `TIDELOG_*` environment variables; `Settings()` raises pydantic's ValidationError."""
+
+    model_config = SettingsConfigDict(env_prefix="TIDELOG_", frozen=True)
+
+    database_url: str | None = Field(None, description="postgresql://...; unset: the embedded Postgres")
+    data_dir: Path = Field(Path(".tidelog"), description="where the embedded Postgres keeps its data")
+    steps_dir: Path = Field(Path("app/steps"), description="where *_stream.py and *_step.py are found, recursively")
+    host: str = Field("127.0.0.1", description="the address that scripts/serve listens on")
+    port: int = Field(3000, ge=0, le=65535, description="the port that scripts/serve listens on")
+    workers: int = Field(
+        1, ge=1, description="server processes of scripts/serve; each has connections and a feed of its own"
+    )
+    cors_origins: tuple[str, ...] = Field((), description="origins whose pages may call the steps, as a JSON list")
+
+    retention_seconds: float | None = Field(
+        None, gt=0, description="commits older than this are removed from the log and its history; unset: none"
+    )
+    pool_size_max: int = Field(
+        20, ge=2, description="connections for steps and snapshots; each is a Postgres backend of about 10 MB"
+    )
+    pool_timeout_seconds: float = Field(
+        10, gt=0, description="how long a step waits for a connection before it answers 503"
+    )
+    body_size_max_bytes: int = Field(
+        1_048_576, ge=1, description="largest request body, item and ephemeral event, as JSON text"
+    )
+    socket_message_size_max_bytes: int = Field(
+        65_536, ge=1024, description="largest frame a client may send; a join is under 2 KB at the key limits"
+    )
+    socket_subscriptions_max: int = Field(1000, ge=1, description="subscriptions on one connection")
+    socket_buffer_bytes_max: int = Field(
+        262_144, ge=4096, description="bytes waiting for one slow connection before it reads on from the log"
+    )
+    socket_drain_timeout_seconds: float = Field(
+        30, gt=0, description="a connection that has not taken what waits for it in this time is closed"
+    )
+    sync_size_max_bytes: int = Field(
+        67_108_864, ge=1, description="largest snapshot sent as one sync frame; the Motia dialect has no pages"
+    )
+    snapshot_size_max_bytes: int = Field(
+        1_073_741_824, ge=1, description="largest snapshot sent in pages; it waits in a temporary file"
+    )
+    socket_ping_interval_seconds: float = Field(20, gt=0, description="how often an idle client is pinged")
+    socket_ping_timeout_seconds: float = Field(20, gt=0, description="a client that does not pong in this time is dead")
+
+    @property
+    def retention(self) -> timedelta | None:
+        return None if self.retention_seconds is None else timedelta(seconds=self.retention_seconds)
