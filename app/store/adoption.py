@@ -1,0 +1,80 @@
+"""Adopting a log that was written in another cluster, and came here by dump and restore (or pg_upgrade)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import asyncpg
+
+from app.errors import AdoptionError
+from app.store.epoch import begin_epoch, read_epoch_state
+from app.store.log import LIFT_TRANSACTION_TIMEOUT
+from app.store.queries import load
+
+if TYPE_CHECKING:
+    from app.store.engine import Connector
+
+    Connection = asyncpg.Connection[Any]
+
+ADOPT = load("adopt")
+
+# Writers that are half-way are waited for; those who come meanwhile wait behind us, as does the sequencer's lock.
+LOCK_TIMEOUT_SECONDS = 30
+SETTINGS = {
+    "application_name": "tidelog adopt",
+    "statement_timeout": "0",
+    "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_read_only": "off",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Adoption:
+    """What was done. The numbers up to `head` are the old ones; the leftovers have the following."""
+
+    epoch: UUID
+    head: int
+    commits: int
+    changes: int
+    leftover_commits: int
+    leftover_changes: int
+    events: int
+
+
+async def adopt(connect: Connector) -> Adoption:
+    """Do it, all or nothing. Raises AdoptionError if there is nothing to adopt, or writers don't end."""
+    connection = await connect(**SETTINGS)
+    try:
+        await connection.execute(LIFT_TRANSACTION_TIMEOUT)
+        if await connection.fetchval("select to_regclass('streams.epoch') is null"):
+            raise AdoptionError("this database has no Tidelog tables: there is nothing to adopt")
+        await _refuse_own_log(connection)  # before a lock is taken that a healthy sequencer holds
+        async with connection.transaction(isolation="read_committed"):
+            return await _adopt(connection)
+    except asyncpg.LockNotAvailableError as error:
+        raise AdoptionError(
+            f"a transaction that wrote to a stream, or a sequencer, did not end within {LOCK_TIMEOUT_SECONDS} s; "
+            "nothing was changed. End it (see pg_stat_activity) and run this again"
+        ) from error
+    finally:
+        await connection.close()
+
+
+async def _adopt(connection: Connection) -> Adoption:
+    # The sequencer's lock (which that one takes for its session), then the writers': every write goes through it.
+    await connection.execute("select pg_advisory_xact_lock(1953064044, 1)")
+    await connection.execute("lock table streams.change in share row exclusive mode")
+    await _refuse_own_log(connection)
+    row = await connection.fetchrow(ADOPT)
+    assert row is not None  # noqa: S101 - a select of counts
+    epoch = await begin_epoch(connection, row["head"])
+    return Adoption(epoch, **row)
+
+
+async def _refuse_own_log(connection: Connection) -> None:
+    state = await read_epoch_state(connection)
+    if not state.is_foreign:
+        raise AdoptionError("the log of this database was written in this cluster: there is nothing to adopt")

@@ -1,0 +1,103 @@
+"""A step without a transaction: every operation takes a connection, commits by itself and gives it back."""
+
+from __future__ import annotations
+
+import logging
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+from sqlalchemy import Connection
+from sqlalchemy.util import await_only
+
+from app.store.checkout import Lent, Pool, Turns, raise_if_away
+from app.store.session import AutocommitSession
+
+logger = logging.getLogger(__name__)
+
+
+class StepAutocommit:
+    """For handlers that take long. Operations still run one after the other, in the order of the calls."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self._turns = Turns()
+        self._lent: Lent | None = None
+        self._session: AutocommitSession | None = None
+        self._session_lent: Lent | None = None
+
+    def lend(self) -> Self:
+        return self
+
+    @property
+    def session(self) -> AutocommitSession:
+        """In AUTOCOMMIT mode; it keeps a connection from its first use until its `commit()` or the step's end."""
+        self._turns.check()
+        if self._session is None:
+            self._session = AutocommitSession(self._lend_session, self._release_session)
+        return self._session
+
+    async def commit(self) -> None:
+        """Wait for the operations that were begun; they have committed themselves."""
+        if self._session is not None:
+            await self._session.commit()
+        await self._turns.end()
+        await self._end_session()
+
+    async def rollback(self) -> None:
+        """Break off what still runs. What was done stays done."""
+        await self._turns.break_off()
+        await self._end_session()
+
+    async def __aenter__(self) -> asyncpg.Connection[Any]:
+        await self._turns.take()
+        try:
+            self._lent = await self._pool.check_out()
+        except BaseException:
+            self._turns.leave()
+            raise
+        return self._lent.driver
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        lent = self._lent
+        assert lent is not None  # noqa: S101 - entered
+        try:
+            await self._pool.check_in(lent)
+        finally:
+            self._turns.leave()
+        raise_if_away(error, lent.driver)
+
+    def _lend_session(self) -> Connection:
+        self._turns.check()
+        lent = self._session_lent or await_only(self._check_out_for_session())
+        return lent.connection
+
+    async def _check_out_for_session(self) -> Lent:
+        # In its turn: of two calls at once one checks out, and none does when the step has ended.
+        await self._turns.take()
+        try:
+            if self._session_lent is None:
+                self._session_lent = await self._pool.check_out()
+            return self._session_lent
+        finally:
+            self._turns.leave()
+
+    async def _release_session(self) -> None:
+        lent, self._session_lent = self._session_lent, None
+        if lent is not None:
+            await self._pool.check_in(lent)
+
+    async def _end_session(self) -> None:
+        if self._session is None:
+            return
+        try:
+            await self._session.end()
+        except BaseException as error:
+            if self._session_lent is not None:
+                self._session_lent.driver.terminate()
+            await self._release_session()
+            if not isinstance(error, Exception):
+                raise
+            logger.warning("a step's session was broken off, it could not be closed: %r", error)

@@ -1,0 +1,148 @@
+"""The items of one stream: get, set, delete, list; and ephemeral events, which take the same way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import asyncpg
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from app.errors import ItemInvalidError, KeyInvalidError
+from app.model.stream import Stream
+
+KEY_LENGTH_MAX_BYTES = 1024  # two of them fit in a btree entry (2704 bytes) beside its overhead
+
+encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode
+
+Lend = Callable[[], AbstractAsyncContextManager["asyncpg.Connection[Any]"]]
+Item = dict[str, Any]
+
+
+class Items:
+    """One stream's items, through whatever connection `lend` gives for the length of an operation.
+
+    Every operation is one round trip, on the driver itself: a step's speed is decided here. Every item is a
+    dict that carries its `id`. Raises KeyInvalidError and ItemInvalidError before it takes a connection;
+    database errors come as asyncpg's.
+    """
+
+    def __init__(self, stream: Stream, *, size_max_bytes: int) -> None:
+        self._stream = stream
+        self._size_max_bytes = size_max_bytes
+        table = f"streams.{stream.table}"  # a validated identifier: letters, digits, underscores
+        self._get = f"select data::text from {table} where group_id = $1 and id = $2"  # noqa: S608
+        self._set = (
+            f"insert into {table} as item (group_id, id, data) values ($1, $2, $3::text::jsonb) "  # noqa: S608
+            "on conflict (group_id, id) do update set data = excluded.data returning data::text"
+        )
+        self._delete = f"delete from {table} where group_id = $1 and id = $2 returning data::text"  # noqa: S608
+        self._list = f"select data::text from {table} where group_id = $1 order by created_at, id"  # noqa: S608
+
+    async def get(self, lend: Lend, group_id: str, id: str) -> Item | None:
+        """The item, or None if there is none."""
+        return await _one(lend, self._get, _key("group id", group_id), _key("id", id))
+
+    async def set(self, lend: Lend, group_id: str, id: str, data: Any) -> Item:
+        """Create or replace the item with `data`, a dict or pydantic model; answers what was stored."""
+        group_id, id = _key("group id", group_id), _key("id", id)
+        text, value = to_json(data)
+        if not isinstance(value, dict):
+            raise ItemInvalidError(f"item {id!r} of stream {self._stream.name!r} must be an object, not {value!r:.80}")
+        item = self._stream.check(value, id)
+        if item != value:
+            text = encode(item)
+        self._check_size(text)
+        stored = await _one(lend, self._set, group_id, id, text)
+        if stored is None:
+            raise ItemInvalidError(f"item {id!r} of stream {self._stream.name!r} was refused by a trigger of its table")
+        return stored
+
+    async def delete(self, lend: Lend, group_id: str, id: str) -> Item | None:
+        """Delete the item; answers it as it was, or None if there was none."""
+        return await _one(lend, self._delete, _key("group id", group_id), _key("id", id))
+
+    async def list(self, lend: Lend, group_id: str) -> list[Item]:
+        """All items of the group, oldest first."""
+        key = _key("group id", group_id)
+        async with lend() as connection:
+            rows = await connection.fetch(self._list, key)
+        return [json.loads(row[0]) for row in rows]
+
+    async def send(self, lend: Lend, group_id: str, id: str | None, type: str, data: Any) -> None:
+        """Send an ephemeral event to the group's subscribers, or to the item's; it goes with the commit."""
+        group_id = _key("group id", group_id)
+        channel_id = None if id is None else _key("id", id)
+        if not isinstance(type, str) or not type or "\0" in type:
+            raise ItemInvalidError(f"an event's type must be a string without NUL characters, not {type!r:.80}")
+        text, _ = to_json(data)
+        self._check_size(text)
+        async with lend() as connection:
+            await connection.fetchrow(
+                "select streams.send($1, $2, $3, $4, $5::text::jsonb)",
+                self._stream.name,
+                group_id,
+                channel_id,
+                type,
+                text,
+            )
+
+    def _check_size(self, text: str) -> None:
+        size = len(text) if text.isascii() else len(text.encode())
+        if size > self._size_max_bytes:
+            raise ItemInvalidError(
+                f"stream {self._stream.name!r}: {size} bytes of JSON; at most {self._size_max_bytes} are taken "
+                "(TIDELOG_BODY_SIZE_MAX_BYTES)"
+            )
+
+
+async def _one(lend: Lend, sql: str, *parameters: str) -> Item | None:
+    async with lend() as connection:
+        row = await connection.fetchrow(sql, *parameters)
+    return None if row is None else json.loads(row[0])
+
+
+def to_json(value: Any) -> tuple[str, Any]:
+    """`value` as JSON text, and as plain JSON types (pydantic models, datetimes, UUIDs and the like become them).
+
+    Raises ItemInvalidError for what JSON or jsonb can't hold: NaN, infinities, NUL characters, lone
+    surrogates, other objects.
+    """
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    try:
+        text = encode(value)
+        text.encode()
+    except (ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
+        raise ItemInvalidError(f"not JSON: {error}") from error
+    plain = json.loads(text)
+    if "\\u0000" in text and _has_nul(plain):
+        raise ItemInvalidError("not storable: Postgres's jsonb can't hold the NUL character (\\u0000)")
+    return text, plain
+
+
+def _has_nul(value: Any) -> bool:
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any("\0" in key or _has_nul(inner) for key, inner in value.items())
+    if isinstance(value, list):
+        return any(_has_nul(inner) for inner in value)
+    return False
+
+
+def _key(what: str, key: str) -> str:
+    if isinstance(key, int) and not isinstance(key, bool):
+        key = str(key)  # JavaScript's habit, and Motia's: a key is a string, whatever was passed
+    if not isinstance(key, str):
+        raise KeyInvalidError(f"{what} must be a string, not {key!r:.80}")
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        raise KeyInvalidError(f"{what} {key!r:.80} has a lone surrogate, which UTF-8 can't hold") from None
+    if "\0" in key or not 1 <= size <= KEY_LENGTH_MAX_BYTES:
+        raise KeyInvalidError(f"{what} {key!r:.80} must have 1 to {KEY_LENGTH_MAX_BYTES} bytes and no NUL character")
+    return key

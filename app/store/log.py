@@ -1,0 +1,100 @@
+"""The sequencer's side of the log: give numbers to what is new in it. (Reading it is in reading.py.)"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import asyncpg
+
+from app.store.epoch import known_epoch
+from app.store.queries import load
+
+if TYPE_CHECKING:
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = asyncpg.Connection[Any]
+
+HEAD = load("head")
+NUMBER_FEW = load("number_commits").replace("{written}", load("written_few"))
+NUMBER_MANY = load("number_commits").replace("{written}", load("written_many"))
+SEQUENCER_STATE = load("sequencer_state")
+LIFT_TRANSACTION_TIMEOUT = load("lift_transaction_timeout")
+
+# Every statement of the feed is a lookup of few rows by key; the log's statistics, taken when it was small or
+# empty, must not talk the planner into reading all of it. One plan, made once.
+FEED_SETTINGS = {
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_read_only": "off",
+    # A statement goes on without its client (deadline.py); this would have it end.
+    "client_connection_check_interval": "0",
+    "synchronous_commit": "on",
+    # A vanished client must not keep its locks: found dead after 5 + 3 x 2 seconds.
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+}
+
+BEFORE_EVERYTHING = "1:1:"  # a pg_snapshot in which no transaction is visible
+# Past it, number_commits.sql is told to jump from transaction to transaction rather than to read every row.
+FEW_ROWS = 10_000
+_NO_LIMIT = 2**62
+_BEFORE_ALL_TIME = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@dataclass(slots=True)
+class Numbering:
+    """Where numbering stands: all that a sequencer knows, and all of it can be read from the tables."""
+
+    number: int
+    at: datetime
+    snapshot: str
+
+    @classmethod
+    async def load(cls, connection: Connection) -> Numbering:
+        row = await connection.fetchrow(SEQUENCER_STATE)
+        if row is None:
+            return cls(0, _BEFORE_ALL_TIME, BEFORE_EVERYTHING)
+        return cls(row["number"], row["at"], row["snapshot"])
+
+    async def advance(self, connection: Connection) -> int:
+        """Number every commit that became visible; answers how many.
+
+        Raises asyncpg.UniqueViolationError if somebody else numbered meanwhile: this state is then stale.
+        """
+        row = await connection.fetchrow(NUMBER_FEW, self.snapshot, self.number, self.at, FEW_ROWS)
+        assert row is not None  # noqa: S101 - an aggregate answers one row
+        if row["is_too_much"]:
+            row = await connection.fetchrow(NUMBER_MANY, self.snapshot, self.number, self.at, _NO_LIMIT)
+            assert row is not None  # noqa: S101 - as above
+        numbered: int = row["numbered"]
+        if numbered:
+            self.number, self.at = row["number"], row["at"]
+        self.snapshot = row["snapshot"]
+        return numbered
+
+
+class Head(NamedTuple):
+    """The last number, its time (epoch milliseconds) and its epoch; 0, 0.0 before the first commit."""
+
+    number: int
+    at_ms: float
+    epoch: str
+
+
+async def read_head(connection: Connection | PoolConnectionProxy[Any], *, timeout_seconds: float) -> Head:
+    """Where the log ends. Raises NotBegunError if no sequencer has worked on this database yet."""
+    row = await connection.fetchrow(HEAD, timeout=timeout_seconds)
+    assert row is not None  # noqa: S101 - a select without from
+    return Head(row["number"], row["at_ms"], known_epoch(row["epoch"]))

@@ -1,0 +1,73 @@
+"""A group's items (or one item) exactly as of a known place in the feed."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from app.store.ahead import ahead
+from app.store.epoch import known_epoch
+from app.store.queries import load
+
+if TYPE_CHECKING:
+    from app.store.reading import Connection
+
+SNAPSHOT_HEAD = load("snapshot_head")
+READ_ITEMS = load("read_items")
+# Rows are fetched so many at a time that about this much is in memory, by the size of those before; and as
+# much again, which is fetched meanwhile.
+FETCH_BYTES = 512 * 1024
+FETCH_ROWS_FIRST = 64
+FETCH_ROWS_MAX = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotHead:
+    """What a snapshot is of: every commit up to `number`, and the transactions in `unnumbered`.
+
+    The latter are visible but have no number yet: to go on from here, skip these when they come.
+    """
+
+    number: int
+    at_ms: float
+    epoch: str
+    unnumbered: frozenset[int]
+
+
+class Snapshot:
+    """One that is being read, in its own read-only transaction."""
+
+    def __init__(self, connection: Connection, head: SnapshotHead, query: str, *arguments: str | None) -> None:
+        self.head = head
+        self._connection = connection
+        self._query = query
+        self._arguments = arguments
+
+    def batches(self, text: str) -> AsyncGenerator[Sequence[Any], None]:
+        """All items, oldest first: for each a row of its id, and of what `text` makes of it.
+
+        That is an SQL expression over `id`, `version` and `data`. Close it before the snapshot ends.
+        """
+        return ahead(self._fetch(self._query.replace("{text}", text)))
+
+    async def _fetch(self, query: str) -> AsyncGenerator[Sequence[Any], None]:
+        cursor = await self._connection.cursor(query, *self._arguments)
+        rows = await cursor.fetch(FETCH_ROWS_FIRST)
+        while rows:
+            yield rows
+            size = sum([len(row[1]) for row in rows])
+            rows = await cursor.fetch(min(FETCH_ROWS_MAX, max(1, FETCH_BYTES * len(rows) // max(1, size))))
+
+
+@asynccontextmanager
+async def open_snapshot(
+    connection: Connection, stream: str, table: str, group_id: str, item_id: str | None
+) -> AsyncIterator[Snapshot]:
+    """Begin to read one. The connection is in a transaction until this ends: don't wait for clients meanwhile."""
+    async with connection.transaction(isolation="repeatable_read", readonly=True):
+        row = await connection.fetchrow(SNAPSHOT_HEAD, stream, group_id)
+        assert row is not None  # noqa: S101 - `since` is one row
+        head = SnapshotHead(row["number"], row["at_ms"], known_epoch(row["epoch"]), frozenset(row["xids"]))
+        yield Snapshot(connection, head, READ_ITEMS.replace("{table}", table), group_id, item_id)

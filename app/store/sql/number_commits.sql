@@ -1,0 +1,68 @@
+-- Give the next numbers to every transaction that became visible since the last look.
+--
+-- $1 snapshot of the last look (text), $2 head number, $3 the head's time, $4 how many rows "written" may have.
+-- Answers one row: how many were numbered, the new head, its time, this statement's snapshot, which is $1 of the
+-- next call; and whether there were too many rows, and nothing was done. Where "written" is in braces below goes the
+-- text of written_few.sql or of written_many.sql.
+--
+-- Tailing a sequence ("seq > the last I saw") loses rows: a number is drawn when a row is written, not when
+-- it commits, so a transaction that drew 5 may commit after one that drew 9 was read. Waiting until nothing
+-- older runs (the xmin horizon) loses nothing, but one open transaction then holds up everybody. So the
+-- question is asked of snapshots: a transaction is new if it was not visible in the last one and is now.
+-- Not visible then means its xid was yet to come (>= xmax) or was in progress (in xip); visible now is what
+-- the table scan itself sees. It must be one plain statement: all its parts then share one snapshot, the
+-- one that pg_current_snapshot() tells.
+--
+-- Those in progress then are asked for only if they ended meanwhile, and were not rolled back: the rows of
+-- an open bulk load would otherwise be looked at (and found invisible) at every call.
+--
+-- The order is that of each transaction's last write, max(seq). Two transactions that wrote one item did so
+-- one after the other, by its row lock, so the later one's last write is later, whatever else it wrote
+-- before. By min(seq) it may have touched another item first, and the item's changes would be swapped.
+--
+-- Locks: none that a writer could wait for. Called by the sequencer, which is alone; the unique keys of
+-- streams.commit stop a second one.
+with recursive
+ended as materialized (
+    select array(
+        select x from pg_snapshot_xip($1::text::pg_snapshot) as x
+        where pg_visible_in_snapshot(x, pg_current_snapshot()) and pg_xact_status(x) is distinct from 'aborted'
+    ) as xids
+),
+{written}
+fresh as (
+    select
+        xid,
+        max(seq) as last_seq,
+        row_number() over (order by max(seq)) as place,
+        count(*) over () as total,
+        sum(count(*)) over () >= $4::bigint as is_too_much
+    from written
+    group by xid
+),
+clock as materialized (
+    select greatest(clock_timestamp(), $3::timestamptz + interval '10 microseconds') as at
+),
+numbered as (
+    insert into streams.commit (number, xid, last_seq, at, snapshot)
+    select
+        $2::bigint + place,
+        xid,
+        last_seq,
+        clock.at + (place - 1) * interval '10 microseconds',
+        case when place = total then pg_current_snapshot() end
+    from fresh cross join clock
+    where not is_too_much
+    returning number, at
+),
+head as (
+    select count(*) as numbered, max(number) as number, max(at) as at from numbered
+)
+select
+    numbered,
+    number,
+    at,
+    pg_current_snapshot()::text as snapshot,
+    coalesce((select is_too_much from fresh limit 1), false) as is_too_much,
+    case when numbered > 0 then pg_notify('tidelog_head', number::text) end
+from head

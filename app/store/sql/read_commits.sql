@@ -1,0 +1,40 @@
+-- A page of the numbered log, in the order of the feed.
+--
+-- $1 first number, $2 the last seq already read of that commit (-1: none), $3 last number, $4 rows at most,
+-- $5 bytes of data at most (but one row at least), $6 streams and $7 group ids, or null for all. Without
+-- those a commit without rows to read is one row with a null kind. `found` tells whether there is more up to
+-- $3: then it is more than the rows of this page.
+--
+-- Each commit's rows are taken in the order of the key, at most a page of them, so that a commit of a
+-- million changes costs its share at each page, not all of it.
+select number, xid, at_ms, kind, seq, stream, group_id, id, op, version, data, found
+from (
+    select
+        page.*,
+        count(*) over () as found,
+        sum(octet_length(data)) over (order by number, seq rows between unbounded preceding and 1 preceding) as before
+    from (
+        select
+            n.number, n.xid, (extract(epoch from n.at) * 1000)::float8 as at_ms,
+            w.kind, w.seq, w.stream, w.group_id, w.id, w.op, w.version, w.data
+        from streams.commit n
+        left join lateral (
+            (select 'change' as kind, c.seq, c.stream, c.group_id, c.id, c.op, c.version, c.data::text as data
+             from streams.change c
+             where c.xid = n.xid and c.seq > case when n.number = $1 then $2 else -1 end
+                 and ($6::text[] is null or c.stream = any ($6)) and ($7::text[] is null or c.group_id = any ($7))
+             order by c.seq limit $4)
+            union all
+            (select 'event', e.seq, e.stream, e.group_id, e.id, e.type, 0, e.data::text
+             from streams.event e
+             where e.xid = n.xid and e.seq > case when n.number = $1 then $2 else -1 end
+                 and ($6::text[] is null or e.stream = any ($6)) and ($7::text[] is null or e.group_id = any ($7))
+             order by e.seq limit $4)
+        ) w on true
+        where n.number between $1 and $3 and (w.kind is not null or $6::text[] is null)
+        order by n.number, w.seq
+        limit $4
+    ) page
+) paged
+where coalesce(before, 0) < $5
+order by number, seq

@@ -1,0 +1,37 @@
+-- What a snapshot of group $2 of stream $1 is of; answers one row. The first statement of a repeatable-read
+-- transaction, whose second one reads the items (read_items.sql): both see the same.
+--
+-- The head of the numbered log; and the xids of transactions that changed this group, are visible (so they are
+-- in the items already) and have no number yet. Whoever follows the feed from here skips those when their
+-- numbers come.
+-- Every transaction visible in the head's snapshot has a number; the unnumbered are those visible only since.
+-- Locks: none.
+with
+head as materialized (
+    select number, (extract(epoch from at) * 1000)::float8 as at_ms, snapshot
+    from streams.commit
+    order by number desc
+    limit 1
+),
+since as materialized (
+    select
+        coalesce((select number from head), 0) as number,
+        coalesce((select at_ms from head), 0) as at_ms,
+        coalesce((select snapshot from head), '1:1:'::pg_snapshot) as snapshot
+)
+select
+    number, at_ms,
+    (select e.epoch from streams.epoch e order by e.began_at desc limit 1) as epoch,
+    array(
+        select c.xid from streams.change c
+        where c.xid >= pg_snapshot_xmax(since.snapshot) and c.xid < '9223372036854775808'::xid8
+          and c.stream = $1 and c.group_id = $2
+        union
+        select c.xid from streams.change c
+        where c.xid = any (array(
+                  select x from pg_snapshot_xip(since.snapshot) as x
+                  where pg_visible_in_snapshot(x, pg_current_snapshot())
+              ))
+          and c.stream = $1 and c.group_id = $2
+    ) as xids
+from since

@@ -1,0 +1,34 @@
+-- Part of number_commits.sql: one row, its last write, for each transaction that became visible. Jumps from xid to
+-- xid, with two lookups for each: a transaction of a million rows costs what one of a single row does (0.4 ms for
+-- the statement, where reading its rows takes 240 and holds up everybody), and many small ones take three times
+-- what they do by written_few.sql.
+-- xids from 2^63 on belong to an adopted log (adopt.sql): they have numbers, and no server gives them out.
+later (xid) as (
+    select pg_snapshot_xmax($1::text::pg_snapshot)
+    union all
+    select (
+        select min(following.xid)
+        from (
+            (select c.xid from streams.change c
+             where c.xid > later.xid and c.xid < '9223372036854775808'::xid8 order by c.xid limit 1)
+            union all
+            (select e.xid from streams.event e
+             where e.xid > later.xid and e.xid < '9223372036854775808'::xid8 order by e.xid limit 1)
+        ) following
+    )
+    from later
+    where later.xid is not null
+),
+written as (
+    select xid, seq
+    from (
+        select
+            x.xid,
+            greatest(
+                (select max(c.seq) from streams.change c where c.xid = x.xid),
+                (select max(e.seq) from streams.event e where e.xid = x.xid)
+            ) as seq
+        from (select xid from later union all select unnest(xids) from ended) x
+    ) w
+    where seq is not null
+),

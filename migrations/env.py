@@ -1,0 +1,89 @@
+"""Runs migrations: the core's revisions, then a table for each declared stream that has none yet.
+
+`alembic upgrade head` is safe to repeat and to run twice at once; it never drops or rewrites a stream's data.
+"""
+
+import asyncio
+import sys
+from collections.abc import Iterable
+
+from alembic import context
+from sqlalchemy import Connection, pool
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from app.discovery import discover
+from app.model.stream import Stream
+from app.settings import Settings
+from app.store.declared import declaration_sql, declare_streams
+from app.store.embedded import EmbeddedPostgres
+from app.store.engine import Database
+
+# Held by whoever migrates, to the end of the transaction: advisory (1953064044 "tidl", 3).
+LOCK = "select pg_advisory_xact_lock(1953064044, 3)"
+
+
+def declared_streams(settings: Settings) -> Iterable[Stream]:
+    """The streams to make tables for; a broken file is reported and takes no other down."""
+    discovered = discover(settings.steps_dir)
+    for broken in discovered.broken:
+        print(f"migrations: left out {broken.path}: {broken.cause}", file=sys.stderr)
+    return discovered.streams.values()
+
+
+def is_upgrade_to_head() -> bool:
+    """Whether this run ends at the newest revision; `alembic current` and the like must change nothing."""
+    function = context.get_context().opts["fn"]
+    wanted = context.get_context().opts.get("destination_rev")
+    return function.__name__ == "upgrade" and wanted in ("head", "heads", context.get_head_revision())
+
+
+def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
+    context.configure(connection=connection, version_table_schema="streams", transaction_per_migration=False)
+    with context.begin_transaction():
+        connection.exec_driver_sql(LOCK)
+        if not context.get_context().opts.get("dont_mutate"):  # `alembic current` asks only
+            connection.exec_driver_sql("create schema if not exists streams")
+        context.run_migrations()
+        if is_upgrade_to_head():
+            for stream in declare_streams(connection, streams):
+                print(f"migrations: made streams.{stream.table} for stream {stream.name}", file=sys.stderr)
+
+
+def run_offline(streams: Iterable[Stream]) -> None:
+    context.configure(dialect_name="postgresql", version_table_schema="streams", literal_binds=True)
+    with context.begin_transaction():
+        output = context.get_context().impl.static_output
+        output("create schema if not exists streams;")
+        context.run_migrations()
+        if is_upgrade_to_head():
+            for stream in streams:
+                output(declaration_sql(stream) + ";")
+
+
+async def migrate(url: str, streams: Iterable[Stream]) -> None:
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=Database.connector(url), poolclass=pool.NullPool
+    )
+    async with engine.connect() as connection:
+        await connection.run_sync(run_online, streams)
+    await engine.dispose()
+
+
+def main() -> None:
+    settings = Settings()
+    streams = tuple(declared_streams(settings))
+    if context.is_offline_mode():
+        run_offline(streams)
+        return
+    if settings.database_url is not None:
+        asyncio.run(migrate(settings.database_url, streams))
+        return
+    embedded = EmbeddedPostgres(settings.data_dir)
+    url = embedded.start()
+    try:
+        asyncio.run(migrate(url, streams))
+    finally:
+        embedded.stop()
+
+
+main()
