@@ -1,0 +1,326 @@
+"""Hands every commit to those who subscribed, and lets new subscriptions join them without a gap.
+
+All of it runs on one event loop and, but for reading what is stored, without waiting: between two commits the
+world stands still, and a subscription goes live exactly between two of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from app.errors import TidelogError
+from app.feed.audience import Channel, Follower, Touched, deliver
+from app.feed.cork import Cork
+from app.feed.errands import Errands
+from app.feed.opening import Opening
+from app.feed.overlay import Overlay
+from app.feed.pump import Pump
+from app.feed.spool import Spooling
+from app.feed.subscription import (
+    CommitHead,
+    PositionSubscription,
+    Subscriber,
+    Subscription,
+    SyncSubscription,
+)
+from app.feed.sync import Syncing, SyncWhenDrained
+from app.model.change import Commit, Topic, net_changes
+from app.model.position import Position, ResetReason
+from app.settings import Settings
+from app.store.archive import Archive
+from app.store.snapshot import SnapshotHead
+
+
+class Starter(Protocol):
+    """What works on letting subscriptions go live."""
+
+    def drop(self, subscription: Subscription) -> None:
+        """This one has ended meanwhile."""
+        ...
+
+
+class Broadcaster:
+    """The subscriptions of this process. `position` and `at_ms` are those of the last published commit."""
+
+    def __init__(self, archive: Archive, settings: Settings) -> None:
+        self.archive = archive
+        self.cork = Cork()
+        self.errands = Errands(settings.socket_drain_timeout_seconds)
+        self.position = 0
+        self.at_ms = 0.0
+        self.epoch = ""
+        self.frontier = 0  # the commit that is being read; rows of it may have been dropped before one attached
+        self._settings = settings
+        self._channels: dict[Topic, Channel] = {}
+        self._starting: dict[Subscription, Starter] = {}
+        self._overlays: set[Overlay] = set()
+        self._syncings: dict[tuple[Topic, str | None], Syncing] = {}
+        # Those that are read by nobody any more go with the garbage.
+        self._spoolings: WeakValueDictionary[tuple[Topic, str | None], Spooling] = WeakValueDictionary()
+        self._full: set[Subscriber] = set()
+        self._behind: dict[Subscriber, Pump] = {}  # whose live subscriptions fell behind
+        self._interrupted = False
+        self._live: dict[Subscriber, set[Subscription]] = {}  # every connection, with what is live of it
+        self._moved = asyncio.Event()
+        self._interest = asyncio.Event()
+
+    # What the reader calls: commits, in the order of their numbers, each once.
+
+    def start(self, position: int, at_ms: float) -> None:
+        """The feed begins at this position: what was before is in every snapshot. Only while it is deserted."""
+        self.position = self.frontier = position
+        self.at_ms = at_ms
+        self._tell_moved()
+
+    @property
+    def is_deserted(self) -> bool:
+        """Whether nobody is subscribed, or on the way to it."""
+        return not self._channels
+
+    async def wait_for_interest(self, seconds: float) -> None:
+        """Return when somebody subscribes, or after so long."""
+        self._interest.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._interest.wait()
+
+    def is_wanted(self, topic: Topic) -> bool:
+        return topic in self._channels
+
+    def publish(self, commits: Sequence[Commit]) -> None:
+        """Deliver the next commits."""
+        if len(commits) == 1:
+            self._publish(commits[0])
+            return
+        with self.cork.held():
+            for commit in commits:
+                self._publish(commit)
+
+    def _publish(self, commit: Commit) -> None:
+        if self._full:
+            self._let_fall_behind()
+        if commit.number != self.position + 1:
+            # This process slept for so long that commits were removed before it read them.
+            self._begin_again(list(self._channels), "too_old")
+        touched = []
+        for topic, part in commit.groups.items():
+            channel = self._channels.get(topic)
+            if channel is None:
+                continue
+            if commit.truncated:
+                self._begin_again([topic], "too_large")
+                continue
+            changes = net_changes(part.changes)
+            for follower in channel.followers:
+                follower.keep(commit, topic, part, changes)
+            if channel.live:
+                touched.append(Touched(topic, channel, part, changes))
+        if touched:
+            deliver(CommitHead(commit.number, commit.at_ms), touched)
+        self.position, self.at_ms = commit.number, commit.at_ms
+
+    def settle(self) -> None:
+        """Let those go on that wait for the feed; called between commits."""
+        for overlay in list(self._overlays):
+            overlay.check(self.position)
+        self._tell_moved()
+
+    def read_snapshots_again(self) -> None:
+        """Those that are under way may show what has been undone since."""
+        for overlay in list(self._overlays):
+            overlay.overflow()
+
+    def tell_status(self, *, interrupted: bool) -> None:
+        """Tell every connection, if it is news, that the feed stands still for want of a database, or goes on."""
+        if interrupted == self._interrupted:
+            return
+        self._interrupted = interrupted
+        for subscriber in self._live:
+            self._tell_status(subscriber)
+
+    # What connections call.
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Bring the subscription to the present, and then deliver every commit: nothing missed, nothing repeated."""
+        if isinstance(subscription, SyncSubscription):
+            self._sync(subscription)
+        elif isinstance(subscription, PositionSubscription):
+            self._open(subscription, subscription.since, not_before=0)
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        """Send no more for this subscription; nothing happens if it has ended already."""
+        starter = self._starting.pop(subscription, None)
+        if starter is not None:
+            starter.drop(subscription)
+            return
+        channel = self._channels.get(subscription.topic)
+        if channel is not None and subscription in channel.live:
+            self._leave(channel, subscription)
+            self._close_if_deserted(subscription.topic, channel)
+
+    def note_full(self, subscriber: Subscriber) -> None:
+        """More waits to be sent to this subscriber than should; unless it drains soon it reads from the log."""
+        self._full.add(subscriber)
+
+    def enter(self, subscriber: Subscriber) -> None:
+        """A new connection; before it subscribes."""
+        self._live[subscriber] = set()
+        if self._interrupted:
+            self._tell_status(subscriber)
+
+    def leave(self, subscriber: Subscriber) -> None:
+        """The connection has ended, and all its subscriptions with it."""
+        self._live.pop(subscriber, None)
+        self._behind.pop(subscriber, None)
+        self._full.discard(subscriber)
+
+    async def close(self) -> None:
+        await self.errands.close()
+
+    # What those on their way call.
+
+    def attach(self, topic: Topic, follower: Follower) -> None:
+        self._channels.setdefault(topic, Channel()).followers.add(follower)
+        self._interest.set()
+        if isinstance(follower, Overlay):
+            self._overlays.add(follower)
+
+    def detach(self, topic: Topic, follower: Follower) -> None:
+        if isinstance(follower, Overlay):
+            self._overlays.discard(follower)
+        channel = self._channels.get(topic)
+        if channel is not None:
+            channel.followers.discard(follower)
+            self._close_if_deserted(topic, channel)
+
+    def expect(self, overlay: Overlay, head: SnapshotHead) -> None:
+        """The overlay's snapshot was begun at this head."""
+        overlay.expect(head)
+        overlay.check(self.position)
+
+    def go_live(self, subscription: Subscription) -> None:
+        self._starting.pop(subscription, None)
+        channel = self._channels.setdefault(subscription.topic, Channel())
+        channel.go_live(subscription, subscription.subscriber.dialect)
+        self._live[subscription.subscriber].add(subscription)
+
+    def reset(self, subscription: PositionSubscription, reason: ResetReason) -> None:
+        """Begin again with a snapshot, and tell why.
+
+        It is told before anything else can be: messages behind it move the positions of live subscriptions.
+        """
+        dialect = subscription.dialect
+        subscription.subscriber.deliver(dialect.reset(subscription, reason, self.position, self.epoch))
+        self._open(subscription, None, not_before=self.position)
+
+    def pump(self, subscription: Subscription, cursor: int) -> None:
+        """Deliver to this subscription, which isn't live yet, from after `cursor` on."""
+        self._start_pump(Pump(self, subscription.subscriber, [subscription], cursor, is_new=True))
+
+    def behind(self, subscriber: Subscriber) -> Pump | None:
+        """Who brings the subscriptions of this connection that have been live to the present again, if any are."""
+        return self._behind.get(subscriber)
+
+    def caught_up(self, subscriber: Subscriber, pump: Pump) -> None:
+        if self._behind.get(subscriber) is pump:
+            del self._behind[subscriber]
+
+    def spooling(self, subscription: PositionSubscription, not_before: int) -> Spooling:
+        """A snapshot for this subscription, of `not_before` or later, perhaps one that is being read for others."""
+        key = (subscription.topic, subscription.item_id)
+        spooling = self._spoolings.get(key)
+        if spooling is None or not spooling.is_shareable(not_before):
+            spooling = Spooling(self, subscription, self._settings.snapshot_size_max_bytes)
+            self._spoolings[key] = spooling
+        return spooling
+
+    def end_syncing(self, topic: Topic, item_id: str | None, syncing: Syncing) -> None:
+        if self._syncings.get((topic, item_id)) is syncing:
+            del self._syncings[topic, item_id]
+
+    def sync_when_drained(self, subscription: SyncSubscription) -> None:
+        """It can't take a snapshot now; its present state is read when it can."""
+        waiting = self._starting[subscription] = SyncWhenDrained(self, subscription)
+        waiting.start()
+
+    async def reached(self, position: int) -> None:
+        """Wait until the feed is at `position` or further."""
+        while self.position < position:
+            self._interest.set()
+            await self._moved.wait()
+
+    def refuse(self, subscription: Subscription, error: TidelogError) -> None:
+        """The subscription is over before it has begun."""
+        self._starting.pop(subscription, None)
+        dialect = subscription.subscriber.dialect
+        subscription.subscriber.deliver(dialect.refuse(subscription, error.code, str(error)))
+
+    def _sync(self, subscription: SyncSubscription) -> None:
+        key = (subscription.topic, subscription.item_id)
+        syncing = self._syncings.get(key)
+        if syncing is None:
+            syncing = self._syncings[key] = Syncing(self, *key, self._settings.sync_size_max_bytes)
+            syncing.start()
+        syncing.add(subscription)
+        self._starting[subscription] = syncing
+
+    def _start_pump(self, pump: Pump) -> None:
+        self._starting |= dict.fromkeys(pump.subscriptions, pump)
+        pump.start()
+
+    def _open(self, subscription: PositionSubscription, since: Position | None, *, not_before: int) -> None:
+        opening = Opening(self, subscription, since, not_before)
+        self._starting[subscription] = opening
+        opening.start()
+
+    def _tell_moved(self) -> None:
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    def _tell_status(self, subscriber: Subscriber) -> None:
+        message = subscriber.dialect.status(interrupted=self._interrupted, position=self.position)
+        # The position holds for all that is live, so it isn't told to one that fell behind.
+        if message is not None and subscriber not in self._behind and not subscriber.is_full:
+            subscriber.deliver(message)
+
+    def _leave(self, channel: Channel, subscription: Subscription) -> None:
+        channel.leave(subscription, subscription.subscriber.dialect)
+        self._live[subscription.subscriber].discard(subscription)
+
+    def _begin_again(self, topics: Sequence[Topic], reason: ResetReason) -> None:
+        """These can't be told what happened: their subscribers get the present state instead."""
+        for topic in topics:
+            channel = self._channels[topic]
+            for follower in list(channel.followers):
+                follower.overflow()
+            again = list(channel.live)
+            for subscription in again:
+                self._leave(channel, subscription)
+            self._close_if_deserted(topic, channel)
+            for subscription in again:
+                if isinstance(subscription, PositionSubscription):
+                    self.reset(subscription, reason)
+                else:
+                    self.subscribe(subscription)
+
+    def _let_fall_behind(self) -> None:
+        """Those that are full read from the log from here on, at their own pace."""
+        full, self._full = self._full, set()
+        for subscriber in full:
+            behind = list(self._live.get(subscriber, ()))
+            if not behind or not subscriber.is_full:
+                continue
+            for subscription in behind:
+                channel = self._channels[subscription.topic]
+                self._leave(channel, subscription)
+                self._close_if_deserted(subscription.topic, channel)
+            pump = self._behind[subscriber] = Pump(self, subscriber, behind, self.position, is_new=False)
+            self._start_pump(pump)
+
+    def _close_if_deserted(self, topic: Topic, channel: Channel) -> None:
+        if channel.is_deserted and self._channels.get(topic) is channel:
+            del self._channels[topic]

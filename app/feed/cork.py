@@ -1,0 +1,44 @@
+"""Commits that arrive together go to a socket together: one write for all, instead of one for each.
+
+At idle nothing waits: a cork is held only while commits that have arrived already are gone through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+
+class Corked(Protocol):
+    """What gathers."""
+
+    def flush(self) -> None:
+        """Write what has been gathered."""
+        ...
+
+
+class Cork:
+    """While it is held, outlets gather what they are given; each is flushed when it is let go."""
+
+    __slots__ = ("_gathering", "is_held")
+
+    def __init__(self) -> None:
+        self.is_held = False
+        self._gathering: list[Corked] = []
+
+    def gather(self, corked: Corked) -> None:
+        """Flush this once, when the cork is let go."""
+        self._gathering.append(corked)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody may wait in here."""
+        self.is_held = True
+        try:
+            yield
+        finally:
+            self.is_held = False
+            gathering, self._gathering = self._gathering, []
+            for corked in gathering:
+                corked.flush()

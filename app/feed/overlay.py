@@ -1,0 +1,84 @@
+"""What is published in a group while a snapshot of it is read, to be laid over it.
+
+The order matters. First the overlay is attached to the feed and keeps what comes; then the snapshot is read.
+The item table may already show commits that have no number yet (`SnapshotHead.unnumbered`); when these come
+through the feed they are skipped, and everything numbered up to the snapshot's head is in the items already.
+Laying either on top again would show an item's older state over its newer one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from app.model.change import Change, Commit, GroupCommit, Topic
+from app.store.snapshot import SnapshotHead
+
+# What may gather while a snapshot is read; past it the snapshot is read again, from further on.
+KEPT_CHANGES_MAX = 50_000
+
+
+class Overlay:
+    """Keeps the commits of one topic. `on_complete` is called once, between two commits, when it is complete."""
+
+    def __init__(self, on_complete: Callable[[], None]) -> None:
+        self._on_complete = on_complete
+        self._settled = asyncio.Event()
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew, for another snapshot that will be read after this."""
+        self._head: SnapshotHead | None = None
+        self._kept: list[tuple[int, int, Sequence[Change]]] = []  # number, xid, net changes
+        self._kept_changes = 0
+        self._seen: set[int] = set()
+        self._overflown = False
+        self._settled.clear()
+
+    def keep(self, commit: Commit, _topic: Topic, _part: GroupCommit, changes: Sequence[Change]) -> None:
+        """A commit of the topic was published (perhaps without net changes)."""
+        if self._overflown:
+            return
+        self._seen.add(commit.xid)
+        self._kept.append((commit.number, commit.xid, changes))
+        self._kept_changes += 1 + len(changes)
+        if self._kept_changes > KEPT_CHANGES_MAX:
+            self.overflow()
+
+    def overflow(self) -> None:
+        """Too much came, or a commit too big to be carried: this snapshot can't be brought up to date."""
+        self._overflown = True
+        self._kept.clear()
+        self._seen.clear()
+        self._settled.set()
+
+    def expect(self, head: SnapshotHead) -> None:
+        """The snapshot was begun at this head."""
+        self._head = head
+
+    def check(self, position: int) -> None:
+        """Whether the feed, at `position`, has passed everything that the snapshot shows."""
+        head = self._head
+        if self._overflown or self._settled.is_set() or head is None:
+            return
+        if head.number <= position and head.unnumbered <= self._seen:
+            self._settled.set()
+            self._on_complete()
+
+    async def settled(self) -> Literal["complete", "overflown"]:
+        """Wait for either."""
+        await self._settled.wait()
+        return "overflown" if self._overflown else "complete"
+
+    def changes(self) -> dict[str, Change]:
+        """The last change of each item that the snapshot doesn't show. Only when complete."""
+        assert self._head is not None  # noqa: S101 - check()
+        last: dict[str, Change] = {}
+        for number, xid, changes in self._kept:
+            if number <= self._head.number or xid in self._head.unnumbered:
+                continue
+            for change in changes:
+                last.pop(change.id, None)
+                last[change.id] = change
+        return last

@@ -1,0 +1,127 @@
+"""This process's cursor on the numbered commits: follows the head and publishes, in order, each once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from app.feed.backoff import Backoff
+from app.store.failure import TROUBLE
+from app.store.log import FEED_SETTINGS, read_head
+from app.store.reading import Page, PageRequest, read_after, read_page
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from app.feed.broadcaster import Broadcaster
+    from app.store.engine import Connector
+
+logger = logging.getLogger("tidelog.reader")
+
+HEAD_CHANNEL = "tidelog_head"  # the sequencer's NOTIFY; the payload is the new head
+EPOCH_CHANNEL = "tidelog_epoch"  # its payload comes before the first head of the new epoch
+STATEMENT_TIMEOUT_SECONDS = 30.0
+PASSING_PAUSE_SECONDS = 0.05  # between looks at the head while nobody subscribes
+SLOW_POLL_SECONDS = 1.0  # stands behind the NOTIFY, and finds a dead connection
+
+
+class Reader:
+    """Publishes every commit after the head at which it started, through every loss of the connection."""
+
+    def __init__(self, connect: Connector, broadcaster: Broadcaster) -> None:
+        self._connect = connect
+        self._broadcaster = broadcaster
+        self._backoff = Backoff()
+        self._head = 0
+        self._head_moved = asyncio.Event()
+        self._epoch: str | None = None  # as told on this connection, later than any answer
+        self.started = asyncio.Event()  # the broadcaster has its position: subscriptions may come
+        self.trouble: str | None = "not started"
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while True:
+            try:
+                await self._run_on_one_connection()
+            except TROUBLE as error:
+                self._note_trouble(error)
+                logger.warning("connection lost, trying again: %s", self.trouble)
+            except Exception as error:  # a bug of ours must not end the feed of everybody, nor go unseen
+                self._note_trouble(error)
+                logger.exception("the reader failed, trying again")
+            await asyncio.sleep(self._backoff.next_delay_seconds())
+
+    async def _run_on_one_connection(self) -> None:
+        connection = await self._connect(**FEED_SETTINGS, application_name="tidelog reader")
+        try:
+            self._epoch = None
+            await connection.add_listener(HEAD_CHANNEL, self._on_head)
+            await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
+            while True:
+                head = await read_head(connection, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
+                self._broadcaster.epoch = self._epoch or head.epoch
+                if not self.started.is_set():
+                    self._broadcaster.start(head.number, head.at_ms)
+                    self.started.set()
+                self._head = max(self._head, head.number)
+                self._note_recovery()
+                await self._follow_until_quiet(connection)
+        finally:
+            with contextlib.suppress(*TROUBLE):
+                await connection.close(timeout=1)
+
+    def _note_trouble(self, error: Exception) -> None:
+        self.trouble = f"{type(error).__name__}: {error}"
+        self._broadcaster.tell_status(interrupted=True)
+
+    def _note_recovery(self) -> None:
+        if self.trouble is not None:
+            # What a crash of the database undid may have been seen by a snapshot, and waited for since.
+            self._broadcaster.read_snapshots_again()
+        self.trouble = None
+        self._backoff.reset()
+        self._broadcaster.tell_status(interrupted=False)
+
+    async def _follow_until_quiet(self, connection: asyncpg.Connection[Any]) -> None:
+        """Publish up to the head each time it moves, until it has not moved for SLOW_POLL_SECONDS."""
+        while True:
+            self._head_moved.clear()
+            while self._broadcaster.position < self._head:
+                if self._broadcaster.is_deserted:
+                    await self._pass_over(connection)
+                else:
+                    await self._publish_up_to_the_head(connection)
+            try:
+                async with asyncio.timeout(SLOW_POLL_SECONDS):
+                    await self._head_moved.wait()
+            except TimeoutError:
+                return
+
+    def _on_head(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._head = max(self._head, int(str(payload)))
+        self._head_moved.set()
+
+    def _on_epoch(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._epoch = self._broadcaster.epoch = str(payload)
+
+    async def _pass_over(self, connection: asyncpg.Connection[Any]) -> None:
+        """Nobody is there to be told: move on without reading what happened, and not at every commit."""
+        head = await read_head(connection, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
+        if self._broadcaster.is_deserted:  # whoever came meanwhile may have a snapshot from before this head
+            self._broadcaster.start(head.number, head.at_ms)
+            await self._broadcaster.wait_for_interest(PASSING_PAUSE_SECONDS)
+
+    async def _publish_up_to_the_head(self, connection: asyncpg.Connection[Any]) -> None:
+        broadcaster = self._broadcaster
+
+        async def fetch(request: PageRequest) -> Page:
+            # A commit that is larger than a page is known to the broadcaster only in part until it is whole.
+            broadcaster.frontier = request.number if request.seq >= 0 else broadcaster.position
+            broadcaster.settle()
+            return await read_page(connection, request, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
+
+        async for commits in read_after(fetch, broadcaster.position, self._head, broadcaster.is_wanted):
+            broadcaster.publish(commits)
+        broadcaster.settle()

@@ -1,0 +1,158 @@
+"""The one writer of commit numbers. Runs in a thread of its own, so that no busy step can starve it.
+
+It knows connections and the log, and nothing of readers or subscribers: they learn of new numbers from
+the NOTIFY that commits with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from app.errors import EpochError
+from app.feed.backoff import Backoff
+from app.feed.doorbell import ANSWER_TIMEOUT_SECONDS, Doorbell
+from app.feed.housekeeper import Housekeeper
+from app.feed.standby import Standby
+from app.store.deadline import deadline
+from app.store.epoch import enter_epoch
+from app.store.failure import TROUBLE
+from app.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT, Numbering
+
+if TYPE_CHECKING:
+    from app.store.engine import Connector
+
+logger = logging.getLogger("tidelog.sequencer")
+
+CLOSE_TIMEOUT_SECONDS = 2.0
+
+# Awake: the pause grows from here while nothing comes and a long writer keeps the doorbell's lock.
+PAUSE_MIN_SECONDS = 0.0005
+PAUSE_MAX_SECONDS = 0.025
+# Rings in a row without a quiet moment between, after which polling is cheaper for everybody than ringing.
+RINGS_BEFORE_AWAKE = 3
+
+
+class Sequencer:
+    """Numbers commits while it is the one; otherwise stands by to take over."""
+
+    def __init__(self, connect: Connector, retention: timedelta | None = None) -> None:
+        self._connect = connect
+        self._housekeeper = Housekeeper(connect, retention)
+        self._backoff = Backoff()
+        self.trouble: str | None = "not started"  # what keeps it from working; None when it numbers or stands by
+
+    async def run(self) -> None:
+        """Work until cancelled, through every loss of the connection."""
+        while True:
+            try:
+                await self._run_on_one_connection()
+            except EpochError as error:
+                self.trouble = str(error)
+                logger.error("%s: %s", error.code, error)
+            except asyncpg.UniqueViolationError:
+                # We were taken for frozen, and somebody numbers in our place. Or we number without the lock,
+                # and its holder woke up. One of the two goes on.
+                logger.warning("another process has given these numbers: standing by")
+            except TROUBLE as error:
+                self.trouble = f"{type(error).__name__}: {error}"
+                logger.warning("connection lost, trying again: %s", self.trouble)
+            except Exception as error:  # a bug of ours must not end the feed of everybody, nor go unseen
+                self.trouble = f"{type(error).__name__}: {error}"
+                logger.exception("the sequencer failed, trying again")
+            await asyncio.sleep(self._backoff.next_delay_seconds())
+
+    async def _run_on_one_connection(self) -> None:
+        connection = await self._connect(**FEED_SETTINGS, application_name="tidelog sequencer")
+        try:
+            with deadline(connection, ANSWER_TIMEOUT_SECONDS):
+                await connection.execute(LIFT_TRANSACTION_TIMEOUT)
+            self.trouble = None
+            await Standby(connection).until_needed()
+            with deadline(connection, ANSWER_TIMEOUT_SECONDS):
+                await enter_epoch(connection)
+            logger.info("numbering commits")
+            async with self._housekeeping():
+                await self._number_forever(connection)
+        finally:
+            # Politely, so that the lock is free at once for the next; close() ends a dead connection itself.
+            with contextlib.suppress(*TROUBLE):
+                await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
+
+    @contextlib.asynccontextmanager
+    async def _housekeeping(self) -> AsyncIterator[None]:
+        task = asyncio.create_task(self._housekeeper.run())
+        try:
+            yield
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _number_forever(self, connection: asyncpg.Connection[Any]) -> None:
+        with deadline(connection, ANSWER_TIMEOUT_SECONDS):
+            numbering = await Numbering.load(connection)
+        doorbell = Doorbell(connection)
+        await doorbell.open()
+        pause = PAUSE_MIN_SECONDS
+        rings = 0
+        while True:
+            # Take the lock, clear the bell, read, wait: in this order, or a ring is lost.
+            doorbell.clear()
+            with deadline(connection, ANSWER_TIMEOUT_SECONDS):
+                numbered = await numbering.advance(connection)
+            self._backoff.reset()
+            if doorbell.armed:
+                if not doorbell.rung:
+                    rings = 0
+                    await doorbell.wait()
+                    continue
+                rings += 1
+                if rings >= RINGS_BEFORE_AWAKE:
+                    await doorbell.disarm()
+                    pause = PAUSE_MIN_SECONDS
+            elif numbered:
+                pause = PAUSE_MIN_SECONDS
+            elif await doorbell.arm():
+                rings = 0
+            else:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, PAUSE_MAX_SECONDS)
+
+
+class SequencerThread:
+    """Runs a Sequencer on an event loop of its own, in a thread of its own."""
+
+    def __init__(self, connect: Connector, retention: timedelta | None = None) -> None:
+        self.sequencer = Sequencer(connect, retention)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="tidelog-sequencer", daemon=True)
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop and wait for the thread; its lock is free when this returns."""
+        self._loop.call_soon_threadsafe(self._cancel)
+        self._thread.join()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._task = self._loop.create_task(self.sequencer.run())
+        with contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._task)
+        # As asyncio.run does: connections that were closed last close in the loop's next turns.
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()

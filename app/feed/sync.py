@@ -1,0 +1,136 @@
+"""How a subscription without a position begins: with a sync of the whole present state, kept in memory.
+
+Clients of such a dialect can't be told what a sync is of, so it must be of the very moment at which it is
+sent: it is brought up to the feed's position then, and the subscription is live from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from app.errors import SnapshotTooLargeError, TidelogError
+from app.feed.overlay import Overlay
+
+if TYPE_CHECKING:
+    from app.feed.broadcaster import Broadcaster
+    from app.feed.subscription import Dialect, Messages, Subscription, SyncSubscription
+    from app.model.change import Topic
+
+DATA_SQL = "data::text"  # what is kept of each item
+
+
+class Syncing:
+    """All the subscriptions to one group (or one item) that wait for the same snapshot.
+
+    It ends at the feed's position of that moment, whenever they joined: so late-comers may share it, and a
+    thousand reconnecting sockets cost one read.
+    """
+
+    def __init__(self, broadcaster: Broadcaster, topic: Topic, item_id: str | None, size_max_bytes: int) -> None:
+        self._broadcaster = broadcaster
+        self._topic = topic
+        self._item_id = item_id
+        self._size_max_bytes = size_max_bytes
+        self._waiting: list[SyncSubscription] = []
+        self._items: dict[str, str] = {}
+        self._overlay = Overlay(self._send)
+        self._task: asyncio.Task[None] | None = None
+
+    def add(self, subscription: SyncSubscription) -> None:
+        self._waiting.append(subscription)
+
+    def drop(self, subscription: Subscription) -> None:
+        """This subscription has ended."""
+        self._waiting = [waiting for waiting in self._waiting if waiting is not subscription]
+        if not self._waiting:
+            self._end()
+
+    def start(self) -> None:
+        self._broadcaster.attach(self._topic, self._overlay)
+        self._task = self._broadcaster.errands.spawn(self._run(), lambda: self._waiting)
+
+    async def _run(self) -> None:
+        try:
+            await self._broadcaster.errands.retrying(self._read, f"snapshot of {self._topic}")
+        except TidelogError as error:
+            for subscription in self._waiting:
+                self._broadcaster.refuse(subscription, error)
+        finally:
+            self._end()
+
+    async def _read(self) -> None:
+        """Read the snapshot, again if need be, until the feed has passed it and it is sent."""
+        while True:
+            self._overlay.clear()
+            self._items = {}
+            size = 0
+            async with self._broadcaster.archive.snapshot(self._topic, self._item_id) as snapshot:
+                head = snapshot.head
+                async with aclosing(snapshot.batches(DATA_SQL)) as batches:
+                    async for rows in batches:
+                        self._items.update(rows)
+                        size += sum([len(row[1]) for row in rows])
+                        if size > self._size_max_bytes:
+                            raise SnapshotTooLargeError(
+                                f"the group has over {self._size_max_bytes} bytes of items: subscribe to single items, "
+                                "or raise TIDELOG_SYNC_SIZE_MAX_BYTES"
+                            )
+            self._broadcaster.expect(self._overlay, head)
+            if await self._overlay.settled() == "complete":
+                return
+
+    def _send(self) -> None:
+        """The overlay is complete, at the feed's position: sync, and go live in the same turn."""
+        for id, change in self._overlay.changes().items():
+            if self._item_id not in (None, id):
+                continue
+            if change.op == "delete":
+                self._items.pop(id, None)
+            else:
+                self._items[id] = change.data
+        syncs: dict[Dialect, Messages] = {}
+        waiting, self._waiting = self._waiting, []
+        for subscription in waiting:
+            subscriber = subscription.subscriber
+            if subscriber.is_full or self._broadcaster.behind(subscriber) is not None:
+                self._broadcaster.sync_when_drained(subscription)
+                continue
+            dialect = subscription.dialect
+            if dialect not in syncs:
+                syncs[dialect] = dialect.sync(self._topic, self._item_id, self._items, self._broadcaster.at_ms)
+            self._broadcaster.go_live(subscription)
+            subscriber.deliver(syncs[dialect])
+        self._end()
+
+    def _end(self) -> None:
+        """Nobody waits any more."""
+        self._broadcaster.detach(self._topic, self._overlay)
+        self._broadcaster.end_syncing(self._topic, self._item_id, self)
+        if self._task is not None and self._task is not asyncio.current_task():
+            self._task.cancel()
+
+
+class SyncWhenDrained:
+    """One whose connection can't take a sync now, as it is full, or what is live of it fell behind the present."""
+
+    def __init__(self, broadcaster: Broadcaster, subscription: SyncSubscription) -> None:
+        self._broadcaster = broadcaster
+        self._subscription = subscription
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._task = self._broadcaster.errands.spawn(self._run(), lambda: [self._subscription])
+
+    def drop(self, _subscription: Subscription) -> None:
+        """Its only subscription has ended."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _run(self) -> None:
+        subscriber = self._subscription.subscriber
+        await self._broadcaster.errands.drained(subscriber, None)
+        while (pump := self._broadcaster.behind(subscriber)) is not None:
+            await pump.ended.wait()
+        self._broadcaster.subscribe(self._subscription)
