@@ -1,0 +1,111 @@
+"""The composition root: every moving part of a Tidelog server is made and started here.
+
+a step's transaction ──trigger──> streams.change ──sequencer──> streams.commit
+                                                                    │ NOTIFY
+            sockets <──broadcaster<──────────reader<────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from litestar import Litestar
+from litestar.config.cors import CORSConfig
+
+from app.discovery import Discovered, discover
+from app.feed.broadcaster import Broadcaster
+from app.feed.reader import Reader
+from app.feed.sequencer import SequencerThread
+from app.settings import Settings
+from app.store.archive import Archive
+from app.store.declared import check_declared
+from app.store.embedded import EmbeddedPostgres
+from app.store.engine import Database
+from app.web.failures import exception_handlers
+from app.web.health import health_controller
+from app.web.openapi import openapi_config
+from app.web.socket import SocketGate, SocketsAnywhere
+from app.web.steps import step_controllers
+
+logger = logging.getLogger("tidelog")
+
+
+class Tidelog:
+    """One server process: its database, its feed, and what it was told to serve."""
+
+    def __init__(self, settings: Settings, discovered: Discovered) -> None:
+        self.settings = settings
+        self.streams = discovered.streams
+        self.embedded = None if settings.database_url else EmbeddedPostgres(settings.data_dir)
+        self.database = Database(
+            pool_size_max=settings.pool_size_max, pool_timeout_seconds=settings.pool_timeout_seconds
+        )
+        self.archive = Archive(self.database, self.streams)
+        self.broadcaster = Broadcaster(self.archive, settings)
+        self.reader = Reader(self.database.connect, self.broadcaster)
+        self.sequencer = SequencerThread(self.database.connect, settings.retention)
+
+    @asynccontextmanager
+    async def lifespan(self, _app: Litestar) -> AsyncIterator[None]:
+        """Start what serves, in the order in which one stands on the other; stop it in the other order."""
+        url = self.settings.database_url
+        if self.embedded is not None:
+            url = await asyncio.to_thread(self.embedded.start)
+        assert url is not None  # noqa: S101 - one of the two
+        try:
+            await self.database.open(url)
+            async with self.database.engine.connect() as connection:
+                await check_declared(connection, self.streams.values())
+            self.sequencer.start()
+            reading = asyncio.create_task(self.reader.run())
+            try:
+                await self.reader.started.wait()
+                yield
+            finally:
+                reading.cancel()
+                with suppress(asyncio.CancelledError):
+                    await reading
+                await self.broadcaster.close()
+                await asyncio.to_thread(self.sequencer.stop)
+        finally:
+            await self.database.close()
+            if self.embedded is not None:
+                await asyncio.to_thread(self.embedded.stop)
+
+    async def checks(self) -> dict[str, str]:
+        """What /health/ready reports: each part, and "ok" or its trouble."""
+        return {
+            "database": await self.database.trouble() or "ok",
+            "reader": self.reader.trouble or "ok",
+            "sequencer": self.sequencer.sequencer.trouble or "ok",
+        }
+
+
+def create_app(settings: Settings | None = None) -> Litestar:
+    """A server for the streams and steps under `settings.steps_dir`. Nothing is connected before it starts."""
+    settings = settings or Settings()
+    discovered = discover(settings.steps_dir)
+    for broken in discovered.broken:
+        logger.error("left out %s: %s", broken.path, broken.cause)
+    for skipped in discovered.skipped:
+        logger.warning("left out %s: %s", skipped.path, skipped.cause)
+    tidelog = Tidelog(settings, discovered)
+    return SocketsAnywhere(
+        SocketGate(tidelog.broadcaster, discovered.streams, settings),
+        route_handlers=[
+            *step_controllers(discovered.steps, discovered.streams, tidelog.database, settings),
+            health_controller(tidelog.checks),
+        ],
+        lifespan=[tidelog.lifespan],
+        exception_handlers=exception_handlers,
+        openapi_config=openapi_config(discovered.steps),
+        cors_config=CORSConfig(allow_origins=list(settings.cors_origins)) if settings.cors_origins else None,
+        request_max_body_size=settings.body_size_max_bytes,
+        logging_config=None,
+    )
+
+
+app = create_app()

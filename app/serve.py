@@ -1,0 +1,185 @@
+"""What `scripts/serve` runs: the embedded Postgres if none is given, migrations, then the server."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import shlex
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import asyncpg
+import uvicorn
+from alembic import command
+from alembic.config import Config
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from sqlalchemy.exc import SQLAlchemyError
+from uvicorn.supervisors import Multiprocess
+
+from app.errors import TidelogError
+from app.settings import Settings
+from app.store.embedded import EmbeddedPostgres
+from app.store.engine import Database
+
+ALEMBIC_INI = Path(__file__).parent.parent / "alembic.ini"
+# Long enough for steps that are running; sockets are told to come back, and don't hold up a stop.
+SHUTDOWN_SECONDS = 5
+START_TIMEOUT_SECONDS = 30  # of a worker, on a machine with other things to do; past it, it is taken for hung
+
+WELCOME = """
+  Tidelog serves {base}
+
+    open   {base}/   in two windows, and type
+    post   curl {base}/chat/general/messages -H 'content-type: application/json' \\
+                -d '{{"author": "ada", "text": "hello"}}'
+    sql    {psql}
+             update streams.chat_message set data = data || '{{"text": "hello, SQL"}}' where data ->> 'author' = 'ada';
+             select position, op, data ->> 'text' as text from streams.chat_message_history order by position, seq;
+    steps  {steps}      OpenAPI  {base}/schema/openapi.json
+    stop   Ctrl-C
+"""
+
+
+def main() -> None:
+    """Serve until stopped; ends the process with a message and status 1 if it can't begin."""
+    # As an exception, so that what was started is stopped. Uvicorn, too, passes the signals that it got on to
+    # the handlers that were there before it.
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        settings = Settings()
+        serve(settings, _bind(settings))
+    except ValidationError as error:
+        sys.exit(f"tidelog: {_wrong_settings(error)}")
+    except (TidelogError, SettingsError, OSError) as error:
+        code = f"{error.code}: " if isinstance(error, TidelogError) else ""
+        sys.exit(f"tidelog: {code}{error}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+def serve(settings: Settings, bound: socket.socket) -> None:
+    """Migrate and serve. The embedded server is held all the while, so that it starts and stops once."""
+    if settings.database_url is not None:
+        asyncio.run(_check_database(settings.database_url))
+        _migrate_and_run(settings, bound, 'psql "$TIDELOG_DATABASE_URL"')  # it may have a password: not shown
+        return
+    embedded = EmbeddedPostgres(settings.data_dir)
+    url = embedded.start()
+    try:
+        _migrate_and_run(settings, bound, f"{shlex.quote(embedded.psql)} {shlex.quote(url)}")
+    finally:
+        embedded.stop()
+
+
+def uvicorn_options(settings: Settings) -> dict[str, Any]:
+    """How this server is meant to be run; an operator's own command line should say the same."""
+    return {
+        "ws": "app.web.protocol:SocketProtocol",
+        # Frames are small and many: compressing each for each socket costs more than it saves.
+        "ws_per_message_deflate": False,
+        "ws_max_size": settings.socket_message_size_max_bytes,
+        "ws_ping_interval": settings.socket_ping_interval_seconds,
+        "ws_ping_timeout": settings.socket_ping_timeout_seconds,
+        "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
+        "timeout_worker_healthcheck": START_TIMEOUT_SECONDS,
+        "log_level": "warning",  # a line for each request would bury the errors
+    }
+
+
+class WelcomingServer(uvicorn.Server):
+    """Says `welcome` once it answers."""
+
+    def __init__(self, config: uvicorn.Config, welcome: str) -> None:
+        super().__init__(config)
+        self._welcome = welcome
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self._welcome, flush=True)  # noqa: T201 - this is a command's output
+
+
+class WelcomingSupervisor(Multiprocess):
+    """Several servers on one socket, each a process. SIGHUP replaces one after the other. Says `welcome`, too."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], welcome: str) -> None:
+        super().__init__(config, sockets)
+        self._welcome = welcome
+        self.started = False
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        if self.processes[0].wait_until_ready(START_TIMEOUT_SECONDS, self.should_exit):
+            self.started = True
+            print(self._welcome, flush=True)  # noqa: T201 - this is a command's output
+
+
+async def _check_database(url: str) -> None:
+    """End with a line about the setting, not with a migration's traceback, if the server there can't be used."""
+    try:
+        connection = await Database.connector(url)()
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
+        cause = str(error) or type(error).__name__  # a timeout has no text
+        sys.exit(f"tidelog: can't connect to the database of TIDELOG_DATABASE_URL: {cause}")
+    await connection.close()
+
+
+def _wrong_settings(error: ValidationError) -> str:
+    """Names the environment variables, as it was those that somebody wrote."""
+    return "; ".join(
+        f"TIDELOG_{'.'.join(map(str, wrong['loc'])).upper()} is {wrong['input']!r}: {wrong['msg']}"
+        for wrong in error.errors()
+    )
+
+
+def _migrate_and_run(settings: Settings, bound: socket.socket, psql: str) -> None:
+    command.upgrade(Config(ALEMBIC_INI), "head")
+    welcome = WELCOME.format(base=_base_url(settings.host, bound), psql=psql, steps=settings.steps_dir)
+    config = uvicorn.Config("app.main:app", workers=settings.workers, **uvicorn_options(settings))
+    if settings.workers == 1:
+        server = WelcomingServer(config, welcome)
+        server.run(sockets=[bound])
+        started = server.started
+    else:
+        supervisor = WelcomingSupervisor(config, [bound], welcome)
+        supervisor.run()
+        started = supervisor.started
+    if not started:
+        sys.exit(1)  # the log says why
+
+
+def _bind(settings: Settings) -> socket.socket:
+    """The server's address, taken before anything is started. Connections come once the server listens on it."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    bound = socket.socket(family, kind, protocol)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        sys.exit(
+            f"tidelog: port {settings.port} of {settings.host} is in use: is Tidelog running already? "
+            "Set TIDELOG_PORT to another one."
+        )
+    return bound
+
+
+def _base_url(host: str, bound: socket.socket) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - every address is also this one
+    return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+
+
+def _end(number: int, _frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+if __name__ == "__main__":
+    main()

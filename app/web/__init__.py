@@ -1,0 +1,1 @@
+"""HTTP and WebSocket: steps as controllers, the socket, its dialects, health."""

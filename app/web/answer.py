@@ -1,0 +1,101 @@
+"""From what a handler returned to an HTTP response, encoded in full so that it can fail before the commit."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
+from app.errors import AnswerInvalidError
+
+WITHOUT_BODY = frozenset({204, 304})  # RFC 9110 15.3.5 and 15.4.5
+
+_KEYS = frozenset({"status", "body", "headers"})
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # a token: RFC 9110 5.6.2
+_HEADER_VALUE = re.compile(r"[^\0\r\n]*")
+_SET_BY_THE_SERVER = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+@dataclass(slots=True)
+class Answer:
+    """A response, ready to go out."""
+
+    status: int
+    headers: RawHeaders
+    body: bytes = b""
+
+    async def send(self, send: Any) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": self.headers})
+        await send({"type": "http.response.body", "body": self.body, "more_body": False})
+
+
+def encode_answer(answer: Any) -> Answer:
+    """Encode `{"status", "body"?, "headers"?}`, or raise AnswerInvalidError saying what can't be sent.
+
+    A body is JSON for anything that pydantic can turn into it; text and bytes go as they are; None is empty.
+    """
+    if not isinstance(answer, Mapping):
+        raise AnswerInvalidError(
+            f'a handler returns {{"status": 200, "body": ...}}, with "headers" if it likes, not {_show(answer)}'
+        )
+    if unknown := answer.keys() - _KEYS:
+        raise AnswerInvalidError(f"an answer has status, body and headers, not {sorted(map(str, unknown))}")
+    status = answer.get("status")
+    if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
+        raise AnswerInvalidError(f"an answer's status is an integer from 200 to 599, not {_show(status)}")
+    headers = _encode_headers(answer.get("headers") or {})
+    content_type, body = _encode_body(answer.get("body"))
+    if status in WITHOUT_BODY:
+        return Answer(int(status), headers)
+    if content_type is not None and not any(name == b"content-type" for name, _ in headers):
+        headers.append((b"content-type", content_type))
+    headers.append((b"content-length", b"%d" % len(body)))
+    return Answer(int(status), headers, body)
+
+
+def _encode_body(body: Any) -> tuple[bytes | None, bytes]:
+    if body is None:
+        return None, b""
+    if isinstance(body, bytes | bytearray | memoryview):
+        return b"application/octet-stream", bytes(body)
+    try:
+        if isinstance(body, str):
+            return b"text/plain; charset=utf-8", body.encode()
+        encoded = to_json(body)
+        if b"NaN" in encoded or b"Infinity" in encoded:  # perhaps only in a text
+            json.dumps(to_jsonable_python(body, inf_nan_mode="constants"), allow_nan=False)
+    except (ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
+        raise AnswerInvalidError(f"the answer's body can't be sent as JSON: {error}") from error
+    return b"application/json", encoded
+
+
+def _encode_headers(headers: Any) -> RawHeaders:
+    if not isinstance(headers, Mapping):
+        raise AnswerInvalidError(f"an answer's headers are a dict, not {_show(headers)}")
+    encoded: RawHeaders = []
+    for name, values in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise AnswerInvalidError(f"{_show(name)} can't be the name of a header")
+        raw_name = name.lower().encode()
+        if raw_name in _SET_BY_THE_SERVER:
+            raise AnswerInvalidError(f"the header {name!r} is the server's to set")
+        for value in values if isinstance(values, list | tuple) else (values,):
+            if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+                raise AnswerInvalidError(
+                    f"header {name!r}: a value is text without line breaks, or a list of such, not {_show(value)}"
+                )
+            try:
+                encoded.append((raw_name, value.encode("latin-1")))
+            except UnicodeEncodeError:
+                raise AnswerInvalidError(f"header {name!r}: {_show(value)} is not Latin-1") from None
+    return encoded
+
+
+def _show(value: Any) -> str:
+    return f"{value!r:.80}"

@@ -1,0 +1,135 @@
+"""uvicorn's WebSocket protocol, which also lets the application write encoded frames straight to the transport.
+
+A broadcast is the same bytes for every socket, so what remains to be done for each is one write. By ASGI's
+`send` it is a task, a dict, an encoder and a lock. The extension `tidelog.frames` in the connection's scope
+is this protocol itself; an application that doesn't find it (on another server) uses `send`.
+
+It also lets go of clients that don't read: uvicorn closes a connection when what was written has been sent,
+and one that takes nothing would keep it, and its buffers, for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import CloseCode
+from websockets.http11 import Request
+from websockets.protocol import State
+
+EXTENSION = "tidelog.frames"
+ABORT_AFTER_SECONDS = 10.0  # for the close frame and what is before it to be sent
+ABORT_AFTER_SECONDS_AT_STOP = 3.0  # less than the server waits before it cancels the application's tasks
+
+BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+def encode_frame(payload: bytes) -> bytes:
+    """A server's frame with one whole text message (RFC 6455 5.2): final, not masked, not compressed.
+
+    That is allowed beside compressed ones, too: the extension marks each message by itself (RFC 7692 6).
+    """
+    size = len(payload)
+    if size < 126:
+        return b"\x81%c%b" % (size, payload)
+    if size < 65_536:
+        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
+    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+
+
+class SocketProtocol(WebSocketsSansIOProtocol):
+    """To be given to uvicorn as `ws`: `--ws app.web.protocol:SocketProtocol`."""
+
+    _on_full: Callable[[], None] | None = None
+    _on_drained: Callable[[], None] | None = None
+
+    def watch(self, high_water: int, on_full: Callable[[], None], on_drained: Callable[[], None]) -> None:
+        """Call back when more than `high_water` bytes wait to be sent, and when a quarter of it are left."""
+        self._on_full, self._on_drained = on_full, on_drained
+        self.transport.set_write_buffer_limits(high=high_water, low=high_water // 4)
+
+    def end(self, code: int, reason: str) -> None:
+        """Send a close frame behind what waits to be sent, and don't wait long for it."""
+        if self.close_sent or self.transport.is_closing():
+            return
+        self.stop_keepalive()
+        self.queue.put_nowait({"type": "websocket.disconnect", "code": code, "reason": reason})
+        self.conn.send_close(code, reason)
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        self.close_sent = True
+        self._abort_later()
+
+    def shutdown(self) -> None:
+        """Tell the client to come back, as the server stops; and don't wait long for it."""
+        if self.handshake_complete and not self.close_sent and self.conn.state is not State.OPEN:
+            # The client's closing handshake is under way. uvicorn would send a second close frame, which is an
+            # error that ends the whole server's shutdown at this connection.
+            self.stop_keepalive()
+            self.transport.close()
+        else:
+            super().shutdown()
+        self._abort_later(ABORT_AFTER_SECONDS_AT_STOP)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._on_full is not None:
+            self._on_full()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._on_drained is not None:
+            self._on_drained()
+
+    def handle_connect(self, event: Request) -> None:
+        super().handle_connect(event)
+        if not self.close_sent:
+            cast("dict[str, object]", self.scope["extensions"])[EXTENSION] = self
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_complete and not self.transport.is_closing():
+            # uvicorn would leave a request that can't be read (with too many headers, say) without an answer for ever.
+            answer = b"".join(self.conn.data_to_send())
+            self.transport.write(answer or BAD_REQUEST)
+            self.transport.close()
+
+    def send_receive_event_to_app(self) -> None:
+        if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(b"".join(self.frames)):
+            # uvicorn logs a traceback for it, and fails if a close frame came right behind.
+            self.frames = []
+            self.conn.fail(CloseCode.INVALID_DATA, "invalid UTF-8")
+            self.handle_parser_exception()
+        else:
+            super().send_receive_event_to_app()
+
+    def handle_ping(self) -> None:
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()  # the pong is not sent to one who doesn't take what waits already
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._on_drained is not None:
+            self._on_drained()
+
+    async def run_asgi(self) -> None:
+        await super().run_asgi()
+        self._abort_later()
+
+    def keepalive_timeout(self) -> None:
+        super().keepalive_timeout()
+        self._abort_later()
+
+    def _abort_later(self, seconds: float = ABORT_AFTER_SECONDS) -> None:
+        if not self.disconnected:  # else the timer would only keep what is left of the connection
+            self.loop.call_later(seconds, self.transport.abort)
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -1,0 +1,303 @@
+"""API steps as Litestar controllers: a request, a handler in a transaction, a commit, and then the answer."""
+
+import asyncio
+import contextvars
+import inspect
+import itertools
+import logging
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from litestar import Controller, HttpMethod
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import Receive, Scope, Send
+from pydantic_core import from_json
+
+from app.errors import AnswerInvalidError, BodyInvalidError, ClientGoneError, DeclarationError
+from app.model.schema import Schema, compile_schema
+from app.model.step import Step
+from app.model.stream import Stream
+from app.settings import Settings
+from app.store.autocommit import StepAutocommit
+from app.store.engine import Database
+from app.store.failure import is_conflict
+from app.store.items import Items
+from app.store.transaction import StepTransaction
+from app.web.answer import WITHOUT_BODY, Answer, encode_answer
+from app.web.context import StepContext
+from app.web.failures import failure_of
+from app.web.request import Incoming, read_body, read_headers, trace_id_of
+
+PLAIN_HANDLERS_MAX = 40  # threads for handlers without `async`; the others wait. Not the loop's own: DNS needs those
+WATCH_AFTER_SECONDS = 0.25  # before a running handler's client is listened to
+BACKOFF_SECONDS = 0.01  # before the first retry, at most; twice that before the next. A deadlock's winner needs ms
+
+logger = logging.getLogger(__name__)
+
+_PARAMETER = re.compile(r":([^/]+)")
+
+
+def step_controllers(
+    steps: Iterable[Step], streams: Mapping[str, Stream], database: Database, settings: Settings
+) -> list[type[Controller]]:
+    """A controller for each step; where steps share a path, one that inherits from theirs.
+
+    (Litestar gives each controller an OPTIONS route, and refuses the second one at a path.)
+    """
+    items = {name: Items(stream, size_max_bytes=settings.body_size_max_bytes) for name, stream in streams.items()}
+    threads = ThreadPoolExecutor(PLAIN_HANDLERS_MAX, thread_name_prefix="tidelog-step")
+    at_path: dict[str, list[type[Controller]]] = {}
+    for step in steps:
+        together = at_path.setdefault(litestar_path(step), [])
+        if any(hasattr(other, step.method.lower()) for other in together):
+            raise DeclarationError(f"step {step.name!r}: another step has {step.method} {step.path} already")
+        together.append(step_controller(StepRunner(step, items, database, settings, threads)))
+    return [
+        together[0] if len(together) == 1 else type("SharedPath", tuple(together), {"path": path})
+        for path, together in at_path.items()
+    ]
+
+
+def step_controller(runner: "StepRunner") -> type[Controller]:
+    """The controller of one step; its one route handler is named after the method."""
+    step = runner.step
+
+    async def run(self: Controller) -> None:
+        raise RuntimeError("the runner answers before Litestar comes to this")
+
+    # As a middleware that answers: what Litestar would do from here on (a Request, dependencies, a Response) is a tenth
+    # of what a step costs beside the database, and none of it is used.
+    # Not in Litestar's part of the OpenAPI document: steps declare JSON Schema, see openapi.py.
+    handler = HTTPRouteHandler(
+        http_method=[HttpMethod(step.method)], status_code=200, include_in_schema=False, middleware=[lambda app: runner]
+    )(run)
+    name = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+|_", step.name)) + "Step"
+    body = {"path": litestar_path(step), step.method.lower(): handler, "__doc__": step.description or None}
+    return type(name, (Controller,), body)
+
+
+def litestar_path(step: Step) -> str:
+    """The step's path with its parameters numbered.
+
+    Litestar reserves names (`data`, `state`...), and two steps may name one parameter differently:
+    GET /chat/:group and POST /chat/:room.
+    """
+    numbers = itertools.count()
+    return _PARAMETER.sub(lambda _: f"{{p{next(numbers)}:str}}", step.path)
+
+
+class StepRunner:
+    """Runs one step for each request that is for it."""
+
+    def __init__(
+        self,
+        step: Step,
+        items: Mapping[str, Items],
+        database: Database,
+        settings: Settings,
+        threads: ThreadPoolExecutor,
+    ) -> None:
+        self.step = step
+        self._items = items
+        self._database = database
+        self._body_size_max_bytes = settings.body_size_max_bytes
+        self._threads = threads
+        self._where = f"step {step.name}"
+        self._parameters = _PARAMETER.findall(step.path)
+        self._response_schemas = {
+            status: compile_schema(document) for status, document in step.response_schemas.items()
+        }
+        # Without a transaction the handler's work is done already: again would be twice.
+        self._retries = step.retries if step.transaction else 0
+        self._is_plain = not _is_async(step.handler)
+        self._takes_context = _takes_context(step.handler)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request, as an ASGI application."""
+        answer = await self._answer(scope, receive)
+        await answer.send(send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        """Whatever goes wrong is an answer, too."""
+        headers = read_headers(scope["headers"])
+        trace_id = trace_id_of(headers)
+        try:
+            values = scope["path_params"]
+            incoming = Incoming(
+                body=await read_body(receive, headers, self._body_size_max_bytes),
+                headers=headers,
+                path_params={name: values[f"p{number}"] for number, name in enumerate(self._parameters)},
+                query=scope["query_string"],
+            )
+            answer = await self._try(incoming, trace_id, receive)
+        except Exception as error:
+            failure = failure_of(error, f"{self._where}, trace {trace_id}")
+            answer = encode_answer({"status": failure.status, "body": failure.body(), "headers": failure.headers})
+        answer.headers.append((b"x-trace-id", trace_id.encode()))
+        return answer
+
+    async def _try(self, incoming: Incoming, trace_id: str, receive: Receive) -> Answer:
+        """Run the handler; again, from the start, if its transaction lost against another and the step says so."""
+        for attempt in range(self._retries):
+            try:
+                return await self._run_once(incoming, trace_id, receive)
+            except Exception as error:
+                if not is_conflict(error):
+                    raise
+                logger.info("%s, trace %s: attempt %d lost: %s", self._where, trace_id, attempt + 1, error)
+            # Jitter: two steps that met in a deadlock shall not meet again.
+            await asyncio.sleep(random.uniform(0, BACKOFF_SECONDS * 2**attempt))  # noqa: S311 - no secret
+        return await self._run_once(incoming, trace_id, receive)
+
+    async def _run_once(self, incoming: Incoming, trace_id: str, receive: Receive) -> Answer:
+        req = incoming.req()
+        _check_body(self.step.body_schema, req["body"])
+        pool = self._database.pool
+        work = StepTransaction(pool) if self.step.transaction else StepAutocommit(pool)
+        loop = asyncio.get_running_loop() if self._is_plain else None
+        context = StepContext(self.step, trace_id, self._items, work, loop)
+        watch = DisconnectWatch(receive)
+        try:
+            returned = await self._call(req, context)
+            await context.calls.finish()
+            answer = encode_answer(returned)
+            self._check_answer(answer, trace_id)
+            watch.stop()
+            if watch.has_gone():  # unseen as yet, or the handler swallowed its cancellation
+                raise ClientGoneError("the client closed its connection while the step ran; it is rolled back")
+            # From here on nothing cancels this task but the end of the process.
+            await work.commit()
+        except BaseException as error:
+            watch.stop()
+            context.calls.discard()
+            await work.rollback()
+            _raise_for(error, watch)
+        return answer
+
+    async def _call(self, req: dict[str, Any], context: StepContext) -> Any:
+        arguments = (req, context) if self._takes_context else (req,)
+        if not self._is_plain:
+            return await self.step.handler(*arguments)
+        in_context = contextvars.copy_context().run
+        loop = asyncio.get_running_loop()
+        returned = await loop.run_in_executor(self._threads, in_context, self._call_plain, arguments)
+        if inspect.iscoroutine(returned):
+            returned.close()
+            raise AnswerInvalidError("a plain handler returned a coroutine: write `async def handler(req, context)`")
+        return returned
+
+    def _call_plain(self, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return self.step.handler(*arguments)
+        except StopIteration as error:  # Python 3.11 can't hand it on, and the request would wait forever
+            raise RuntimeError("the handler let a StopIteration out: next() without a default?") from error
+
+    def _check_answer(self, answer: Answer, trace_id: str) -> None:
+        """Warn if the body doesn't fit the declared responseSchema. It is sent all the same, as Motia does."""
+        schema = self._response_schemas.get(answer.status)
+        if schema is None or answer.status in WITHOUT_BODY:
+            return
+        try:
+            violations = schema.violations(from_json(answer.body))
+            if not violations:
+                return
+            cause = f"{violations[0].path or 'the body'}: {violations[0].message}"
+        except ValueError:
+            cause = "it is not JSON"
+        logger.warning(
+            "%s, trace %s: the body of status %d does not fit its responseSchema: %s",
+            self._where,
+            trace_id,
+            answer.status,
+            cause,
+        )
+
+
+class DisconnectWatch:
+    """Cancels the task that made it when the client goes away, until it is stopped.
+
+    Listening takes a task, whose cancellation leaves cyclic garbage, too. So it begins when the handler has run for
+    WATCH_AFTER_SECONDS; most have returned by then, and their clients are looked for once.
+    """
+
+    __slots__ = ("_receive", "_task", "_timer", "_watcher", "gone")
+
+    def __init__(self, receive: Receive) -> None:
+        self.gone = False
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - requests are served by tasks
+        self._task = task
+        self._receive = receive
+        self._watcher: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    def has_gone(self) -> bool:
+        """Whether the client has gone by now; to be asked once, when it is stopped."""
+        if self._watcher is None:
+            self.gone = _is_gone(self._receive)
+        return self.gone
+
+    def _start(self) -> None:
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.gone = True
+            self._task.cancel()
+
+
+def _is_gone(receive: Receive) -> bool:
+    """Whether `receive`, called when the whole body is there, has an answer at once: that the client has gone."""
+    receiving = receive().__await__()
+    try:
+        next(receiving)
+    except StopIteration as received:
+        return bool(received.value["type"] == "http.disconnect")
+    receiving.close()
+    return False
+
+
+def _raise_for(error: BaseException, watch: DisconnectWatch) -> None:
+    """Raise what `error`, which ended a handler, means."""
+    task = asyncio.current_task()
+    if watch.gone:
+        if task is not None:
+            task.uncancel()
+        raise ClientGoneError("the client closed its connection while the step ran; it is rolled back") from None
+    if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
+        raise RuntimeError("the handler was cancelled by its own doing") from error
+    if isinstance(error, SystemExit):
+        raise RuntimeError("the handler called sys.exit(); that would stop the server") from error
+    raise error
+
+
+def _check_body(schema: Schema | None, body: Any) -> None:
+    if schema is not None and not schema.fits(body):
+        violations = schema.violations(body)
+        first = violations[0]
+        raise BodyInvalidError(
+            f"the body does not fit the step's bodySchema: {first.path or 'the body'}: {first.message}", violations
+        )
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+def _takes_context(handler: Callable[..., Any]) -> bool:
+    positional = 0
+    for parameter in inspect.signature(handler).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return True
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            positional += 1
+    return positional >= 2
