@@ -1,0 +1,1 @@
+config = {"name": "note", "schema": {"type": "object"}, "baseConfig": {"storageType": "default"}}

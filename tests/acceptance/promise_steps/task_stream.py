@@ -1,0 +1,1 @@
+config = {"name": "task", "schema": {"type": "object"}, "baseConfig": {"storageType": "default"}}

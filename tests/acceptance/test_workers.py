@@ -1,0 +1,87 @@
+"""Several server processes behind one address, and replacing them one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+from typing import Any
+
+import asyncpg
+import psutil
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
+
+from tests.acceptance.test_tidelog_v1 import STREAM, peer, put
+from tests.harness import Server, eventually, migrate
+
+SERVICE_RESTART = 1012  # RFC 6455's registry
+SUBSCRIBERS = 6
+
+
+async def test_a_rolling_restart_loses_and_repeats_nothing(start_server: Any, database_url: str, steps: Any) -> None:
+    """SIGHUP replaces both processes under writes; every subscriber is told to come back, and misses nothing."""
+    steps.write("alpha_stream.py", STREAM.format(name="alpha"))
+    await asyncio.to_thread(migrate, database_url, steps.path)
+    server = await start_server(steps_dir=steps.path, command=["-m", "app.serve"], TIDELOG_WORKERS="2")
+    parent = psutil.Process(server.process.pid)
+    await eventually(lambda: "Tidelog serves" in server.log())
+    first = workers(parent)
+    assert len(first) == 2
+    stop = asyncio.Event()
+
+    async def write() -> int:
+        connection = await asyncpg.connect(database_url)
+        number = 0
+        while not stop.is_set():
+            await put(connection, "g", "a", number)
+            number += 1
+        await put(connection, "g", "the end", -1)
+        await connection.close()
+        return number
+
+    subscribers = [asyncio.create_task(follow(server)) for _ in range(SUBSCRIBERS)]
+    writer = asyncio.create_task(write())
+    server.process.send_signal(signal.SIGHUP)
+    await eventually(lambda: workers(parent).isdisjoint(first) and len(workers(parent)) == 2)
+    stop.set()
+    written = await writer
+    for subscriber in subscribers:
+        numbers, codes = await subscriber
+        # A snapshot shows the newest number only; from there each one comes, once.
+        assert numbers == list(range(numbers[0], written))
+        assert set(codes) <= {SERVICE_RESTART}
+    assert any([(await subscriber)[1] for subscriber in subscribers]), "the restart closed no socket"
+
+
+def workers(parent: psutil.Process) -> set[int]:
+    """Pids of the processes that serve; multiprocessing has one of its own beside them."""
+    pids = set()
+    for child in parent.children():
+        with suppress(psutil.Error):  # it ended meanwhile
+            if "spawn_main" in " ".join(child.cmdline()):
+                pids.add(child.pid)
+    return pids
+
+
+async def follow(server: Server) -> tuple[list[int], list[int]]:
+    """The numbers that one subscriber was told, and the codes with which it was closed."""
+    numbers: list[int] = []
+    codes: list[int] = []
+    since: dict[str, Any] = {}
+    while True:
+        try:
+            async with peer(server) as one:
+                await one.subscribe("s", "g", **since)
+                while True:
+                    message = await one.next()
+                    told = [item["data"]["n"] for item in message.get("items", ())]
+                    told += [change["data"]["n"] for change in message.get("changes", ())]
+                    numbers += [n for n in told if n >= 0]
+                    since |= {key: message[key] for key in ("position", "epoch") if key in message}
+                    since["since"] = since.pop("position")
+                    if -1 in told:
+                        return numbers, codes
+        except ConnectionClosed as closed:
+            codes.append(closed.rcvd.code if closed.rcvd else 0)
+        except (OSError, InvalidHandshake):
+            pass  # the old process had it in its queue when it ended

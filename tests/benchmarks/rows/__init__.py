@@ -1,0 +1,15 @@
+"""All rows, in the order of the table."""
+
+from tests.benchmarks.rows import brokers, catching_up, fan_out, idle, interest, latency, processes, step, write
+
+ROWS = (
+    *write.ROWS,
+    *latency.ROWS,
+    *fan_out.ROWS,
+    *processes.ROWS,
+    *step.ROWS,
+    *catching_up.ROWS,
+    *brokers.ROWS,
+    *idle.ROWS,
+    *interest.ROWS,
+)

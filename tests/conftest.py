@@ -1,0 +1,108 @@
+"""Fixtures of all tests: a Postgres, databases, servers, steps."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy.engine import make_url
+
+from app.store.embedded import EmbeddedPostgres
+from app.store.engine import libpq_url
+from tests.harness import Databases, Server, StepsFolder, free_port, migrate
+
+StartServer = Callable[..., Awaitable[Server]]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """In CI nothing may be left out silently: a skip is a failure there."""
+    report = yield
+    if report.skipped and os.environ.get("TIDELOG_TEST_NO_SKIP") and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where TIDELOG_TEST_NO_SKIP is set: {report.longrepr}"
+    return report
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A server: the one of TIDELOG_DATABASE_URL, or an embedded one in a folder of this run's own."""
+    given = os.environ.get("TIDELOG_DATABASE_URL")
+    if given:
+        yield libpq_url(given)
+        return
+    folder = Path(tempfile.mkdtemp(prefix="tidelog-"))
+    embedded = EmbeddedPostgres(folder)
+    try:
+        yield embedded.start()
+    finally:
+        embedded.stop()
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def databases(postgres_url: str) -> Databases:
+    return Databases(postgres_url)
+
+
+@pytest.fixture(scope="session")
+async def template_database(databases: Databases) -> AsyncIterator[str]:
+    """The name of a database that is migrated for the example's steps, to be cloned."""
+    url = await databases.create()
+    await asyncio.to_thread(migrate, url)
+    name = make_url(url).database
+    assert name is not None
+    yield name
+    await databases.drop(url)
+
+
+@pytest.fixture
+async def database_url(databases: Databases, template_database: str) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    url = await databases.create(template=template_database)
+    yield url
+    await databases.drop(url)
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> StepsFolder:
+    """An empty folder for stream and step files: `steps.write("chat_stream.py", ...)`."""
+    folder = tmp_path / "steps"
+    folder.mkdir()
+    return StepsFolder(folder)
+
+
+@asynccontextmanager
+async def server_starter(database_url: str) -> AsyncIterator[StartServer]:
+    """What the fixture start_server is, for databases that live longer than a test."""
+    servers: list[Server] = []
+
+    async def start(
+        steps_dir: Path | None = None, port: int | None = None, command: list[str] | None = None, **settings: str
+    ) -> Server:
+        if steps_dir is not None:
+            await asyncio.to_thread(migrate, database_url, steps_dir)
+        server = Server(database_url, steps_dir, settings, port or free_port(), command)
+        servers.append(server)
+        await server.wait_until_ready()
+        return server
+
+    try:
+        yield start
+    finally:
+        for server in servers:
+            await server.stop()
+
+
+@pytest.fixture
+async def start_server(database_url: str) -> AsyncIterator[StartServer]:
+    """`await start_server(steps_dir=None, port=None, **settings)`: servers on the test's database, ready to be used."""
+    async with server_starter(database_url) as start:
+        yield start

@@ -1,0 +1,96 @@
+"""Durable consumers whose processes are killed and frozen."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.consumer_floor import ConsumerFloor, numbering, open_consumer_floor, start_process
+
+KILLS = 8
+PROCESSES = 2
+
+
+@pytest.fixture
+async def floor(database_url: str) -> AsyncIterator[ConsumerFloor]:
+    async with open_consumer_floor(database_url) as floor:
+        with numbering(database_url):
+            yield floor
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """kill -9"""
+    process.kill()
+    process.wait()
+
+
+async def at_work(floor: ConsumerFloor, processes: list[subprocess.Popen[bytes]]) -> int:
+    """Which of the processes had the latest effect: killed, it must be followed by another."""
+    pid = await floor.connection.fetchval("select pid from effects order by ordinal desc limit 1")
+    return [process.pid for process in processes].index(pid)
+
+
+@pytest.mark.parametrize("batch_max", [1, 5])
+async def test_effects_happen_once_whoever_is_killed_whenever(floor: ConsumerFloor, batch_max: int) -> None:
+    """Two processes of one consumer, one of them killed with -9 again and again, at random moments of their work.
+
+    Every change has its effect once, in the order of the feed.
+    """
+    seed = random.randrange(2**32)  # noqa: S311 - no secret
+    print("seed", seed)  # noqa: T201 - shown with a failure, to run it again
+    rng = random.Random(seed)  # noqa: S311 - no secret
+    processes = [start_process(floor.url, "mailer", batch_max=batch_max) for _ in range(PROCESSES)]
+    try:
+        written = 0
+        for round in range(KILLS):
+            for number in range(rng.randint(5, 25)):
+                items = [f"{round}-{number}-{item}" for item in range(rng.randint(1, 4))]
+                await floor.post(*items)
+                written += len(items)
+            await floor.until_effects(rng.randint(max(1, written - 40), written))
+            victim = rng.randrange(PROCESSES) if round else await at_work(floor, processes)
+            kill(processes.pop(victim))
+            processes.append(start_process(floor.url, "mailer", batch_max=batch_max))
+        await floor.until_effects(written)
+        assert await floor.effects() == await floor.log()
+        assert await floor.connection.fetchval("select count(distinct pid) > 1 from effects")
+    finally:
+        for process in processes:
+            kill(process)
+
+
+async def test_a_frozen_process_is_followed_and_does_no_harm_when_it_thaws(floor: ConsumerFloor) -> None:
+    """SIGSTOP inside its transaction: the server ends that when its time is over, and another process goes on."""
+    frozen = start_process(floor.url, "mailer", timeout_seconds=1)
+    follower = None
+    try:
+        await floor.until_registered("mailer")
+        written = 0
+        async with asyncio.timeout(60):
+            while True:
+                for _ in range(20):
+                    await floor.post(*(str(item) for item in range(50)))
+                    await floor.connection.execute("delete from streams.chat_message")
+                await floor.numbered(written := written + 40)
+                frozen.send_signal(signal.SIGSTOP)
+                if await floor.is_working("mailer"):
+                    break
+                frozen.send_signal(signal.SIGCONT)
+        follower = start_process(floor.url, "mailer", timeout_seconds=1)
+        head = await floor.head()
+        await floor.until_position("mailer", head)
+        frozen.send_signal(signal.SIGCONT)
+        kill(follower)
+        await floor.post("last")
+        await floor.until_position("mailer", head + 1)
+        assert await floor.effects() == await floor.log()
+    finally:
+        frozen.send_signal(signal.SIGCONT)
+        kill(frozen)
+        if follower is not None:
+            kill(follower)

@@ -1,0 +1,1 @@
+"""What the triggers of a stream's table put into the log."""

@@ -1,0 +1,126 @@
+"""A server with steps made up by a test, on a database of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+from litestar import Litestar
+from sqlalchemy.engine import make_url
+
+from app.model.schema import compile_schema, schema_of
+from app.model.step import Step
+from app.model.stream import Stream
+from app.settings import Settings
+from app.store.engine import Database
+from app.web.failures import exception_handlers
+from app.web.openapi import openapi_config
+from app.web.steps import step_controllers
+from tests.harness import Databases, migrate
+
+CONFIG = {
+    "name": "chatMessage",
+    "schema": {"type": "object", "properties": {"text": {"type": "string"}}, "required": ["text"]},
+    "baseConfig": {"storageType": "default"},
+}
+STREAM = Stream.from_config(CONFIG)
+
+
+class Floor:
+    """What a step test stands on: its database, and servers for the steps that it makes up."""
+
+    def __init__(self, url: str, database: Database, settings: Settings) -> None:
+        self.url = url
+        self.database = database
+        self.settings = settings
+
+    def app(self, *steps: Step, database: Database | None = None) -> Litestar:
+        controllers = step_controllers(steps, {STREAM.name: STREAM}, database or self.database, self.settings)
+        return Litestar(
+            route_handlers=[*controllers],
+            exception_handlers=exception_handlers,
+            openapi_config=openapi_config(steps),
+            request_max_body_size=self.settings.body_size_max_bytes,
+            logging_config=None,
+        )
+
+    def client(self, *steps: Step, database: Database | None = None) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app(*steps, database=database), raise_app_exceptions=False)
+        return httpx.AsyncClient(transport=transport, base_url="http://steps")
+
+    async def post(self, handler: Callable[..., Any], **parts: Any) -> httpx.Response:
+        """One POST to one step, with the body `json` if there is one."""
+        body = parts.pop("json", None)
+        async with self.client(step(handler, **parts)) as client:
+            return await client.post("/run", json=body)
+
+    async def query(self, sql: str, *parameters: Any) -> list[Any]:
+        """Rows as another client of the database sees them; the first column of each."""
+        connection = await asyncpg.connect(self.url)
+        try:
+            return [row[0] for row in await connection.fetch(sql, *parameters)]
+        finally:
+            await connection.close()
+
+    def connections_out(self) -> int:
+        """How many of the pool's connections are in use."""
+        out: int = self.database.engine.pool.checkedout()  # type: ignore[attr-defined]
+        return out
+
+    async def ids(self) -> list[str]:
+        """The ids of the items that are stored, in order of their writing."""
+        return await self.query("select id from streams.chat_message order by created_at")
+
+
+def step(handler: Callable[..., Any], **parts: Any) -> Step:
+    """A step at POST /run, unless told otherwise."""
+    if "body_schema" in parts:
+        parts["body_schema"] = compile_schema(schema_of(parts["body_schema"]))
+    if "response_schemas" in parts:
+        parts["response_schemas"] = {status: schema_of(it) for status, it in parts["response_schemas"].items()}
+    return Step(**{"name": "Run", "method": "POST", "path": "/run", "handler": handler, **parts})
+
+
+@asynccontextmanager
+async def open_floor(
+    template: FloorTemplate, *, pool_size_max: int = 5, pool_timeout_seconds: float = 5
+) -> AsyncIterator[Floor]:
+    """A floor on a clone of the template, which is dropped afterwards."""
+    url = await template.databases.create(template=template.name)
+    database = Database(pool_size_max=pool_size_max, pool_timeout_seconds=pool_timeout_seconds)
+    try:
+        await database.open(url)
+        yield Floor(url, database, Settings(database_url=url, body_size_max_bytes=10_000))
+    finally:
+        await database.close()
+        await template.databases.drop(url)
+
+
+@dataclass(frozen=True)
+class FloorTemplate:
+    """A database with the stream and an author's own table, to be cloned."""
+
+    databases: Databases
+    name: str
+
+
+@asynccontextmanager
+async def make_floor_template(databases: Databases) -> AsyncIterator[FloorTemplate]:
+    url = await databases.create()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "chat_stream.py").write_text(f"config = {CONFIG!r}")
+            await asyncio.to_thread(migrate, url, Path(folder))
+        connection = await asyncpg.connect(url)
+        await connection.execute("create table orders (id text primary key)")
+        await connection.close()
+        yield FloorTemplate(databases, make_url(url).database or "")
+    finally:
+        await databases.drop(url)

@@ -1,0 +1,162 @@
+"""Retention: whole commits go, the oldest first, and never one that somebody needs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings
+from app.store.log import FEED_SETTINGS, Numbering
+from app.store.retention import read_floor, remove_commits
+from tests.integration.sequencer_floor import WAIT_SECONDS, Log, connected, sequencing
+
+NO_AGE = timedelta(0)
+HOUR = timedelta(hours=1)
+
+
+@pytest.fixture
+async def log(database_url: str) -> AsyncIterator[Log]:
+    async with Log.open(database_url) as log:
+        yield log
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    async with connected(database_url, **FEED_SETTINGS) as connection:
+        yield connection
+
+
+async def number_commits(log: Log, connection: asyncpg.Connection[Any], count: int) -> None:
+    """`count` commits of two changes each, numbered in one batch."""
+    numbering = await Numbering.load(connection)
+    for i in range(count):
+        await log.write(f"{numbering.number + i}", 2)
+    assert await numbering.advance(connection) == count
+
+
+async def set_age(log: Log, age: timedelta, up_to: int) -> None:
+    await log.writer.execute("update streams.commit set at = at - $1::interval where number <= $2", age, up_to)
+
+
+async def history(log: Log) -> list[tuple[int, str]]:
+    rows = await log.observer.fetch("select position, id from streams.chat_message_history order by position, seq")
+    return [(row["position"], row["id"]) for row in rows]
+
+
+async def test_old_commits_go_whole_and_in_order(log: Log, connection: asyncpg.Connection[Any]) -> None:
+    """In batches; the history view loses them, the tables keep their items, and the floor says how far."""
+    await number_commits(log, connection, 10)
+    await set_age(log, HOUR, 7)
+    before = await history(log)
+    assert await read_floor(connection) == 0
+    floor = 0
+    for removed_up_to in (3, 6, 7, 7):
+        floor = (await remove_commits(connection, floor, older_than=HOUR / 2, commits_max=3)).floor
+        assert floor == removed_up_to == await read_floor(connection)
+        assert await history(log) == [row for row in before if row[0] > floor]
+    assert await log.observer.fetchval("select count(*) from streams.change") == 2 * 3
+    assert await log.observer.fetchval("select count(*) from streams.chat_message") == 2 * 10
+
+
+async def test_the_newest_commit_stays(log: Log, connection: asyncpg.Connection[Any]) -> None:
+    """Numbering goes on from it, and never gives a number again."""
+    await number_commits(log, connection, 5)
+    await remove_commits(connection, 0, older_than=NO_AGE, commits_max=100)
+    assert await log.commits() == [(5, (await log.commits())[0][1])]
+    assert await read_floor(connection) == 4
+    await number_commits(log, connection, 1)
+    assert [number for number, _ in await log.commits()] == [5, 6]
+
+
+async def test_what_a_consumer_has_still_to_read_stays(log: Log, connection: asyncpg.Connection[Any]) -> None:
+    """The slowest one counts, until it is removed."""
+    await number_commits(log, connection, 10)
+    await log.writer.execute(
+        "insert into streams.consumer (name, position, epoch) "
+        "select name, position, gen_random_uuid() from (values ('slow', 4), ('fast', 9)) c (name, position)"
+    )
+    removed = await remove_commits(connection, 0, older_than=NO_AGE, commits_max=100)
+    assert (removed.commits, removed.floor) == (4, 4)
+    await log.writer.execute("delete from streams.consumer where name = 'slow'")
+    removed = await remove_commits(connection, removed.floor, older_than=NO_AGE, commits_max=100)
+    assert (removed.commits, removed.floor) == (5, 9)
+
+
+async def test_events_of_removed_commits_go_too(log: Log, connection: asyncpg.Connection[Any]) -> None:
+    """They are found by their commit; without it they would stay for ever."""
+    numbering = await Numbering.load(connection)
+    for _ in range(3):
+        await log.writer.execute("select streams.send('chatMessage', 'g', null, 'typing', '{}')")
+    assert await numbering.advance(connection) == 3
+    await remove_commits(connection, 0, older_than=NO_AGE, commits_max=100)
+    assert await log.observer.fetchval("select count(*) from streams.event") == 1
+
+
+@pytest.mark.parametrize("removed", range(9))
+async def test_the_floor_is_found_wherever_it_is(log: Log, connection: asyncpg.Connection[Any], removed: int) -> None:
+    """By halving, so it is tried at every place."""
+    await number_commits(log, connection, 9)
+    await remove_commits(connection, 0, older_than=NO_AGE, commits_max=removed)
+    assert await read_floor(connection) == removed
+    assert await log.observer.fetchval("select min(number) - 1 from streams.commit") == removed
+
+
+async def test_nothing_is_removed_of_an_empty_log(connection: asyncpg.Connection[Any]) -> None:
+    """The floor of a log without commits is 0."""
+    assert await read_floor(connection) == 0
+    assert (await remove_commits(connection, 0, older_than=NO_AGE, commits_max=100)).floor == 0
+
+
+async def test_the_sequencer_keeps_house(log: Log, database_url: str, connection: asyncpg.Connection[Any]) -> None:
+    """With a retention the old goes by itself, more than a batch of it, while numbering goes on."""
+    await number_commits(log, connection, 1)
+    await log.writer.execute(
+        "insert into streams.commit (number, xid, last_seq, at) "
+        "select n, (n + 9000000000)::text::xid8, 0, now() - interval '2 hours' from generate_series(2, 2500) n"
+    )
+    await set_age(log, 2 * HOUR, 1)
+    await log.writer.execute(
+        "insert into streams.commit (number, xid, last_seq, at, snapshot) "
+        "values (2501, '9100000000', 0, now(), pg_current_snapshot())"
+    )
+    with sequencing(database_url, retention=HOUR):
+        async with asyncio.timeout(WAIT_SECONDS):
+            while await read_floor(connection) < 2500:
+                pass  # each look is a round trip to the server
+        assert await log.write_numbered("new") == 2502
+    assert [number for number, _ in await log.commits()] == [2501, 2502]
+
+
+async def test_without_a_retention_all_is_kept(
+    log: Log, database_url: str, connection: asyncpg.Connection[Any]
+) -> None:
+    """However old it is."""
+    await number_commits(log, connection, 3)
+    await set_age(log, 1000 * HOUR, 2)
+    async with connected(database_url) as observer:
+        with sequencing(database_url):
+            tidied = (
+                "select count(*) from pg_stat_activity where application_name = 'tidelog housekeeper' and query <> ''"
+            )
+            async with asyncio.timeout(WAIT_SECONDS):
+                while not await observer.fetchval(tidied):
+                    pass  # each look is a round trip to the server
+            assert await log.write_numbered("new") == 4
+    assert await read_floor(connection) == 0
+
+
+def test_a_retention_that_keeps_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unset means all; 0 would mean none."""
+    monkeypatch.setenv("TIDELOG_RETENTION_SECONDS", "0")
+    with pytest.raises(ValidationError, match="retention_seconds"):
+        Settings()
+    monkeypatch.setenv("TIDELOG_RETENTION_SECONDS", "3600")
+    assert Settings().retention == HOUR
+    monkeypatch.delenv("TIDELOG_RETENTION_SECONDS")
+    assert Settings().retention is None

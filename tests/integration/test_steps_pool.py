@@ -1,0 +1,98 @@
+"""Connections lent to steps come back: each once, in no transaction, whatever the handler did with them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+
+OK = {"status": 200, "body": "ok"}
+POOL_SIZE = 2
+
+
+@pytest.fixture
+async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
+    async with open_floor(floor_template, pool_size_max=POOL_SIZE) as floor:
+        yield floor
+
+
+async def all_can_be_had(floor: Floor) -> None:
+    """As many steps as there are connections hold one each at the same time."""
+    together = asyncio.Barrier(POOL_SIZE)
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        await context.streams.chatMessage.get("general", "1")
+        await together.wait()
+        return OK
+
+    async with floor.client(step(handler)) as client, asyncio.timeout(10):
+        answers = await asyncio.gather(*(client.post("/run") for _ in range(POOL_SIZE)))
+    assert [answer.status_code for answer in answers] == [200] * POOL_SIZE
+    assert floor.connections_out() == 0
+
+
+async def test_two_sessions_calls_at_once_take_one_connection(floor: Floor) -> None:
+    """In a step without a transaction, where each waits for a connection of a busy pool."""
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        statements = (context.db.execute(text(f"select {n}")) for n in range(2))
+        await asyncio.gather(*statements, return_exceptions=True)  # SQLAlchemy may refuse the second
+        return OK
+
+    async with floor.client(step(handler, transaction=False)) as client:
+        await asyncio.gather(*(client.post("/run") for _ in range(2 * POOL_SIZE)))
+    await all_can_be_had(floor)
+
+
+async def test_a_call_that_outlives_its_step_takes_no_connection(floor: Floor) -> None:
+    """It waits for one when its step ends; what it would get afterwards nobody would give back."""
+    busy, free = asyncio.Barrier(POOL_SIZE + 1), asyncio.Event()
+
+    async def holds(req: dict[str, Any], context: Any) -> Any:
+        await context.streams.chatMessage.get("general", "1")
+        await busy.wait()
+        await free.wait()
+        return OK
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        async def fail() -> None:
+            await asyncio.sleep(0)
+            raise ValueError("while the other one waits")
+
+        await asyncio.gather(context.db.execute(text("select 1")), fail())
+
+    steps = step(holds, path="/holds", name="Holds"), step(handler, transaction=False)
+    async with floor.client(*steps) as client:
+        held = [asyncio.create_task(client.post("/holds")) for _ in range(POOL_SIZE)]
+        await busy.wait()
+        assert (await client.post("/run")).status_code == 500
+        free.set()
+        await asyncio.gather(*held)
+    await all_can_be_had(floor)
+
+
+async def test_a_transaction_that_sql_left_open_is_nobody_elses(
+    floor_template: FloorTemplate, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A BEGIN in a step without a transaction: what follows it is undone, and the next step's write is stored."""
+
+    async def begins(req: dict[str, Any], context: Any) -> Any:
+        await context.db.execute(text("begin"))
+        await context.db.execute(text("insert into orders values ('o1')"))
+        return OK
+
+    async def writes(req: dict[str, Any], context: Any) -> Any:
+        await context.streams.chatMessage.set("general", "1", {"text": "hi"})
+        return OK
+
+    async with open_floor(floor_template, pool_size_max=1) as floor:
+        await floor.post(begins, transaction=False)
+        assert "left a transaction open" in caplog.text
+        assert (await floor.post(writes, transaction=False)).status_code == 200
+        assert await floor.ids() == ["1"]
+        assert await floor.query("select id from orders") == []

@@ -1,0 +1,158 @@
+"""`alembic upgrade head`: the core, then a table for each declared stream; it never drops or rewrites anything."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.harness import PSQL, ROOT, StepsFolder, connect_sql, migrate
+from tests.migrations.catalog import definitions_of, objects_of, schemas_of
+
+TASK_STREAM = 'config = {"name": "taskList", "schema": {"type": "object"}}\n'
+ALEMBIC_ALONE = """
+from alembic import context
+context.configure(dialect_name="postgresql", literal_binds=True)
+with context.begin_transaction():
+    context.run_migrations()
+"""
+
+
+async def run_alembic(url: str, steps: StepsFolder, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(migrate, url, steps.path, *arguments)
+
+
+async def test_an_empty_database_gets_the_core_and_the_streams(empty_url: str, note_steps: StepsFolder) -> None:
+    """The first run says what it made; a second one makes nothing, and leaves everything as it is."""
+    first = await run_alembic(empty_url, note_steps)
+    assert "made streams.note for stream note" in first.stderr
+    sql = await connect_sql(empty_url)
+    try:
+        before = await objects_of(sql)
+        assert await schemas_of(sql) == {"public", "streams"}
+        assert {("relation", "note"), ("relation", "note_history"), ("relation", "change")} <= before.keys()
+        await sql.execute("insert into streams.note (group_id, id, data) values ('g', 'a', '{}')")
+        second = await run_alembic(empty_url, note_steps)
+        assert "made" not in second.stderr
+        assert await objects_of(sql) == before
+        assert await sql.fetchval("select op from streams.change") == "create"
+    finally:
+        await sql.close()
+
+
+async def test_two_at_once_wait_for_each_other(empty_url: str, note_steps: StepsFolder) -> None:
+    """Two servers that are deployed together may both migrate: each thing is made once, and neither fails."""
+    done = await asyncio.gather(*(run_alembic(empty_url, note_steps) for _ in range(2)))
+    assert sorted("made streams.note" in run.stderr for run in done) == [False, True]
+    sql = await connect_sql(empty_url)
+    assert await sql.fetch("select version_num from streams.alembic_version") == [("0001",)]
+    await sql.close()
+
+
+async def test_a_stream_that_is_added_later_gets_its_table(url: str, sql: Any, note_steps: StepsFolder) -> None:
+    """While others write, whom it neither waits for nor makes wait; what was there is not touched."""
+    before = await objects_of(sql)
+    note_steps.write("below/task_stream.py", TASK_STREAM)
+    async with sql.transaction():
+        await sql.execute("update streams.note set data = '{\"n\": 2}'")
+        assert "made streams.task_list for stream taskList" in (await run_alembic(url, note_steps)).stderr
+        await sql.execute("insert into streams.task_list (group_id, id, data) values ('g', 'a', '{}')")
+    after = await objects_of(sql)
+    assert before.items() <= after.items()
+    assert {name.partition(".")[0] for kind, name in after.keys() - before.keys() if kind == "relation"} == {
+        "task_list",
+        "task_list_pkey",
+        "task_list_history",
+    }
+    assert [row["stream"] for row in await sql.fetch("select stream from streams.change order by seq")] == [
+        "note",
+        "note",
+        "taskList",
+    ]
+
+
+async def test_a_stream_whose_file_is_gone_keeps_its_table(url: str, sql: Any, steps: StepsFolder) -> None:
+    """Nothing is dropped: its items, its history and its triggers are there if the file comes back."""
+    before = await objects_of(sql)
+    await run_alembic(url, steps)
+    assert await objects_of(sql) == before
+    assert await sql.fetchval("select data from streams.note") == {"id": "a", "n": 1}
+    assert await sql.fetchval("select name from streams.stream") == "note"
+
+
+async def test_a_changed_schema_is_noted_and_nothing_else(url: str, sql: Any, steps: StepsFolder) -> None:
+    """Items that fit the old schema stay as they are: no row is rewritten, no object changed."""
+    before = await objects_of(sql)
+    items = await sql.fetch("select xmin::text, * from streams.note")
+    declared_at = await sql.fetchval("select declared_at from streams.stream")
+    steps.write("note_stream.py", 'config = {"name": "note", "schema": {"type": "object", "required": ["it\'s"]}}')
+    assert "made" not in (await run_alembic(url, steps)).stderr
+    assert await objects_of(sql) == before
+    assert await sql.fetch("select xmin::text, * from streams.note") == items
+    row = await sql.fetchrow("select name, table_name, schema, declared_at from streams.stream")
+    assert tuple(row) == ("note", "note", {"type": "object", "required": ["it's"]}, declared_at)
+
+
+async def test_questions_change_nothing(empty_url: str, note_steps: StepsFolder) -> None:
+    """Asking alembic where it stands, what there is, or for its SQL leaves an empty database empty."""
+    for command in (["current"], ["history"], ["upgrade", "head", "--sql"]):
+        await run_alembic(empty_url, note_steps, *command)
+    sql = await connect_sql(empty_url)
+    assert await schemas_of(sql) == {"public"}
+    await sql.close()
+
+
+async def test_asking_where_it_stands_does_not_migrate(url: str, sql: Any, note_steps: StepsFolder) -> None:
+    """`alembic current` tells the revision, and makes no table for a stream that has none yet."""
+    before = await objects_of(sql)
+    note_steps.write("task_stream.py", TASK_STREAM)
+    assert "0001 (head)" in (await run_alembic(url, note_steps, "current")).stdout
+    assert await objects_of(sql) == before
+
+
+async def test_a_downgrade_is_refused_with_what_it_would_cost(url: str, sql: Any, note_steps: StepsFolder) -> None:
+    """The core holds everybody's items: nothing drops it."""
+    before = await objects_of(sql)
+    with pytest.raises(RuntimeError, match="holds every stream's items and history"):
+        await run_alembic(url, note_steps, "downgrade", "base")
+    assert await objects_of(sql) == before
+
+
+async def test_the_sql_of_the_offline_mode_does_the_same(empty_url: str, sql: Any, steps: StepsFolder) -> None:
+    """`alembic upgrade head --sql`, run by psql, makes the same database; online there is nothing left to do."""
+    steps.write(
+        "note_stream.py", 'config = {"name": "note", "schema": {"description": "it\'s a %s \\\\ note; -- :x $$"}}'
+    )
+    script = (await run_alembic(empty_url, steps, "upgrade", "head", "--sql")).stdout
+    command = [PSQL, "--no-psqlrc", "--quiet", "-v", "ON_ERROR_STOP=1", empty_url]
+    done = await asyncio.to_thread(subprocess.run, command, input=script, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    offline = await connect_sql(empty_url)
+    try:
+        assert await definitions_of(offline) == await definitions_of(sql)
+        schema = await offline.fetchval("select schema from streams.stream")
+        assert schema == {"description": "it's a %s \\ note; -- :x $$"}
+        assert "made" not in (await run_alembic(empty_url, steps)).stderr
+        assert await definitions_of(offline) == await definitions_of(sql)
+    finally:
+        await offline.close()
+
+
+def test_a_revision_stands_alone(elsewhere: Path) -> None:
+    """Revisions run without the application: what they do can't change with its code."""
+    for name in ("versions", "sql", "script.py.mako"):
+        source = ROOT / "migrations" / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, elsewhere / name)
+    (elsewhere / "env.py").write_text(ALEMBIC_ALONE)
+    (elsewhere / "alembic.ini").write_text("[alembic]\nscript_location = %(here)s\npath_separator = os\n")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "alembic", "upgrade", "head", "--sql"],
+        cwd=elsewhere, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "create table streams.change" in done.stdout

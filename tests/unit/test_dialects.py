@@ -1,0 +1,49 @@
+"""What the dialects write, whatever the names are."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.feed.subscription import CommitHead, Share, Subscriber, Subscription
+from app.model.change import Change, Event, GroupCommit, Topic
+from app.web.dialects.motia import MotiaDialect
+from app.web.dialects.tidelog import TidelogDialect
+
+NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1)
+
+
+def written(dialect: MotiaDialect | TidelogDialect, head: CommitHead, name: str) -> list[Any]:
+    """A change and an event, in which everything that has a name has this one."""
+    topic = Topic(name, name)
+    part = GroupCommit([Change(1, "update", name, 7, '{"a":1}')], [Event(2, name, name, "null")])
+    subscription = Subscription(name, cast("Subscriber", None), topic)
+    messages = dialect.commit(head, [Share([subscription], dialect.pieces(head, topic, part, part.changes))])
+    return [json.loads(payload) for payload in messages.payloads]
+
+
+@given(name=NAMES)
+def test_motia_messages_hold_any_name(name: str) -> None:
+    change, event = written(MotiaDialect(), CommitHead(3, 1_764_000_000_000.5), name)
+    address = {"streamName": name, "groupId": name, "id": name}
+    assert change == {
+        "timestamp": 1_764_000_000_000.5, **address, "event": {"type": "update", "data": {"a": 1}},
+    }  # fmt: skip
+    assert event.pop("timestamp") > change["timestamp"]
+    assert event == {**address, "event": {"type": "event", "event": {"type": name, "data": None}}}
+
+
+@given(name=NAMES, at_us=st.integers(0, 4_000_000_000_000_000))
+def test_tidelog_messages_hold_any_name_and_time(name: str, at_us: int) -> None:
+    """A double of milliseconds has room for each microsecond."""
+    commit, event = written(TidelogDialect(), CommitHead(3, at_us / 1000), name)
+    assert datetime.fromisoformat(commit.pop("at")) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
+    place = {"subscriptions": [name], "position": 3}
+    change = {"op": "update", "stream": name, "group": name, "id": name, "version": 7, "data": {"a": 1}}
+    assert commit == {"type": "commit", **place, "changes": [change]}
+    told = {"type": name, "data": None}
+    assert event == {"type": "event", **place, "stream": name, "group": name, "id": name, "event": told}

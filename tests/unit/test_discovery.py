@@ -1,0 +1,253 @@
+"""What authors may write into *_stream.py and *_step.py files, and what becomes of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from app.discovery import Discovered, discover
+from app.errors import DeclarationError
+
+Write = Callable[[str, str], Path]
+
+STREAM = 'config = {"name": "chatMessage", "schema": {"type": "object"}, "baseConfig": {"storageType": "default"}}'
+STEP = """
+config = {"type": "api", "name": "Post", "method": "POST", "path": "/chat/:room", "emits": []}
+async def handler(req, context):
+    return {"status": 200}
+"""
+
+
+@pytest.fixture
+def steps_dir(tmp_path: Path) -> Path:
+    return tmp_path / "project" / "steps"
+
+
+@pytest.fixture
+def write(steps_dir: Path) -> Write:
+    """Write a file under the steps dir."""
+
+    def write(path: str, text: str) -> Path:
+        file = steps_dir / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(dedent(text))
+        return file
+
+    return write
+
+
+def step(path: str, imports: str = "", answer: str = "None", in_handler: str = "pass") -> str:
+    """A step file with a plain handler whose answer is `answer`."""
+    config = {"type": "api", "name": path, "method": "GET", "path": path}
+    return f"{imports}\nconfig = {config!r}\ndef handler(req):\n    {in_handler}\n    return {answer}\n"
+
+
+def answers(discovered: Discovered) -> dict[str, object]:
+    """What each step's handler answers, by path."""
+    assert discovered.broken == ()
+    return {step.path: step.handler({}) for step in discovered.steps}
+
+
+def test_streams_and_steps_are_found_in_every_folder(write: Write, steps_dir: Path) -> None:
+    """Files are found recursively, and known by what their config says."""
+    write("chat/chat_message_stream.py", STREAM)
+    file = write("chat/rooms/01-post_step.py", STEP)
+    discovered = discover(steps_dir)
+    assert not discovered.broken and not discovered.skipped
+    assert discovered.streams["chatMessage"].table == "chat_message"
+    (found,) = discovered.steps
+    assert (found.name, found.method, found.path, found.file) == ("Post", "POST", "/chat/:room", file)
+
+
+@pytest.mark.parametrize("folder", [".git", "__pycache__", "node_modules", "chat/.venv"])
+def test_hidden_and_foreign_folders_are_left_alone(folder: str, write: Write, steps_dir: Path) -> None:
+    """What tools put into a project is never run."""
+    write(f"{folder}/evil_step.py", "raise SystemExit")
+    write(".#evil_step.py", "raise SystemExit")
+    assert discover(steps_dir) == Discovered({}, ())
+
+
+def test_a_missing_folder_names_the_setting(steps_dir: Path) -> None:
+    """Without a steps dir nothing starts, and the message says what to set."""
+    with pytest.raises(DeclarationError, match="TIDELOG_STEPS_DIR"):
+        discover(steps_dir)
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("x = 1\nconfig = {", "line 2: SyntaxError: '{' was never closed"),
+        ("\nimport no_such_module", "line 2: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("raise SystemExit(3)", "line 1: SystemExit: the file ends the process when it is imported (3)"),
+        ("import sys\nsys.exit()", "line 2: SystemExit: the file ends the process"),
+        ("class Odd(BaseException): pass\nraise Odd('a\\nb')", "line 2: Odd: a b"),
+        ("", "must assign a dict to `config`"),
+        ("\nconfig = []", "line 2: the file must assign a dict to `config` at its top level, not []"),
+        ("\n\nconfig = {'type': 'http'}", """line 3: config["type"] must be "api", not 'http'"""),
+        ("config = {'name': 'x', 'triggers': []}", """line 1: config["triggers"] is not supported"""),
+        ("from .helper import x", "line 1: ZeroDivisionError: division by zero (steps/helper.py, line 2)"),
+        ("from .typo import x", "line 1: SyntaxError: invalid syntax (steps/typo.py, line 1)"),
+    ],
+)
+def test_a_broken_file_is_reported_and_the_others_work(text: str, cause: str, write: Write, steps_dir: Path) -> None:
+    """Whatever a file does when it is imported, its cause and line are told, and no other file suffers."""
+    write("helper.py", "\n1 / 0")
+    write("typo.py", "a b")
+    write("a_stream.py", STREAM)
+    file = write("b_step.py", text)
+    write("c_step.py", STEP)
+    discovered = discover(steps_dir)
+    (broken,) = discovered.broken
+    assert broken.path == file
+    assert cause in broken.cause
+    assert list(discovered.streams) == ["chatMessage"]
+    assert [step.name for step in discovered.steps] == ["Post"]
+
+
+def test_a_stream_with_an_access_function_is_not_opened(write: Write, steps_dir: Path) -> None:
+    """An author who closed a stream finds it missing rather than open."""
+    write("a_stream.py", 'config = {"name": "secret", "schema": {}, "canAccess": lambda s, a: False}')
+    discovered = discover(steps_dir)
+    assert discovered.streams == {}
+    assert "access functions are not supported yet" in discovered.broken[0].cause
+
+
+@pytest.mark.parametrize("kind", ["event", "cron", "noop"])
+def test_motias_other_steps_are_skipped_and_said_so(kind: str, write: Write, steps_dir: Path) -> None:
+    """A project's event, cron and noop steps are in order; they are just not served."""
+    file = write("a_step.py", f'config = {{"type": "{kind}", "name": "a", "cron": "* * * * *"}}')
+    discovered = discover(steps_dir)
+    assert not discovered.broken and not discovered.steps
+    assert (discovered.skipped[0].path, kind in discovered.skipped[0].cause) == (file, True)
+
+
+@pytest.mark.parametrize("other", ["chat-message", "chatMessage"])
+def test_two_streams_of_one_table_stop_everything(other: str, write: Write, steps_dir: Path) -> None:
+    """Two files that would share a table are an error that names both files and both streams."""
+    write("a_stream.py", STREAM)
+    write("b_stream.py", STREAM.replace("chatMessage", other))
+    with pytest.raises(DeclarationError, match=rf"'chatMessage' in .*a_stream.*'{other}' in .*b_stream"):
+        discover(steps_dir)
+
+
+@pytest.mark.parametrize("path", ["/chat/:room", "/chat/:id", "/chat/:room/"])
+def test_two_steps_of_one_address_stop_everything(path: str, write: Write, steps_dir: Path) -> None:
+    """A parameter's name makes no difference to which requests a path matches."""
+    write("a_step.py", STEP)
+    write("b_step.py", STEP.replace("/chat/:room", path).replace("Post", "Other"))
+    with pytest.raises(DeclarationError, match=r"'Post' in .*a_step.*'Other' in .*b_step"):
+        discover(steps_dir)
+
+
+def test_one_path_may_have_a_step_for_each_method(write: Write, steps_dir: Path) -> None:
+    """GET and DELETE of one path are two steps."""
+    write("a_step.py", STEP)
+    write("b_step.py", STEP.replace("POST", "DELETE"))
+    assert [step.method for step in discover(steps_dir).steps] == ["POST", "DELETE"]
+
+
+def test_each_folder_has_its_own_bare_sibling(write: Write, steps_dir: Path) -> None:
+    """Two folders' models.py, imported by bare name, are two modules; within a folder it is one."""
+    for folder in ("a", "b"):
+        write(f"{folder}/models.py", f"who = ['{folder}']")
+        write(f"{folder}/one_step.py", step(f"/{folder}/1", "import models", "models.who"))
+        write(f"{folder}/two_step.py", step(f"/{folder}/2", "from models import who", "who"))
+    found = answers(discover(steps_dir))
+    assert [found["/a/1"], found["/b/1"]] == [["a"], ["b"]]
+    assert found["/a/1"] is found["/a/2"]
+    assert found["/b/1"] is found["/b/2"]
+
+
+def test_a_bare_and_a_relative_import_are_one_module(write: Write, steps_dir: Path) -> None:
+    """A model class is the same class, whichever way a file imports it."""
+    write("a/models.py", "class Model: pass")
+    write("a/one_step.py", step("/1", "from models import Model", "Model"))
+    write("a/two_step.py", step("/2", "from .models import Model", "Model"))
+    write("a/three_step.py", step("/3", "from steps.a.models import Model", "Model"))
+    write("a/four_step.py", step("/4", "import steps.a.models as models", "models.Model"))
+    assert len(set(answers(discover(steps_dir)).values())) == 1
+
+
+def test_imports_inside_of_handlers_find_their_own_siblings(write: Write, steps_dir: Path) -> None:
+    """A handler that imports when it runs gets its own folder's module, as at the top of the file."""
+    for folder in ("a", "b"):
+        write(f"{folder}/models.py", "import names\nwho = names.who")
+        write(f"{folder}/names.py", f"who = '{folder}'")
+        write(f"{folder}/one_step.py", step(f"/{folder}", "", "who", in_handler="from models import who"))
+    assert answers(discover(steps_dir)) == {"/a": "a", "/b": "b"}
+
+
+def test_the_project_root_and_the_steps_dir_are_importable(write: Write, steps_dir: Path) -> None:
+    """Shared code may stand beside the steps dir or at its top, with or without __init__.py."""
+    write("../services/mail.py", "import settings\nsent = settings.value")
+    write("../lib/__init__.py", "")
+    write("../lib/deep/money.py", "value = 2")
+    write("../settings.py", "value = 1")
+    write("shared.py", "value = 3")
+    imports = "from services.mail import sent\nimport lib.deep.money\nfrom shared import value\n"
+    imports += "from lib.deep import money\nfrom ...lib.deep.money import value as up"
+    write("a/one_step.py", step("/", imports, "[sent, lib.deep.money.value, value, money.value, up]"))
+    assert answers(discover(steps_dir)) == {"/": [1, 2, 3, 2, 2]}
+
+
+def test_tidelogs_own_names_are_importable(write: Write, steps_dir: Path) -> None:
+    """`app` is Tidelog, for a step inside Tidelog's checkout and for one elsewhere."""
+    write("a_step.py", step("/", "from app.errors import TidelogError\nimport app.model.step", "TidelogError.code"))
+    write("../app/steps/a_step.py", step("/", "from app.errors import TidelogError", "TidelogError.code"))
+    assert answers(discover(steps_dir)) == answers(discover(steps_dir.parent / "app/steps")) == {"/": "tidelog_error"}
+
+
+def test_a_folder_never_hides_a_package(write: Write, steps_dir: Path) -> None:
+    """`steps/pydantic/` and `steps/email/` are folders of steps; `import pydantic` is still pydantic."""
+    import_both = "import pydantic\nfrom email.message import Message"
+    write("pydantic/one_step.py", step("/1", import_both, "pydantic.BaseModel and Message"))
+    write("email/two_step.py", step("/2", import_both, "pydantic.BaseModel and Message"))
+    assert len(answers(discover(steps_dir))) == 2
+
+
+def test_names_that_are_no_identifiers_load(write: Write, steps_dir: Path) -> None:
+    """Dashes, digits, spaces and dots in names of files and folders are fine, and tell files apart."""
+    write("event-steps/v1.0/models.py", "value = 1")
+    for number, name in enumerate(["01-a", "edit b", "c.d", "c_d"]):
+        path = f"event-steps/v1.0/{name}_step.py"
+        write(path, step(f"/{number}", "from .models import value", f"({number}, value)"))
+    assert sorted(answers(discover(steps_dir)).values()) == [(n, 1) for n in range(4)]  # type: ignore[type-var]
+
+
+def test_a_step_shares_the_model_of_its_stream_file(write: Write, steps_dir: Path) -> None:
+    """A step that imports from a stream's file gets the module that declares the stream, run once."""
+    write("chat_stream.py", f"from pydantic import BaseModel\nclass Message(BaseModel):\n    text: str\n{STREAM}")
+    imports = "import sys\nfrom .chat_stream import Message"
+    write("a_step.py", step("/", imports, "sys.modules[Message.__module__].config['name']"))
+    assert answers(discover(steps_dir)) == {"/": "chatMessage"}
+
+
+def test_discovering_again_reads_the_files_anew(write: Write, steps_dir: Path) -> None:
+    """A file that was changed is run again, and so are its siblings."""
+    write("models.py", "value = 1")
+    write("a_step.py", step("/", "from models import value", "value"))
+    assert answers(discover(steps_dir)) == {"/": 1}
+    write("models.py", "value = 2")
+    assert answers(discover(steps_dir)) == {"/": 2}
+
+
+def test_two_projects_in_one_process_keep_apart(write: Write, steps_dir: Path) -> None:
+    """Handlers of one project still find their own modules after another one was discovered."""
+    lazy = step("/", "", "value", in_handler="from models import value")
+    for project in ("steps", "../../other/steps"):
+        write(f"../{project}/models.py", f"value = {project!r}")
+        write(f"../{project}/a_step.py", lazy)
+    first = discover(steps_dir)
+    second = discover(steps_dir / "../../../other/steps")
+    assert answers(first) == {"/": "steps"}
+    assert answers(second) == {"/": "../../other/steps"}
+
+
+def test_nothing_is_written_into_the_authors_folders(write: Write, steps_dir: Path) -> None:
+    """No bytecode: the folder may be read-only, and a git status stays clean."""
+    write("models.py", "value = 1")
+    write("a_step.py", step("/", "import models", "models.value"))
+    before = sorted(steps_dir.parent.rglob("*"))
+    discover(steps_dir)
+    assert sorted(steps_dir.parent.rglob("*")) == before

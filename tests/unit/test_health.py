@@ -1,0 +1,42 @@
+"""Liveness and readiness."""
+
+from __future__ import annotations
+
+import httpx
+from litestar import Litestar
+
+from app.web.health import Checks, health_controller
+
+
+async def ask(checks: Checks) -> dict[str, httpx.Response]:
+    app = Litestar(route_handlers=[health_controller(checks)], logging_config=None)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://health") as client:
+        return {path: await client.get(f"/health/{path}") for path in ("live", "ready")}
+
+
+async def test_ready_is_when_every_check_is_ok() -> None:
+    """200 with the checks by name."""
+
+    async def checks() -> dict[str, str]:
+        return {"database": "ok", "reader": "ok"}
+
+    answers = await ask(checks)
+    assert (answers["live"].status_code, answers["live"].json()) == (200, {"status": "live"})
+    assert answers["ready"].status_code == 200
+    assert answers["ready"].json() == {"status": "ready", "checks": {"database": "ok", "reader": "ok"}}
+
+
+async def test_not_ready_says_what_is_wrong_and_lives_on() -> None:
+    """503 for one bad check, or when the checks themselves fail; the process is alive all the same."""
+
+    async def one_is_bad() -> dict[str, str]:
+        return {"database": "connection refused", "reader": "ok"}
+
+    async def broken() -> dict[str, str]:
+        raise RuntimeError("boom")
+
+    for checks, words in ((one_is_bad, "connection refused"), (broken, "boom")):
+        answers = await ask(checks)
+        assert answers["ready"].status_code == 503
+        assert words in answers["ready"].text
+        assert answers["live"].status_code == 200

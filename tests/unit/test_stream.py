@@ -1,0 +1,87 @@
+"""What a stream's config may say, and which items fit it."""
+
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from app.errors import DeclarationError, ItemInvalidError
+from app.model.stream import RESERVED_TABLE_NAMES, TABLE_NAME_LENGTH_MAX, Stream, table_name
+
+
+class Message(BaseModel):
+    id: str
+    text: str
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("chat", "chat"),
+        ("chatMessage", "chat_message"),
+        ("chat-message", "chat_message"),
+        ("Chat_Message", "chat_message"),
+        ("HTTPRequest2", "http_request2"),
+        ("v2Item", "v2_item"),
+        ("a" * TABLE_NAME_LENGTH_MAX, "a" * TABLE_NAME_LENGTH_MAX),
+    ],
+)
+def test_a_table_is_named_in_snake_case(name: str, table: str) -> None:
+    """SQL needs no quotes for a stream's table."""
+    assert table_name(name) == table
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "1a", "_a", "a b", "a.b", 'a"', "é", "a\n", "chatHistory", *RESERVED_TABLE_NAMES, "a" * 49],
+)
+def test_a_name_that_would_hurt_in_sql_is_refused(name: str) -> None:
+    """Names become identifiers beside Tidelog's own, within 63 bytes."""
+    with pytest.raises(DeclarationError, match="stream name"):
+        table_name(name)
+
+
+@pytest.mark.parametrize("schema", [Message, Message.model_json_schema()])
+def test_a_schema_is_a_model_or_json_schema(schema: Any) -> None:
+    """A model class and its model_json_schema() mean the same."""
+    stream = Stream.from_config({"name": "chat", "schema": schema, "baseConfig": {"storageType": "default"}})
+    assert (stream.name, stream.table) == ("chat", "chat")
+    assert stream.check({"text": "hi"}, "1") == {"id": "1", "text": "hi"}
+    with pytest.raises(ItemInvalidError, match="/text") as refused:
+        stream.check({"text": 5}, "1")
+    assert [violation.path for violation in refused.value.violations] == ["/text"]
+
+
+def test_an_absent_schema_takes_any_item() -> None:
+    """Without a schema, or with None, every JSON object fits."""
+    for config in ({"name": "chat"}, {"name": "chat", "schema": None, "canAccess": None}):
+        assert Stream.from_config(config).check({"a": 1}, "1") == {"a": 1, "id": "1"}
+
+
+def test_a_schema_need_not_mention_the_id() -> None:
+    """Items carry their id even where the schema forbids what it does not name."""
+    closed = {"properties": {"text": {"type": "string"}}, "additionalProperties": False}
+    stream = Stream.from_config({"name": "chat", "schema": closed})
+    assert stream.check({"text": "hi", "id": "other"}, "1") == {"text": "hi", "id": "1"}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (None, "config must be a dict"),
+        ({}, 'config["name"] must be a string, and it is missing'),
+        ({"name": 5}, 'config["name"] must be a string, not 5'),
+        ({"name": "a", "baseConfig": {"storageType": "redis"}}, "stores every stream in Postgres"),
+        ({"name": "a", "schema": {"type": "sting"}}, "stream 'a': not a valid JSON Schema: /type: \"sting\""),
+        ({"name": "a", "Schema": {}}, "config has no 'Schema'; its keys are baseConfig, description, name"),
+        ({"name": "a", "canAccess": print}, "access functions are not supported yet (config['canAccess'])"),
+        ({"name": "a", "can_access": False}, "access functions are not supported yet"),
+        ({"name": "a", "authorize": "admins"}, "access functions are not supported yet"),
+        ({"name": "a", "guard": print}, "access functions are not supported yet"),
+    ],
+)
+def test_a_refusal_names_the_value(config: Any, message: str) -> None:
+    """The author reads what is wrong; what would close a stream is never ignored."""
+    with pytest.raises(DeclarationError) as refused:
+        Stream.from_config(config)
+    assert message in str(refused.value)
