@@ -12,13 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
 from app.store.embedded import EmbeddedPostgres
 from app.store.engine import libpq_url
-from tests.harness import Databases, Server, StepsFolder, free_port, migrate
+from tests.harness import Databases, Server, StepsFolder, free_port, migrate, uvicorn_command
 
 StartServer = Callable[..., Awaitable[Server]]
+
+# How long an example takes, and how long it takes to draw one, says more of the machine than of the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -85,11 +90,20 @@ async def server_starter(database_url: str) -> AsyncIterator[StartServer]:
     servers: list[Server] = []
 
     async def start(
-        steps_dir: Path | None = None, port: int | None = None, command: list[str] | None = None, **settings: str
+        steps_dir: Path | None = None,
+        port: int | None = None,
+        command: list[str] | None = None,
+        *,
+        is_patient: bool = False,
+        **settings: str,
     ) -> Server:
         if steps_dir is not None:
             await asyncio.to_thread(migrate, database_url, steps_dir)
-        server = Server(database_url, steps_dir, settings, port or free_port(), command)
+        port = port or free_port()
+        if is_patient:
+            command = [*(command or uvicorn_command(port)), "--ws-ping-interval", "3600"]
+            settings["TIDELOG_SOCKET_DRAIN_TIMEOUT_SECONDS"] = "3600"
+        server = Server(database_url, steps_dir, settings, port, command)
         servers.append(server)
         await server.wait_until_ready()
         return server
@@ -103,6 +117,9 @@ async def server_starter(database_url: str) -> AsyncIterator[StartServer]:
 
 @pytest.fixture
 async def start_server(database_url: str) -> AsyncIterator[StartServer]:
-    """`await start_server(steps_dir=None, port=None, **settings)`: servers on the test's database, ready to be used."""
+    """`await start_server(steps_dir=None, port=None, **settings)`: servers on the test's database, ready to be used.
+
+    One that `is_patient` sends no pings, and closes nobody for not reading, however long a test takes.
+    """
     async with server_starter(database_url) as start:
         yield start

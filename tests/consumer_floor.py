@@ -22,7 +22,7 @@ from app.feed.sequencer import SequencerThread
 from app.store.engine import Database
 from tests.harness import ROOT, server_environment
 
-WAIT_SECONDS = 60
+WAIT_SECONDS = 120
 POLL_SECONDS = 0.02
 
 EFFECTS = """

@@ -7,15 +7,17 @@ import inspect
 import itertools
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,16 +31,23 @@ from websockets.asyncio.client import ClientConnection, connect
 from app.store.account import BIN
 
 ROOT = Path(__file__).parent.parent
-READY_TIMEOUT_SECONDS = 30
+# What hangs is found out by these; what is only slow, on a machine that stands still for seconds, must not be.
+READY_TIMEOUT_SECONDS = 90
 STOP_TIMEOUT_SECONDS = 15
-FRAME_TIMEOUT_SECONDS = 10
+FRAME_TIMEOUT_SECONDS = 60
+HTTP_TIMEOUT_SECONDS = 60
+PROGRAM_TIMEOUT_SECONDS = 120
 POLL_SECONDS = 0.02
 
 PSQL = shutil.which("psql") or str(BIN / "psql")  # the machine's, or the wheel's
 MARK = "mark-"  # the type of events that only say how far the feed is
 GATES = 7  # the first half of the advisory locks that are gates
 
+# In the names of what a server keeps when a run is killed: pids come again, in containers soon.
+RUN = f"{os.getpid()}_{secrets.token_hex(3)}"
+
 _serial = itertools.count(1)
+_reserved: list[socket.socket] = []
 
 Frame = dict[str, Any]
 
@@ -49,14 +58,14 @@ def database_url_of(server_url: str, database: str) -> str:
 
 
 class Databases:
-    """Makes and drops databases on one server. They carry the test run's pid: several runs may share it."""
+    """Makes and drops databases on one server. They carry the test run's name: several runs may share it."""
 
     def __init__(self, server_url: str) -> None:
         self.server_url = server_url
 
     async def create(self, *, template: str | None = None) -> str:
         """A new database; answers its URL."""
-        name = f"tidelog_test_{os.getpid()}_{next(_serial)}"
+        name = f"tidelog_test_{RUN}_{next(_serial)}"
         await self._execute(f'create database "{name}"' + (f' template "{template}"' if template else ""))
         # Random writers of several items meet in deadlocks; the default is to wait a second before looking.
         await self._execute(f"alter database \"{name}\" set deadlock_timeout = '5ms'")
@@ -68,7 +77,12 @@ class Databases:
     async def _execute(self, sql: str) -> None:
         connection = await asyncpg.connect(self.server_url)
         try:
-            await connection.execute(sql)
+            async with asyncio.timeout(PROGRAM_TIMEOUT_SECONDS):
+                # Postgres itself waits 5 s for a session to leave that has ended, or that it has told to end.
+                while True:
+                    with suppress(asyncpg.ObjectInUseError):
+                        await connection.execute(sql)
+                        return
         finally:
             await connection.close()
 
@@ -81,7 +95,7 @@ def migrate(database_url: str, steps_dir: Path | None = None, *arguments: str) -
         env=server_environment(database_url, steps_dir),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PROGRAM_TIMEOUT_SECONDS,
     )
     if done.returncode:
         raise RuntimeError(f"alembic failed:\n{done.stdout}\n{done.stderr}")
@@ -98,10 +112,17 @@ def server_environment(database_url: str, steps_dir: Path | None, **settings: st
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of this run's own: nobody is given it by chance, also while the server on it is down.
+
+    It stays bound. Sockets with SO_REUSEADDR may share an address as long as only one of them listens (socket(7)),
+    and all servers set it.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    _reserved.append(reserved)
+    port: int = reserved.getsockname()[1]
+    return port
 
 
 def processes_below(folder: Path) -> list[psutil.Process]:
@@ -113,6 +134,16 @@ def processes_below(folder: Path) -> list[psutil.Process]:
         and process.info["cwd"]
         and Path(process.info["cwd"]).is_relative_to(folder)
     ]
+
+
+def are_gone(folder: Path) -> bool:
+    """Whether no process works in `folder` or below. The last one may still be about to end: it gets the time."""
+    deadline = time.monotonic() + STOP_TIMEOUT_SECONDS
+    while left := bool(processes_below(folder)):
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_SECONDS)
+    return not left
 
 
 def uvicorn_command(port: int, ws: str = "app.web.protocol:SocketProtocol", app: str = "app.main:app") -> list[str]:
@@ -164,6 +195,10 @@ class Server:
                     except httpx.TransportError:
                         pass
                     await asyncio.sleep(0.05)
+
+    def http(self) -> httpx.AsyncClient:
+        """A client of its, more patient than httpx is by itself."""
+        return httpx.AsyncClient(base_url=self.url, timeout=HTTP_TIMEOUT_SECONDS)
 
     def log(self) -> str:
         """All that the server wrote to its output."""
@@ -234,10 +269,25 @@ class Gate:
         finally:
             await connection.close()
 
-    async def reached(self) -> None:
-        """Wait until somebody waits at the gate."""
-        waiting = "select true from pg_locks where classid = $1 and objid = $2 and not granted"
-        await eventually(lambda: self._connection.fetchval(waiting, GATES, self._number))
+    async def reached(self) -> str:
+        """Wait until somebody waits at the gate; answers the name of the transaction."""
+        return str(await eventually(self._waiting))
+
+    async def left(self, transaction: str) -> None:
+        """Wait until that one doesn't wait any more, though the gate is closed; the next may wait."""
+
+        async def is_another() -> bool:
+            return await self._waiting() != transaction
+
+        await eventually(is_another)
+
+    async def _waiting(self) -> str | None:
+        waiting = (
+            "select virtualtransaction from pg_locks where classid = $1 and objid = $2 and not granted "
+            "and database = (select oid from pg_database where datname = current_database())"
+        )
+        transaction: str | None = await self._connection.fetchval(waiting, GATES, self._number)
+        return transaction
 
     async def open(self) -> None:
         await self._connection.execute("select pg_advisory_unlock($1, $2)", GATES, self._number)
@@ -335,7 +385,12 @@ class Subscriber:
     async def connect(cls, server: Server, token: str | None = None, path: str = "/") -> AsyncIterator[Subscriber]:
         protocols: Any = ["Authorization", token] if token else None
         async with connect(
-            server.ws_url + path, subprotocols=protocols, max_size=None, max_queue=None, proxy=None
+            server.ws_url + path,
+            subprotocols=protocols,
+            max_size=None,
+            max_queue=None,
+            proxy=None,
+            open_timeout=FRAME_TIMEOUT_SECONDS,
         ) as socket:
             yield cls(socket)
 

@@ -16,7 +16,6 @@ from tests.conftest import server_starter
 from tests.harness import Databases, Server, connect_sql
 
 PROMISE_STEPS = Path(__file__).parent / "promise_steps"
-STEP_TIMEOUT_SECONDS = 30
 
 Run = Callable[..., Awaitable[httpx.Response]]
 
@@ -78,7 +77,7 @@ def group(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 async def run(here: Server) -> AsyncIterator[Run]:
     """`await run(["set", "note", group, "a", {}], ...)`: a step of these operations; with `each`, each commits."""
-    async with httpx.AsyncClient(base_url=here.url, timeout=STEP_TIMEOUT_SECONDS) as http:
+    async with here.http() as http:
 
         async def post(*operations: list[Any], each: bool = False) -> httpx.Response:
             return await http.post("/run-each" if each else "/run", json=operations)

@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.harness import ROOT, free_port, processes_below
+from tests.harness import HTTP_TIMEOUT_SECONDS, ROOT, are_gone, free_port, processes_below
 
 INSTALL_TIMEOUT_SECONDS = 600  # the packages come over the network
-STOP_TIMEOUT_SECONDS = 30
+STOP_TIMEOUT_SECONDS = 90
 NOT_IN_A_CLONE = shutil.ignore_patterns(".git", ".venv", ".tidelog", "node_modules", "__pycache__", ".*_cache")
 
 
@@ -106,7 +106,7 @@ async def test_one_command_serves_and_keeps_what_was_posted(clone: Path) -> None
     first, beside = Script(clone, "serve", port), Script(clone, "migrate", port)
     await first.until_ready()
     assert await asyncio.to_thread(beside.process.wait, INSTALL_TIMEOUT_SECONDS) == 0, beside.output.read_text()
-    async with httpx.AsyncClient(base_url=first.base) as http:
+    async with httpx.AsyncClient(base_url=first.base, timeout=HTTP_TIMEOUT_SECONDS) as http:
         page = await http.get("/")
         assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
     await first.post()
@@ -116,14 +116,14 @@ async def test_one_command_serves_and_keeps_what_was_posted(clone: Path) -> None
             pass  # the change gets its number in a moment
     assert history == ["1|create|hello", "2|update|hello, SQL"]
     await first.end(signal.SIGTERM)
-    assert processes_below(clone) == []
+    assert are_gone(clone)
 
     second = Script(clone, "serve", port)
     await second.until_ready()
     assert "Installing" not in second.output.read_text()
     assert await second.sql("select") == history
     await second.end(signal.SIGINT)
-    assert processes_below(clone) == []
+    assert are_gone(clone)
 
 
 def serve(data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:

@@ -13,11 +13,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 FOLDER = Path(__file__).parent / "motia_client"
-ANSWER_TIMEOUT_SECONDS = 15
+ANSWER_TIMEOUT_SECONDS = 60
+INSTALL_TIMEOUT_SECONDS = 250  # the packages come over the network
 RUNS = 20  # Motia's own server leaves the client stale in most of as many
 
 STREAM = """
@@ -102,7 +102,13 @@ def client_folder() -> Path:
     """Motia's client, installed from its lock file."""
     if shutil.which("node") is None or shutil.which("npm") is None:
         pytest.skip("needs Node and npm to run Motia's published client")
-    subprocess.run(["npm", "ci", "--no-audit", "--no-fund"], cwd=FOLDER, check=True, stdout=sys.stderr, timeout=100)
+    subprocess.run(
+        ["npm", "ci", "--no-audit", "--no-fund"],
+        cwd=FOLDER,
+        check=True,
+        stdout=sys.stderr,
+        timeout=INSTALL_TIMEOUT_SECONDS,
+    )
     return FOLDER
 
 
@@ -133,7 +139,10 @@ async def server(start_server: Any, steps: Any) -> Any:
 
 async def test_group_and_item_subscriptions_follow_every_change(server: Any, client_folder: Path) -> None:
     """A group and one of its items see sync, create, update, delete and events, each once and in order."""
-    async with motia_client(client_folder, server.ws_url) as client, httpx.AsyncClient(base_url=server.url) as http:
+    async with (
+        motia_client(client_folder, server.ws_url) as client,
+        server.http() as http,
+    ):
         await client.subscribe("group", "chatMessage", "g", events=["typing"])
         assert await client.changed("group") == []
         await client.subscribe("item", "chatMessage", "g", "a", events=["typing"])
@@ -160,7 +169,10 @@ async def test_group_and_item_subscriptions_follow_every_change(server: Any, cli
 
 async def test_a_late_joiner_of_an_items_group_gets_its_sync(server: Any, client_folder: Path) -> None:
     """A connection that has an item live and then joins the item's group sees the whole group."""
-    async with motia_client(client_folder, server.ws_url) as client, httpx.AsyncClient(base_url=server.url) as http:
+    async with (
+        motia_client(client_folder, server.ws_url) as client,
+        server.http() as http,
+    ):
         await http.put("/g/other", json={"text": "there before"})
         await client.subscribe("item", "chatMessage", "g", "a")
         await http.put("/g/a", json={"text": "one"})
@@ -187,7 +199,7 @@ async def test_a_client_that_sends_a_token_connects(server: Any, client_folder: 
 @pytest.mark.slow
 async def test_quick_sets_of_one_item_end_on_the_last(server: Any, client_folder: Path) -> None:
     """200 commits of one item in a row: both subscriptions end on the last one, every time."""
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+    async with server.http() as http:
         for run in range(RUNS):
             group = f"run-{run}"
             async with motia_client(client_folder, server.ws_url) as client:

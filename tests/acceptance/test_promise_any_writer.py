@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.harness import PSQL, Subscriber, View, connect_sql
+from tests.harness import PSQL, RUN, Subscriber, View, connect_sql
 
 Seen = list[tuple[str, Any]]
 
@@ -227,7 +226,7 @@ async def test_a_role_that_may_only_write_the_table_is_seen(
     subscriber: Subscriber, view: View, two_servers: Any, sql: Any, group: str
 ) -> None:
     """A writer needs rights on the stream's table and none on the feed's own."""
-    role = f"tidelog_test_writer_{os.getpid()}"
+    role = f"tidelog_test_writer_{RUN}"
     await sql.execute(f"create role {role}")
     try:
         await sql.execute(f"grant usage on schema streams to {role}")

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 
 from tests.acceptance.test_motia_client import client_folder  # noqa: F401 - a fixture
-from tests.harness import ROOT, Subscriber, eventually, server_environment
+from tests.harness import PROGRAM_TIMEOUT_SECONDS, ROOT, Subscriber, eventually, server_environment
 
 README = (ROOT / "README.md").read_text()
 BLOCK = re.compile(r"^```(\w+)(?: ([\w./-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -49,7 +48,7 @@ async def test_the_stream_the_step_and_the_update_by_sql_reach_a_subscriber(serv
             ["bash", "-c", curl.replace(ADDRESS, f"127.0.0.1:{server.port}")],
             check=True,
             capture_output=True,
-            timeout=30,
+            timeout=PROGRAM_TIMEOUT_SECONDS,
         )
         job = {"id": "j1", "title": "index the library", "done": 0}
         assert json.loads(answer.stdout) == job
@@ -68,7 +67,10 @@ async def test_the_javascript_client_prints_what_it_sees(server: Any, client_fol
     node = await asyncio.create_subprocess_exec("node", "-e", program, cwd=client_folder, stdout=subprocess.PIPE)
     assert node.stdout is not None
     try:
-        async with asyncio.timeout(30), httpx.AsyncClient(base_url=server.url) as http:
+        async with (
+            asyncio.timeout(PROGRAM_TIMEOUT_SECONDS),
+            server.http() as http,
+        ):
             assert await node.stdout.readline() == b"[]\n"
             await http.post("/users/ada/jobs", json={"id": "j1", "title": "index the library"})
             assert b"index the library" in await node.stdout.readline()
@@ -102,8 +104,8 @@ async def test_the_python_client_prints_what_it_sees(server: Any) -> None:
     """The README's Python program prints the group, the post and the event."""
     async with (
         running("follow_jobs.py", server) as program,
-        httpx.AsyncClient(base_url=server.url) as http,
-        asyncio.timeout(30),
+        server.http() as http,
+        asyncio.timeout(PROGRAM_TIMEOUT_SECONDS),
     ):
         assert program.stdout is not None
         assert await program.stdout.readline() == b"there are []\n"
@@ -122,7 +124,7 @@ async def test_the_durable_consumer_queues_each_mail_once(server: Any) -> None:
     async def caught_up(commits: int) -> bool:
         return bool(await connection.fetchval(f"select ({position}) = ({head}) and ({head}) = $1", commits))
 
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with server.http() as http:
         for first in (1, 2):
             async with running("queue_mails.py", server), running("queue_mails.py", server):
                 await http.post("/users/ada/jobs", json={"id": f"j{first}", "title": f"job {first}"})
@@ -135,7 +137,7 @@ async def test_the_durable_consumer_queues_each_mail_once(server: Any) -> None:
 async def test_an_invalid_body_is_answered_in_the_form_that_the_readme_shows(server: Any) -> None:
     """The error block has the keys, and the code and path, of a real answer."""
     ((_, shown),) = blocks("json")
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with server.http() as http:
         answer = await http.post("/users/ada/jobs", json={"id": "j1", "title": ""})
     error, expected = answer.json()["error"], json.loads(shown)["error"]
     assert answer.status_code == 400
@@ -147,7 +149,7 @@ async def test_an_invalid_body_is_answered_in_the_form_that_the_readme_shows(ser
 async def test_the_history_queries_answer_what_they_say(start_server: Any, database_url: str) -> None:
     """The README's three history queries run on the example's stream, and answer their questions."""
     server = await start_server()
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with server.http() as http:
         posted = await http.post("/chat/general/messages", json={"author": "ada", "text": "helo"})
         message = f"/chat/general/messages/{posted.json()['id']}"
         await http.patch(message, json={"text": "hello"})

@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from app.feed.sequencer import SequencerThread
 from app.store.engine import Database
 
-WAIT_SECONDS = 30
+WAIT_SECONDS = 90
 UNNUMBERED = """
     select count(distinct xid) from (select xid from streams.change union select xid from streams.event) w
     where not exists (select from streams.commit n where n.xid = w.xid)

@@ -20,7 +20,7 @@ import pytest
 
 from app.errors import EmbeddedPostgresError
 from app.store.embedded import EmbeddedPostgres
-from tests.harness import ROOT, processes_below
+from tests.harness import ROOT, are_gone, processes_below
 
 IS_ROOT = os.geteuid() == 0
 HOLDER_TIMEOUT_SECONDS = 60
@@ -118,11 +118,11 @@ def folder() -> Iterator[Path]:
     """A folder that only we can enter, not below pytest's, whose permissions other runs of pytest reset."""
     folder = Path(tempfile.mkdtemp(prefix="tidelog-embedded-")).resolve()
     yield folder
-    left = processes_below(folder)
-    for process in left:
+    all_gone = are_gone(folder)
+    for process in processes_below(folder):
         process.kill()
     shutil.rmtree(folder, ignore_errors=True)
-    assert not left, "a Postgres was left running"
+    assert all_gone, "a Postgres was left running"
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +147,7 @@ async def test_data_is_there_at_the_next_start(folder: Path) -> None:
     embedded = EmbeddedPostgres(folder / "new" / "data")
     await remember(embedded.start(), "tide")
     embedded.stop()
-    assert processes_below(folder) == []
+    assert are_gone(folder)
     assert await remembered(embedded.start()) == ["tide"]
     embedded.stop()
 
@@ -160,7 +160,7 @@ async def test_the_last_one_to_go_stops_the_server(data_dir: Path) -> None:
     there.let_go()
     await remember(url, "still there")
     here.stop()
-    assert processes_below(data_dir) == []
+    assert are_gone(data_dir)
 
 
 async def test_two_holds_of_one_process_count_as_two(data_dir: Path) -> None:
@@ -172,7 +172,7 @@ async def test_two_holds_of_one_process_count_as_two(data_dir: Path) -> None:
     inner.stop()
     await remember(url, "still there")
     outer.stop()
-    assert processes_below(data_dir) == []
+    assert are_gone(data_dir)
 
 
 def test_many_that_start_at_once_get_one_server(folder: Path) -> None:
@@ -181,7 +181,7 @@ def test_many_that_start_at_once_get_one_server(folder: Path) -> None:
     assert len({holder.url() for holder in holders}) == 1
     for holder in holders:
         holder.let_go()
-    assert processes_below(folder) == []
+    assert are_gone(folder)
 
 
 def test_a_killed_holder_holds_no_longer(data_dir: Path) -> None:
@@ -196,7 +196,7 @@ def test_a_killed_holder_holds_no_longer(data_dir: Path) -> None:
     embedded.start()
     assert postmaster_of(data_dir) == postmaster
     embedded.stop()
-    assert processes_below(data_dir) == []
+    assert are_gone(data_dir)
 
 
 async def test_it_starts_again_right_after_its_postmaster_was_killed(data_dir: Path) -> None:
@@ -219,7 +219,7 @@ async def test_it_starts_again_right_after_its_postmaster_was_killed(data_dir: P
     observer.terminate()
     embedded.stop()
     again.stop()
-    assert processes_below(data_dir) == []
+    assert are_gone(data_dir)
 
 
 def test_a_lock_file_with_somebody_elses_pid_is_nobodys(data_dir: Path) -> None:
@@ -229,7 +229,7 @@ def test_a_lock_file_with_somebody_elses_pid_is_nobodys(data_dir: Path) -> None:
     embedded = EmbeddedPostgres(data_dir)
     embedded.start()
     embedded.stop()
-    assert processes_below(data_dir) == []
+    assert are_gone(data_dir)
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ async def test_any_path_will_do(folder: Path, made_before: Path, name: str) -> N
     assert stat.S_IMODE(socket_folder.stat().st_mode) == 0o700
     embedded.stop()
     assert not socket_folder.exists() or socket_folder == data_dir / "postgres"
-    assert processes_below(folder) == []
+    assert are_gone(folder)
 
 
 async def test_a_new_folder_with_an_awkward_name_will_do(folder: Path) -> None:
@@ -275,7 +275,7 @@ async def test_a_plain_user_can_run_it(folder: Path) -> None:
     await remember(holder.url(), "tide")
     assert (data_dir / "postgres").stat().st_uid == data_dir.stat().st_uid
     holder.let_go()
-    assert processes_below(folder) == []
+    assert are_gone(folder)
 
     # Root, coming later, leaves the data with its owner.
     embedded = EmbeddedPostgres(data_dir)
@@ -301,7 +301,7 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(data_dir: Path) -> None:
     embedded = EmbeddedPostgres(data_dir)
     with pytest.raises(EmbeddedPostgresError, match='unrecognized configuration parameter "nonsense"'):
         embedded.start()
-    assert processes_below(data_dir) == []
+    assert are_gone(data_dir)
     settings.write_text(before)
     embedded.start()
     embedded.stop()
@@ -316,7 +316,7 @@ def test_a_start_that_fails_after_the_server_runs_stops_it(data_dir: Path) -> No
     embedded.stop()
     with pytest.raises(EmbeddedPostgresError, match="template1"):
         embedded.start()
-    assert processes_below(data_dir) == []
+    assert are_gone(data_dir)
 
 
 def test_a_half_made_data_directory_is_made_anew(folder: Path) -> None:

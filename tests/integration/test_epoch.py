@@ -165,7 +165,7 @@ async def test_it_is_refused_until_it_is_adopted(source: Source, restored: str) 
     """Writes are stored meanwhile, readiness says what to do, and after that nothing need be restarted."""
     server = Server(restored, None, {}, free_port())
     try:
-        async with Log.open(restored) as log, httpx.AsyncClient(base_url=server.url) as http:
+        async with Log.open(restored) as log, server.http() as http:
             answer = await http_until(http, 503)
             assert "scripts/adopt" in answer["checks"]["sequencer"]
             await log.write("meanwhile")

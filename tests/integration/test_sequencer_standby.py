@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
@@ -18,6 +17,7 @@ from sqlalchemy.engine import make_url
 from app.feed import standby
 from app.feed.standby import END_FROZEN, Standby
 from app.store.log import FEED_SETTINGS, Numbering
+from tests.harness import RUN
 from tests.integration.sequencer_floor import WAIT_SECONDS, Log, backend_of_sequencer, connected, sequencing
 
 TAKE_LOCK = "select pg_advisory_lock(1953064044, 1)"
@@ -50,7 +50,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 async def limited_url(database_url: str, log: Log) -> AsyncIterator[str]:
     """The database as a role sees it that may do the sequencer's work, and may not end others' backends."""
-    role = f"{LIMITED_ROLE}_{os.getpid()}"
+    role = f"{LIMITED_ROLE}_{RUN}"
     await log.writer.execute(
         f"create role {role} login; grant usage on schema streams to {role}; "
         f"grant all on all tables in schema streams to {role}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from app.errors import DeclarationError
 from app.model.stream import RESERVED_TABLE_NAMES, table_name
-from tests.harness import Databases, Server, StepsFolder, Subscriber, connect_sql, free_port, migrate
+from tests.harness import RUN, Databases, Server, StepsFolder, Subscriber, connect_sql, free_port, migrate
 from tests.migrations.catalog import objects_of
 
 PLAIN_RELATIONS = """
@@ -148,7 +147,7 @@ async def test_every_name_of_the_core_is_refused_for_a_stream(sql: Any) -> None:
 @pytest.fixture
 async def owner_url(databases: Databases, empty_url: str) -> AsyncIterator[str]:
     """An empty database that belongs to a role which may do nothing else."""
-    role = f"tidelog_test_owner_{os.getpid()}"
+    role = f"tidelog_test_owner_{RUN}"
     database = make_url(empty_url).database
     sql = await connect_sql(empty_url)
     await sql.execute(f"create role {role} login password 'x'")

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import AsyncIterator
 from typing import Any
 
 import asyncpg
 import pytest
 
-from tests.harness import Databases, connect_sql
+from tests.harness import RUN, Databases, connect_sql
 
 _groups = itertools.count(1)
 
@@ -45,7 +44,7 @@ def group() -> str:
 @pytest.fixture
 async def role(sql: asyncpg.Connection[Any]) -> AsyncIterator[str]:
     """A role without any rights."""
-    name = f"tidelog_test_role_{os.getpid()}"
+    name = f"tidelog_test_role_{RUN}"
     await sql.execute(f"create role {name}")
     yield name
     await sql.execute("reset role")

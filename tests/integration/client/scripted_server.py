@@ -14,7 +14,7 @@ from websockets.typing import Subprotocol
 
 from app.client import Message, Subscription
 
-WAIT_SECONDS = 20
+WAIT_SECONDS = 60
 EPOCH = "11111111-1111-1111-1111-111111111111"
 AT = "2026-01-31T12:00:00.000000Z"
 
