@@ -90,7 +90,7 @@ def step(handler: Callable[..., Any], **parts: Any) -> Step:
 
 @asynccontextmanager
 async def open_floor(
-    template: FloorTemplate, *, pool_size_max: int = 5, pool_timeout_seconds: float = 5
+    template: FloorTemplate, *, pool_size_max: int = 5, pool_timeout_seconds: float = 60
 ) -> AsyncIterator[Floor]:
     """A floor on a clone of the template, which is dropped afterwards."""
     url = await template.databases.create(template=template.name)

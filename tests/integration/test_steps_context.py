@@ -131,7 +131,7 @@ async def test_a_plain_handler_runs_in_a_thread_and_its_calls_wait(floor: Floor,
     assert answer.json() == {"text": "hi", "id": "1"}
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 async def test_a_plain_handler_that_lets_stop_iteration_out_is_answered(floor: Floor) -> None:
     """next() without a default is a mistake of the step, not a request that hangs."""
 
