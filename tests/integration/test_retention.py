@@ -142,7 +142,8 @@ async def test_without_a_retention_all_is_kept(
     async with connected(database_url) as observer:
         with sequencing(database_url):
             tidied = (
-                "select count(*) from pg_stat_activity where application_name = 'tidelog housekeeper' and query <> ''"
+                "select count(*) from pg_stat_activity "
+                "where datname = current_database() and application_name = 'tidelog housekeeper' and query <> ''"
             )
             async with asyncio.timeout(WAIT_SECONDS):
                 while not await observer.fetchval(tidied):
