@@ -133,7 +133,7 @@ async def test_a_subscriber_that_does_not_read_delays_nobody_and_misses_nothing(
 ) -> None:
     """Everybody else gets each change at once. When it reads again, it gets all of them, in order, each once."""
     steps.write("note_stream.py", NOTE_STREAM)
-    server = await start_server(steps.path, TIDELOG_SOCKET_BUFFER_BYTES_MAX=str(4 * SLOW_FRAME_SIZE))
+    server = await start_server(steps.path, is_patient=True, TIDELOG_SOCKET_BUFFER_BYTES_MAX=str(4 * SLOW_FRAME_SIZE))
     sql = await connect_sql(database_url)
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER_BYTES)

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.harness import Server, eventually
 
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 SUBPROTOCOL: Any = "tidelog.v1"
 OTHER_EPOCH = "00000000-0000-0000-0000-000000000000"
 
@@ -55,7 +55,14 @@ class Peer:
 
 @asynccontextmanager
 async def peer(server: Server) -> AsyncIterator[Peer]:
-    async with connect(server.ws_url, subprotocols=[SUBPROTOCOL], max_size=None, proxy=None) as socket:
+    async with connect(
+        server.ws_url,
+        subprotocols=[SUBPROTOCOL],
+        max_size=None,
+        proxy=None,
+        open_timeout=TIMEOUT_SECONDS,
+        ping_interval=None,  # one that doesn't read sees no pong
+    ) as socket:
         assert socket.subprotocol == SUBPROTOCOL
         yield Peer(socket)
 
@@ -64,7 +71,7 @@ async def peer(server: Server) -> AsyncIterator[Peer]:
 async def server(start_server: Any, steps: Any) -> Server:
     for name in ("alpha", "beta"):
         steps.write(f"{name}_stream.py", STREAM.format(name=name))
-    started: Server = await start_server(steps_dir=steps.path, TIDELOG_SOCKET_DRAIN_TIMEOUT_SECONDS="60")
+    started: Server = await start_server(steps_dir=steps.path, is_patient=True)
     return started
 
 

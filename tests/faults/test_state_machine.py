@@ -33,8 +33,6 @@ PAD_CHARACTERS = 50_000  # two make a page; some fill a connection's buffer
 SOCKET_BUFFER_BYTES = 4096
 PEERS_MAX = 3
 EXPLORATIONS_MAX = 4
-# Who doesn't read is neither closed for it nor for not answering a ping.
-PATIENT = {"TIDELOG_SOCKET_DRAIN_TIMEOUT_SECONDS": "600", "TIDELOG_SOCKET_PING_INTERVAL_SECONDS": "600"}
 
 keys = st.tuples(st.sampled_from(GROUPS), st.sampled_from(IDS))
 writes = st.lists(
@@ -320,7 +318,7 @@ def world(start_server: StartServer, steps: StepsFolder) -> Iterator[World]:
     for name in STREAMS:
         steps.write(f"{name}_stream.py", STREAM.format(name=name))
     loop = asyncio.new_event_loop()
-    options = {"TIDELOG_SOCKET_BUFFER_BYTES_MAX": str(SOCKET_BUFFER_BYTES), **PATIENT}
+    options = {"is_patient": True, "TIDELOG_SOCKET_BUFFER_BYTES_MAX": str(SOCKET_BUFFER_BYTES)}
     servers = [loop.run_until_complete(start_server(steps_dir=steps.path, **options)) for _ in range(2)]
     world = loop.run_until_complete(World.begin(loop, servers))
     yield world

@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 
 from tests.faults.wire import CLOSE, Wire, frame, text
-from tests.harness import eventually
+from tests.harness import eventually, free_port, uvicorn_command
 
 SERVICE_RESTART = 1012  # RFC 6455's registry
 SUBSCRIBE = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "g"}
@@ -20,7 +20,12 @@ PIECES = 60
 
 async def test_clients_that_read_nothing_hinder_no_stop(start_server: Any) -> None:
     """One that reads nothing, one that also began to close, and one that does all right: it is told to come back."""
-    server = await start_server(TIDELOG_SOCKET_BUFFER_BYTES_MAX=str(2 * PIECE * PIECES))
+    port = free_port()
+    # Who is held up by a client is so for long (the last of two such options counts), and nobody for being slow.
+    command = [*uvicorn_command(port), "--timeout-graceful-shutdown", "600"]
+    server = await start_server(
+        port=port, command=command, is_patient=True, TIDELOG_SOCKET_BUFFER_BYTES_MAX=str(2 * PIECE * PIECES)
+    )
     async with (
         Wire.upgraded(server, "tidelog.v1") as closing,
         Wire.upgraded(server, "tidelog.v1") as silent,
