@@ -20,7 +20,7 @@ OPTIONS = [
     "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update",
     "--disable-sync", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]  # fmt: skip
-TIMEOUT_MS = 15_000
+TIMEOUT_MS = 60_000
 
 Open = Callable[..., Awaitable[Window]]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -11,7 +13,7 @@ from playwright.async_api import expect
 
 from tests.acceptance.chat_page.conftest import Open
 from tests.acceptance.chat_page.window import insert
-from tests.harness import Server
+from tests.harness import Gate, Server
 
 TYPING_SHOWN_MS = 3000  # the page's own constant
 # The browser itself reports a connection that failed. Anything else on the console is the page's fault.
@@ -57,7 +59,7 @@ async def test_typing_is_shown_until_the_message_comes_or_the_typist_stops(chat:
     await other.shows("h")
     await expect(other.typing).to_be_empty()
 
-    async with httpx.AsyncClient(base_url=chat.url) as http:
+    async with chat.http() as http:
         room = httpx.URL(one.page.url).fragment
         await http.post(f"/chat/{room}/typing", json={"author": "<i>grace</i>"})
         await expect(other.typing).to_have_text("<i>grace</i> is typing …")
@@ -88,14 +90,35 @@ async def test_the_bots_answer_grows_word_by_word_in_both_windows(chat: Server, 
         assert await window.page.evaluate("seen") == [" ".join(words[:n]) for n in range(1, len(words) + 1)]
 
 
-async def test_an_answer_ends_when_whoever_asked_has_gone(chat: Server, open_window: Open) -> None:
+async def test_an_answer_ends_when_whoever_asked_has_gone(chat: Server, open_window: Open, room: str) -> None:
     """The others don't see the bot write forever when the window that asked it is closed."""
     asking, other = await open_window(chat), await open_window(chat)
-    await asking.page.get_by_role("button", name="Ask the bot").click()
-    await expect(other.message("You asked: “What is Tidelog?”")).to_have_attribute("aria-busy", "true")
-    await asking.page.close()
+    async with Gate.closed(chat.database_url) as gate, held_at_the_question(chat, room, gate):
+        await asking.page.get_by_role("button", name="Ask the bot").click()
+        word = await gate.reached()
+        await expect(other.message("You asked: “What is Tidelog?”")).to_have_attribute("aria-busy", "true")
+        await asking.page.close()
+        await gate.left(word)
     await expect(other.message("You asked: “What is Tidelog?”")).to_have_attribute("aria-busy", "false")
     assert "after it." not in await other.bubbles.nth(1).inner_text()
+
+
+@asynccontextmanager
+async def held_at_the_question(chat: Server, room: str, gate: Gate) -> AsyncIterator[None]:
+    """Once it has repeated the question, the bot's next word waits at the gate; which is opened at the end."""
+    connection = await asyncpg.connect(chat.database_url)
+    await connection.execute(
+        f"""create function wait_at_the_gate() returns trigger language plpgsql
+            as $$ begin perform {gate.pass_sql.removeprefix("select ")}; return new; end $$;
+            create trigger a_gate before update on streams.chat_message for each row
+            when (old.group_id = '{room}' and old.data ->> 'text' like '%?”') execute function wait_at_the_gate()"""
+    )
+    try:
+        yield
+    finally:
+        await gate.open()
+        await connection.execute("drop function wait_at_the_gate() cascade")
+        await connection.close()
 
 
 async def test_a_window_catches_up_after_the_server_was_killed(

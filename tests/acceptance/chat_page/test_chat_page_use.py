@@ -175,8 +175,12 @@ async def test_a_room_has_a_link_to_be_shared(chat: Server, open_window: Open, r
     """The copied link opens the same room; another name goes to another room, whatever signs are in it."""
     window = await open_window(chat, permissions=["clipboard-read", "clipboard-write"])
     await window.write("here")
+    # Time stands still, for the button says so for two seconds only.
+    await window.page.clock.install()
+    await window.page.clock.pause_at("2100-01-01")
     await window.page.get_by_role("button", name="Copy link").click()
     await expect(window.page.get_by_role("button", name="Copied")).to_be_visible()
+    await window.page.clock.resume()
     link = await window.page.evaluate("navigator.clipboard.readText()")
     assert link == f"{chat.url}/#{room}"
     async with window.page.context.expect_page() as opened:
