@@ -13,9 +13,10 @@ from tests.faults.history import Effect, Transaction
 from tests.faults.sql_writer import CONNECTION_LOST, transaction_id
 from tests.harness import Databases
 
+# The first two interrupt steps, too, which then fail: they are more than a step waits for others on a slow machine.
 SETTINGS = {
-    "statement_timeout": "2s",
-    "lock_timeout": "1s",
+    "statement_timeout": "20s",
+    "lock_timeout": "15s",
     "idle_session_timeout": "3s",
     "idle_in_transaction_session_timeout": "3s",
     "default_transaction_isolation": "serializable",

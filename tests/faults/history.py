@@ -121,6 +121,11 @@ class Subscriber:
     dialect: Literal["motia", "tidelog.v1"]
     connections: list[Connection] = field(default_factory=list)
 
+    @property
+    def frames(self) -> int:
+        """How many frames it received."""
+        return sum(record.kind == "frame" for connection in self.connections for record in connection.records)
+
 
 @dataclass
 class History:
@@ -151,12 +156,7 @@ class History:
     @property
     def frames(self) -> int:
         """How many frames all subscribers received."""
-        return sum(
-            record.kind == "frame"
-            for subscriber in self.subscribers
-            for connection in subscriber.connections
-            for record in connection.records
-        )
+        return sum(subscriber.frames for subscriber in self.subscribers)
 
     @property
     def connections(self) -> int:

@@ -13,7 +13,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from tests.faults.model import Item, Key, Model, NetChange, Target
 from tests.harness import Frame, Server
 
-MESSAGE_TIMEOUT_SECONDS = 20
+MESSAGE_TIMEOUT_SECONDS = 60
 SUBPROTOCOL: Any = "tidelog.v1"
 # The kernel takes little from the server, so that one who doesn't read fills the server's own buffer.
 RECEIVE_BUFFER_BYTES = 4096

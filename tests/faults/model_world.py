@@ -14,7 +14,7 @@ from tests.faults.model import Key
 from tests.harness import Server, connect_sql
 
 OPEN_MAX = 2
-NUMBER_TIMEOUT_SECONDS = 30
+NUMBER_TIMEOUT_SECONDS = 60
 SNAPSHOT_LOOKS = 10
 
 Answer = TypeVar("Answer")

@@ -232,7 +232,7 @@ async def write_final(url: str, stamp: str) -> Transaction:
     connection = await asyncpg.connect(url, timeout=10)
     try:
         effects = []
-        async with connection.transaction():
+        async with connection.transaction(isolation="read_committed"):
             for stream in STREAMS:
                 await connection.execute(
                     f"insert into streams.{stream} (group_id, id, data) select g, i, "

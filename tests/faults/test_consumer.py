@@ -66,12 +66,12 @@ async def test_effects_happen_once_whoever_is_killed_whenever(floor: ConsumerFlo
 
 async def test_a_frozen_process_is_followed_and_does_no_harm_when_it_thaws(floor: ConsumerFloor) -> None:
     """SIGSTOP inside its transaction: the server ends that when its time is over, and another process goes on."""
-    frozen = start_process(floor.url, "mailer", timeout_seconds=1)
+    frozen = start_process(floor.url, "mailer", timeout_seconds=3)
     follower = None
     try:
         await floor.until_registered("mailer")
         written = 0
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(120):
             while True:
                 for _ in range(20):
                     await floor.post(*(str(item) for item in range(50)))
@@ -81,7 +81,7 @@ async def test_a_frozen_process_is_followed_and_does_no_harm_when_it_thaws(floor
                 if await floor.is_working("mailer"):
                     break
                 frozen.send_signal(signal.SIGCONT)
-        follower = start_process(floor.url, "mailer", timeout_seconds=1)
+        follower = start_process(floor.url, "mailer", timeout_seconds=3)
         head = await floor.head()
         await floor.until_position("mailer", head)
         frozen.send_signal(signal.SIGCONT)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.faults.proxy import Proxy
 
-TIMEOUT_SECONDS = 10
+TIMEOUT_SECONDS = 60
 
 
 @pytest.fixture

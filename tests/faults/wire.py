@@ -12,7 +12,7 @@ from tests.harness import Server
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 MASK = b"\x37\xfa\x21\x3d"
-READ_TIMEOUT_SECONDS = 20
+READ_TIMEOUT_SECONDS = 60
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 HEADERS = {
     "host": "x",
