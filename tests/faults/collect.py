@@ -47,7 +47,7 @@ class EventCollector:
 
 async def collect(history: History, url: str, collector: EventCollector) -> None:
     """Fill in the log and the tables, as of one moment."""
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await asyncpg.connect(url)
     try:
         async with connection.transaction(isolation="repeatable_read", readonly=True):
             history.events = await collector.look(connection)

@@ -107,7 +107,7 @@ class Fleet:
 
     async def ask(self, sql: str, *parameters: object) -> list[Any]:
         """Rows from the database, on a connection of the moment."""
-        connection = await asyncpg.connect(self.database_url, timeout=5)
+        connection = await asyncpg.connect(self.database_url)
         try:
             return list(await connection.fetch(sql, *parameters))
         finally:
@@ -163,7 +163,7 @@ async def make_fleet(
 
 
 async def _execute(server_url: str, *statements: str) -> None:
-    connection = await asyncpg.connect(server_url, timeout=10)
+    connection = await asyncpg.connect(server_url)
     try:
         for statement in statements:
             await connection.execute(statement)

@@ -229,7 +229,7 @@ class SqlWriter:
 
 async def write_final(url: str, stamp: str) -> Transaction:
     """Set every item, in one commit, so that every channel shows that all before it has come."""
-    connection = await asyncpg.connect(url, timeout=10)
+    connection = await asyncpg.connect(url)
     try:
         effects = []
         async with connection.transaction(isolation="read_committed"):
