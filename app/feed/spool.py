@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from app.feed.subscription import PositionSubscription
 
 MEMORY_MAX_BYTES = 256 * 1024  # past it a snapshot is in a file
-PAGE_CHARACTERS = 64 * 1024  # of a page; one item may be larger
+PAGE_CHARACTERS = 128 * 1024  # of a page; one item may be larger
 
 
 class Spool:
@@ -124,6 +124,7 @@ class Spooling:
     async def _fill(self, spool: Spool) -> bool:
         """Fill the spool; False if so much was published meanwhile that it must be begun again."""
         self._position = None
+        dialect = self._dialect
         overlay = Overlay(lambda: None)
         self._broadcaster.attach(self._topic, overlay)
         try:
@@ -136,29 +137,31 @@ class Spooling:
                 self._position = spool.position
                 later = overlay.changes()
                 self._broadcaster.detach(self._topic, overlay)
-                async with aclosing(snapshot.batches(self._dialect.item_sql)) as batches:
+                async with aclosing(snapshot.batches("id, version, data")) as batches:
                     async for rows in batches:
-                        spool.add([row[1] for row in rows] if not later else self._as_of(later, rows))
+                        spool.add(dialect.items(_as_of(later, rows) if later else rows))
         finally:
             self._broadcaster.detach(self._topic, overlay)
         created = [change for change in later.values() if self._item_id in (None, change.id)]
-        spool.add([self._item(change) for change in created if change.op != "delete"])
+        spool.add(dialect.items([_row(change) for change in created if change.op != "delete"]))
         spool.finish()
         return True
 
-    def _as_of(self, later: dict[str, Change], rows: Sequence[Any]) -> list[str]:
-        """The items with the later changes laid over them; these are then done with."""
-        items = []
-        for id, text in rows:
-            change = later.pop(id, None)
-            if change is None:
-                items.append(text)
-            elif change.op != "delete":
-                items.append(self._item(change))
-        return items
 
-    def _item(self, change: Change) -> str:
-        return self._dialect.item(change.id, change.version, change.data)
+def _as_of(later: dict[str, Change], rows: Sequence[Any]) -> list[Any]:
+    """The rows with the later changes laid over them; these are then done with."""
+    changed = []
+    for row in rows:
+        change = later.pop(row[0], None)
+        if change is None:
+            changed.append(row)
+        elif change.op != "delete":
+            changed.append(_row(change))
+    return changed
+
+
+def _row(change: Change) -> tuple[str, int, str]:
+    return change.id, change.version, change.data
 
 
 def _take_exception(task: asyncio.Task[Spool]) -> None:

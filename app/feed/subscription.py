@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -88,22 +88,23 @@ class Dialect(Protocol):
 class SyncDialect(Dialect, Protocol):
     """Subscriptions have no position: they begin, and begin again, with the whole present state."""
 
-    def sync(self, topic: Topic, item_id: str | None, items: Mapping[str, str], at_ms: float) -> Messages:
-        """A snapshot at the feed's present position, which was reached at `at_ms`."""
+    def sync(self, topic: Topic, item_id: str | None, texts: Sequence[bytes], at_ms: float) -> Messages:
+        """A snapshot at the feed's present position, which was reached at `at_ms`.
+
+        Each text is of one item or more, as JSON with commas between them.
+        """
         ...
 
 
 class PositionDialect(Dialect, Protocol):
     """Subscriptions have positions: they can be resumed, and snapshots come in pages."""
 
-    item_sql: str  # what `item` makes, made by the database: an expression over id, version and data
-
     def page(self, subscription: Subscription, position: int, epoch: str, items: bytes, *, more: bool) -> Messages:
-        """A page of a snapshot; `items` are encoded by `item`, with commas between them."""
+        """A page of a snapshot; `items` are encoded by `items`, with commas between them."""
         ...
 
-    def item(self, item_id: str, version: int, data: str) -> str:
-        """One item of a page."""
+    def items(self, rows: Iterable[Any]) -> list[str]:
+        """Items of a page: of each row of id, version and data."""
         ...
 
     def live(self, subscription: Subscription, position: int, epoch: str) -> Messages:

@@ -7,6 +7,7 @@ sent: it is brought up to the feed's position then, and the subscription is live
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -16,9 +17,7 @@ from app.feed.overlay import Overlay
 if TYPE_CHECKING:
     from app.feed.broadcaster import Broadcaster
     from app.feed.subscription import Dialect, Messages, Subscription, SyncSubscription
-    from app.model.change import Topic
-
-DATA_SQL = "data::text"  # what is kept of each item
+    from app.model.change import Change, Topic
 
 
 class Syncing:
@@ -35,6 +34,7 @@ class Syncing:
         self._size_max_bytes = size_max_bytes
         self._waiting: list[SyncSubscription] = []
         self._items: dict[str, str] = {}
+        self._texts: list[bytes] = []  # the same, encoded while the database makes more
         self._overlay = Overlay(self._send)
         self._task: asyncio.Task[None] | None = None
 
@@ -64,14 +64,16 @@ class Syncing:
         """Read the snapshot, again if need be, until the feed has passed it and it is sent."""
         while True:
             self._overlay.clear()
-            self._items = {}
+            self._items, self._texts = {}, []
             size = 0
             async with self._broadcaster.archive.snapshot(self._topic, self._item_id) as snapshot:
                 head = snapshot.head
-                async with aclosing(snapshot.batches(DATA_SQL)) as batches:
+                async with aclosing(snapshot.batches("id, data")) as batches:
                     async for rows in batches:
                         self._items.update(rows)
-                        size += sum([len(row[1]) for row in rows])
+                        text = ",".join([row[1] for row in rows])
+                        self._texts.append(text.encode())
+                        size += len(text)
                         if size > self._size_max_bytes:
                             raise SnapshotTooLargeError(
                                 f"the group has over {self._size_max_bytes} bytes of items: subscribe to single items, "
@@ -83,13 +85,7 @@ class Syncing:
 
     def _send(self) -> None:
         """The overlay is complete, at the feed's position: sync, and go live in the same turn."""
-        for id, change in self._overlay.changes().items():
-            if self._item_id not in (None, id):
-                continue
-            if change.op == "delete":
-                self._items.pop(id, None)
-            else:
-                self._items[id] = change.data
+        self._lay_over([change for id, change in self._overlay.changes().items() if self._item_id in (None, id)])
         syncs: dict[Dialect, Messages] = {}
         waiting, self._waiting = self._waiting, []
         for subscription in waiting:
@@ -99,10 +95,20 @@ class Syncing:
                 continue
             dialect = subscription.dialect
             if dialect not in syncs:
-                syncs[dialect] = dialect.sync(self._topic, self._item_id, self._items, self._broadcaster.at_ms)
+                syncs[dialect] = dialect.sync(self._topic, self._item_id, self._texts, self._broadcaster.at_ms)
             self._broadcaster.go_live(subscription)
             subscriber.deliver(syncs[dialect])
         self._end()
+
+    def _lay_over(self, changes: Sequence[Change]) -> None:
+        """Bring what was read up to date; where nothing was changed meanwhile, its texts are ready."""
+        for change in changes:
+            if change.op == "delete":
+                self._items.pop(change.id, None)
+            else:
+                self._items[change.id] = change.data
+        if changes:
+            self._texts = [",".join(self._items.values()).encode()] if self._items else []
 
     def _end(self) -> None:
         """Nobody waits any more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.store.ahead import ahead
 from app.store.epoch import known_epoch
@@ -17,10 +17,13 @@ if TYPE_CHECKING:
 SNAPSHOT_HEAD = load("snapshot_head")
 READ_ITEMS = load("read_items")
 # Rows are fetched so many at a time that about this much is in memory, by the size of those before; and as
-# much again, which is fetched meanwhile.
-FETCH_BYTES = 512 * 1024
+# much again, which is fetched meanwhile. With more, the database waits while they are handled: no more than this
+# fits in the socket. With less it waits for the next fetch.
+FETCH_BYTES = 256 * 1024
 FETCH_ROWS_FIRST = 64
 FETCH_ROWS_MAX = 4096
+
+Columns = Literal["id, data", "id, version, data"]  # data comes as JSON text
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +42,22 @@ class SnapshotHead:
 class Snapshot:
     """One that is being read, in its own read-only transaction."""
 
-    def __init__(self, connection: Connection, head: SnapshotHead, query: str, *arguments: str | None) -> None:
+    def __init__(self, connection: Connection, head: SnapshotHead, query: str, *arguments: str) -> None:
         self.head = head
         self._connection = connection
         self._query = query
         self._arguments = arguments
 
-    def batches(self, text: str) -> AsyncGenerator[Sequence[Any], None]:
-        """All items, oldest first: for each a row of its id, and of what `text` makes of it.
-
-        That is an SQL expression over `id`, `version` and `data`. Close it before the snapshot ends.
-        """
-        return ahead(self._fetch(self._query.replace("{text}", text)))
+    def batches(self, columns: Columns) -> AsyncGenerator[Sequence[Any], None]:
+        """All items, oldest first: for each a row. Close it before the snapshot ends."""
+        return ahead(self._fetch(self._query.replace("{columns}", columns)))
 
     async def _fetch(self, query: str) -> AsyncGenerator[Sequence[Any], None]:
         cursor = await self._connection.cursor(query, *self._arguments)
         rows = await cursor.fetch(FETCH_ROWS_FIRST)
         while rows:
             yield rows
-            size = sum([len(row[1]) for row in rows])
+            size = sum([len(row[-1]) for row in rows])
             rows = await cursor.fetch(min(FETCH_ROWS_MAX, max(1, FETCH_BYTES * len(rows) // max(1, size))))
 
 
@@ -70,4 +70,7 @@ async def open_snapshot(
         row = await connection.fetchrow(SNAPSHOT_HEAD, stream, group_id)
         assert row is not None  # noqa: S101 - `since` is one row
         head = SnapshotHead(row["number"], row["at_ms"], known_epoch(row["epoch"]), frozenset(row["xids"]))
-        yield Snapshot(connection, head, READ_ITEMS.replace("{table}", table), group_id, item_id)
+        # Two statements, as each has one plan for all: that of a group would go through all of it for an item.
+        only, arguments = ("", (group_id,)) if item_id is None else ("and id = $2", (group_id, item_id))
+        query = READ_ITEMS.replace("{table}", table).replace("{only}", only)
+        yield Snapshot(connection, head, query, *arguments)

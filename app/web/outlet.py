@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from litestar.types import Scope, Send
@@ -15,8 +15,10 @@ from litestar.types import Scope, Send
 from app.feed.cork import Cork
 from app.feed.subscription import Messages
 from app.feed.subscription import Outlet as FeedOutlet
-from app.web.protocol import EXTENSION, SocketProtocol, encode_frame
+from app.web.protocol import EXTENSION, SocketProtocol, encode_frame, frame_head
 
+# Messages that are larger, on an average, go behind the heads of their frames as they are.
+FRAME_COPIED_BYTES_MAX = 32 * 1024
 CLOSE_TIMEOUT_SECONDS = 5.0  # a client that doesn't read can't be told that it is closed
 
 
@@ -84,6 +86,11 @@ class TransportOutlet:
     def write_all(outlets: Iterable[TransportOutlet], messages: Messages) -> None:
         wire = messages.wire
         if wire is None:
+            if messages.size > len(messages.payloads) * FRAME_COPIED_BYTES_MAX:
+                parts = [part for payload in messages.payloads for part in (frame_head(len(payload)), payload)]
+                for outlet in outlets:
+                    outlet._write_parts(parts)
+                return
             wire = messages.wire = b"".join(map(encode_frame, messages.payloads))
         for outlet in outlets:
             if outlet._cork.is_held:
@@ -95,6 +102,16 @@ class TransportOutlet:
                 transport = outlet._transport
                 if not transport.is_closing():
                     transport.write(wire)
+
+    def _write_parts(self, parts: Sequence[bytes]) -> None:
+        """Write frames in pieces."""
+        if self._cork.is_held:
+            if self._gathered is None:
+                self._gathered = []
+                self._cork.gather(self)
+            self._gathered += parts
+        elif self._is_open and not self._transport.is_closing():
+            self._transport.writelines(parts)
 
     def flush(self) -> None:
         """Part of the feed's Corked."""

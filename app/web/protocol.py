@@ -25,17 +25,21 @@ ABORT_AFTER_SECONDS_AT_STOP = 3.0  # less than the server waits before it cancel
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-def encode_frame(payload: bytes) -> bytes:
-    """A server's frame with one whole text message (RFC 6455 5.2): final, not masked, not compressed.
+def frame_head(size: int) -> bytes:
+    """What is before the payload in a server's frame with one whole text message (RFC 6455 5.2).
 
-    That is allowed beside compressed ones, too: the extension marks each message by itself (RFC 7692 6).
+    Final, not masked, not compressed. That is allowed beside compressed ones, too: the extension marks each message
+    by itself (RFC 7692 6).
     """
-    size = len(payload)
     if size < 126:
-        return b"\x81%c%b" % (size, payload)
+        return b"\x81%c" % size
     if size < 65_536:
-        return b"\x81\x7e%b%b" % (size.to_bytes(2, "big"), payload)
-    return b"\x81\x7f%b%b" % (size.to_bytes(8, "big"), payload)
+        return b"\x81\x7e" + size.to_bytes(2, "big")
+    return b"\x81\x7f" + size.to_bytes(8, "big")
+
+
+def encode_frame(payload: bytes) -> bytes:
+    return frame_head(len(payload)) + payload
 
 
 class SocketProtocol(WebSocketsSansIOProtocol):

@@ -1,4 +1,4 @@
-"""What the database makes of items and commits is byte for byte what the dialect makes of them."""
+"""What the database makes of commits is byte for byte what the dialect makes of them; and what it tells of items."""
 
 from __future__ import annotations
 
@@ -104,8 +104,7 @@ async def test_commits_of_one_change(connection: asyncpg.Connection[Any], item_i
 
 
 async def test_items(connection: asyncpg.Connection[Any]) -> None:
-    """A snapshot's; they are checked against the table by the column."""
-    dialect = TidelogDialect()
+    """A snapshot's, whose data is not cast to a text, are the table's texts, oldest first."""
     await connection.execute(WRITE, GROUP, HOSTILE, DATA[2])
     rows = await connection.fetch(
         "select id, version, data::text from streams.chat_message where group_id = $1 order by created_at, id", GROUP
@@ -113,7 +112,12 @@ async def test_items(connection: asyncpg.Connection[Any]) -> None:
     assert HOSTILE in [row["id"] for row in rows]
     async with (
         open_snapshot(connection, "chatMessage", "chat_message", GROUP, None) as snapshot,
-        aclosing(snapshot.batches(dialect.item_sql)) as batches,
+        aclosing(snapshot.batches("id, version, data")) as batches,
     ):
-        made = [tuple(row) async for batch in batches for row in batch]
-    assert made == [(row["id"], dialect.item(*row)) for row in rows]
+        assert [tuple(row) async for batch in batches for row in batch] == [tuple(row) for row in rows]
+    async with (
+        open_snapshot(connection, "chatMessage", "chat_message", GROUP, HOSTILE) as snapshot,
+        aclosing(snapshot.batches("id, data")) as batches,
+    ):
+        read = [tuple(row) async for batch in batches for row in batch]
+    assert read == [(row["id"], row["data"]) for row in rows if row["id"] == HOSTILE]

@@ -6,6 +6,7 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,6 +36,21 @@ def test_motia_messages_hold_any_name(name: str) -> None:
     }  # fmt: skip
     assert event.pop("timestamp") > change["timestamp"]
     assert event == {**address, "event": {"type": "event", "event": {"type": name, "data": None}}}
+
+
+@pytest.mark.parametrize(
+    ("item_id", "texts", "data"),
+    [
+        (None, [], []),
+        (None, [b'{"a":1},{"a":2}', b'{"a":3}'], [{"a": 1}, {"a": 2}, {"a": 3}]),
+        ("i", [], None),
+        ("i", [b'{"a":1}'], {"a": 1}),
+    ],
+)
+def test_a_motia_sync_is_made_of_texts_of_several_items(item_id: str | None, texts: list[bytes], data: object) -> None:
+    (payload,) = MotiaDialect().sync(Topic("s", "g"), item_id, texts, 1.0).payloads
+    sync = json.loads(payload)
+    assert (sync["event"], sync.get("id")) == ({"type": "sync", "data": data}, item_id)
 
 
 @given(name=NAMES, at_us=st.integers(0, 4_000_000_000_000_000))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -100,15 +100,16 @@ class MotiaDialect:
         """The messages of one group that are wanted."""
         return Messages([piece.text.encode() for share in shares for piece in share.pieces])
 
-    def sync(self, topic: Topic, item_id: str | None, items: Mapping[str, str], at_ms: float) -> Messages:
+    def sync(self, topic: Topic, item_id: str | None, texts: Sequence[bytes], at_ms: float) -> Messages:
         """The whole group as a list, or one item (null if there is none)."""
         self._last = max(self._last, at_ms + SYNC_OFFSET_MS)
-        if item_id is None:
-            channel, data = "", f"[{','.join(items.values())}]"
-        else:
-            channel, data = f'"id":{quote(item_id)},', items.get(item_id, "null")
-        text = f'{{"timestamp":{self._last!r},{_address(topic)},{channel}"event":{{"type":"sync","data":{data}}}}}'
-        return Messages([text.encode()])
+        channel = "" if item_id is None else f'"id":{quote(item_id)},'
+        head = f'{{"timestamp":{self._last!r},{_address(topic)},{channel}"event":{{"type":"sync","data":'.encode()
+        if item_id is not None:
+            return Messages([b"".join((head, *(texts or [b"null"]), b"}}"))])
+        # Joined once: it may be large.
+        items = [piece for text in texts for piece in (b",", text)][1:]
+        return Messages([b"".join((head, b"[", *items, b"]}}"))])
 
     def ready(self, _subscription: Subscription) -> None:
         """A message's time depends on the one before it."""

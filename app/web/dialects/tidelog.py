@@ -35,10 +35,7 @@ from app.web.dialects.names import SUBSCRIPTION_NAME_LENGTH_MAX, quote, read_nam
 SUBPROTOCOL = "tidelog.v1"
 POSITION_MAX = 2**63 - 1  # Postgres's bigint
 
-# What `item` and `commit` make, in SQL.
-ITEM_SQL = """
-'{"id":' || to_json(id) || ',"version":' || version || ',"data":' || data::text || '}'
-"""
+# What `commit` makes, in SQL.
 COMMIT_SQL = """
 ($1::text[])[1] || n.number || ',"at":"' || to_char(n.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
     || '","changes":[{"op":"' || c.op || ($1::text[])[2] || to_json(c.id)
@@ -91,7 +88,6 @@ class TidelogDialect:
     """Encodes for this process's sockets. It has no state."""
 
     merges_groups = True
-    item_sql = ITEM_SQL
 
     def key(self, subscriptions: Iterable[Subscription]) -> Hashable:
         """The names are on the wire."""
@@ -142,8 +138,9 @@ class TidelogDialect:
     def ready(self, subscription: Subscription) -> Wording:
         return Wording(COMMIT_SQL, (_commit([subscription.name]), f'",{_address(subscription.topic)},"id":'))
 
-    def item(self, item_id: str, version: int, data: str) -> str:
-        return f'{{"id":{quote(item_id)},"version":{version},"data":{data}}}'
+    def items(self, rows: Iterable[Any]) -> list[str]:
+        # A fifth of what a call for each costs; less than Postgres needs to make the same, which all would wait for.
+        return [f'{{"id":{quote(id)},"version":{version},"data":{data}}}' for id, version, data in rows]
 
     def page(self, subscription: Subscription, position: int, epoch: str, items: bytes, *, more: bool) -> Messages:
         head = f'{{"type":"snapshot","subscription":{quote(subscription.name)},"position":{position},'
