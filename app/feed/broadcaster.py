@@ -93,10 +93,7 @@ class Broadcaster:
 
     def publish(self, commits: Sequence[Commit]) -> None:
         """Deliver the next commits."""
-        if len(commits) == 1:
-            self._publish(commits[0])
-            return
-        with self.cork.held():
+        with self.cork.held() if _meet_again(commits) else contextlib.nullcontext():
             for commit in commits:
                 self._publish(commit)
 
@@ -324,3 +321,13 @@ class Broadcaster:
     def _close_if_deserted(self, topic: Topic, channel: Channel) -> None:
         if channel.is_deserted and self._channels.get(topic) is channel:
             del self._channels[topic]
+
+
+def _meet_again(commits: Sequence[Commit]) -> bool:
+    """Whether two of them touch one group, whose sockets then get both in one write; else gathering costs for nothing."""
+    seen: set[Topic] = set()
+    for commit in commits:
+        if not seen.isdisjoint(commit.groups):
+            return True
+        seen.update(commit.groups)
+    return False
