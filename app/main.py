@@ -1,7 +1,7 @@
 """The composition root: every moving part of a Tidelog server is made and started here.
 
 a step's transaction ──trigger──> streams.change ──sequencer──> streams.commit
-                                                                    │ NOTIFY
+                                                                    │ NOTIFY, and in one process the shortcut
             sockets <──broadcaster<──────────reader<────────────────┘
 """
 
@@ -19,6 +19,7 @@ from app.discovery import Discovered, discover
 from app.feed.broadcaster import Broadcaster
 from app.feed.reader import Reader
 from app.feed.sequencer import SequencerThread
+from app.feed.shortcut import Shortcut
 from app.settings import Settings
 from app.store.archive import Archive
 from app.store.declared import check_declared
@@ -45,8 +46,9 @@ class Tidelog:
         )
         self.archive = Archive(self.database, self.streams)
         self.broadcaster = Broadcaster(self.archive, settings)
-        self.reader = Reader(self.database.connect, self.broadcaster)
-        self.sequencer = SequencerThread(self.database.connect, settings.retention)
+        shortcut = Shortcut(self.broadcaster)
+        self.reader = Reader(self.database.connect, self.broadcaster, shortcut)
+        self.sequencer = SequencerThread(self.database.connect, settings.retention, shortcut)
 
     @asynccontextmanager
     async def lifespan(self, _app: Litestar) -> AsyncIterator[None]:

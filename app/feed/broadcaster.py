@@ -324,7 +324,7 @@ class Broadcaster:
 
 
 def _meet_again(commits: Sequence[Commit]) -> bool:
-    """Whether two of them touch one group, whose sockets then get both in one write; else gathering costs for nothing."""
+    """Whether two of them touch one group: its sockets then get both in one write. Else gathering costs for nothing."""
     seen: set[Topic] = set()
     for commit in commits:
         if not seen.isdisjoint(commit.groups):

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import asyncpg
 
     from app.feed.broadcaster import Broadcaster
+    from app.feed.shortcut import Shortcut
     from app.store.engine import Connector
 
 logger = logging.getLogger("tidelog.reader")
@@ -30,9 +31,10 @@ SLOW_POLL_SECONDS = 1.0  # stands behind the NOTIFY, and finds a dead connection
 class Reader:
     """Publishes every commit after the head at which it started, through every loss of the connection."""
 
-    def __init__(self, connect: Connector, broadcaster: Broadcaster) -> None:
+    def __init__(self, connect: Connector, broadcaster: Broadcaster, shortcut: Shortcut) -> None:
         self._connect = connect
         self._broadcaster = broadcaster
+        self._shortcut = shortcut
         self._backoff = Backoff()
         self._head = 0
         self._head_moved = asyncio.Event()
@@ -42,6 +44,7 @@ class Reader:
 
     async def run(self) -> None:
         """Work until cancelled."""
+        self._shortcut.open(self._note_head)
         while True:
             try:
                 await self._run_on_one_connection()
@@ -91,6 +94,9 @@ class Reader:
             while self._broadcaster.position < self._head:
                 if self._broadcaster.is_deserted:
                     await self._pass_over(connection)
+                elif commits := self._shortcut.take():
+                    self._broadcaster.publish(commits)
+                    self._broadcaster.settle()
                 else:
                     await self._publish_up_to_the_head(connection)
             try:
@@ -100,7 +106,10 @@ class Reader:
                 return
 
     def _on_head(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        self._head = max(self._head, int(str(payload)))
+        self._note_head(int(str(payload)))
+
+    def _note_head(self, head: int) -> None:
+        self._head = max(self._head, head)
         self._head_moved.set()
 
     def _on_epoch(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

@@ -1,7 +1,7 @@
 """The one writer of commit numbers. Runs in a thread of its own, so that no busy step can starve it.
 
 It knows connections and the log, and nothing of readers or subscribers: they learn of new numbers from
-the NOTIFY that commits with them.
+the NOTIFY that commits with them; those of this process also by a shortcut.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from app.store.failure import TROUBLE
 from app.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT, Numbering
 
 if TYPE_CHECKING:
+    from app.feed.shortcut import Shortcut
     from app.store.engine import Connector
 
 logger = logging.getLogger("tidelog.sequencer")
@@ -43,8 +44,11 @@ RINGS_BEFORE_AWAKE = 3
 class Sequencer:
     """Numbers commits while it is the one; otherwise stands by to take over."""
 
-    def __init__(self, connect: Connector, retention: timedelta | None = None) -> None:
+    def __init__(
+        self, connect: Connector, retention: timedelta | None = None, shortcut: Shortcut | None = None
+    ) -> None:
         self._connect = connect
+        self._shortcut = shortcut
         self._housekeeper = Housekeeper(connect, retention)
         self._backoff = Backoff()
         self.trouble: str | None = "not started"  # what keeps it from working; None when it numbers or stands by
@@ -77,10 +81,10 @@ class Sequencer:
             self.trouble = None
             await Standby(connection).until_needed()
             with deadline(connection, ANSWER_TIMEOUT_SECONDS):
-                await enter_epoch(connection)
+                epoch = await enter_epoch(connection)
             logger.info("numbering commits")
             async with self._housekeeping():
-                await self._number_forever(connection)
+                await self._number_forever(connection, epoch)
         finally:
             # Politely, so that the lock is free at once for the next; close() ends a dead connection itself.
             with contextlib.suppress(*TROUBLE):
@@ -96,7 +100,7 @@ class Sequencer:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _number_forever(self, connection: asyncpg.Connection[Any]) -> None:
+    async def _number_forever(self, connection: asyncpg.Connection[Any], epoch: str) -> None:
         with deadline(connection, ANSWER_TIMEOUT_SECONDS):
             numbering = await Numbering.load(connection)
         doorbell = Doorbell(connection)
@@ -106,9 +110,12 @@ class Sequencer:
         while True:
             # Take the lock, clear the bell, read, wait: in this order, or a ring is lost.
             doorbell.clear()
+            rows_max = 0 if self._shortcut is None else self._shortcut.rows_max
             with deadline(connection, ANSWER_TIMEOUT_SECONDS):
-                numbered = await numbering.advance(connection)
+                numbered = await numbering.advance(connection, tell_rows_max=rows_max)
             self._backoff.reset()
+            if self._shortcut is not None and numbering.rows:
+                self._shortcut.put(numbering.rows, numbering.number, epoch)
             if doorbell.armed:
                 if not doorbell.rung:
                     rings = 0
@@ -130,8 +137,10 @@ class Sequencer:
 class SequencerThread:
     """Runs a Sequencer on an event loop of its own, in a thread of its own."""
 
-    def __init__(self, connect: Connector, retention: timedelta | None = None) -> None:
-        self.sequencer = Sequencer(connect, retention)
+    def __init__(
+        self, connect: Connector, retention: timedelta | None = None, shortcut: Shortcut | None = None
+    ) -> None:
+        self.sequencer = Sequencer(connect, retention, shortcut)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="tidelog-sequencer", daemon=True)
         self._task: asyncio.Task[None] | None = None

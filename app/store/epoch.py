@@ -47,8 +47,8 @@ async def read_epoch_state(connection: Connection) -> EpochState:
     return EpochState(row["epoch"], is_foreign, goes_on=row["goes_on"] and not is_foreign)
 
 
-async def enter_epoch(connection: Connection) -> None:
-    """Make sure that the numbers go on in the history that they began in; called by a new sequencer.
+async def enter_epoch(connection: Connection) -> str:
+    """Make sure that the numbers go on in the history that they began in, which is answered; for a new sequencer.
 
     Begins a new epoch on a new timeline (a promoted replica, a restored backup), and in a copy within the cluster:
     xids go on there, but numbers may be given again. Raises EpochError if the log came from another cluster.
@@ -59,9 +59,10 @@ async def enter_epoch(connection: Connection) -> None:
             "this database was copied from another cluster (dump and restore): its transaction ids may repeat old "
             "ones, so its log can't be continued as it is. Writes are stored, but not numbered: run `scripts/adopt`"
         )
-    if not state.goes_on:
-        number = await connection.fetchval("select coalesce(max(number), 0) from streams.commit")
-        await begin_epoch(connection, number)
+    if state.goes_on:
+        return known_epoch(state.epoch)
+    number = await connection.fetchval("select coalesce(max(number), 0) from streams.commit")
+    return str(await begin_epoch(connection, number))
 
 
 async def begin_epoch(connection: Connection, since_number: int) -> UUID:

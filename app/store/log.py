@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -60,6 +62,8 @@ class Numbering:
     number: int
     at: datetime
     snapshot: str
+    # What `advance` numbered last, as the rows of a page (reading.py), if it was asked to tell; empty if it was much.
+    rows: Sequence[Any] = field(default=(), init=False)
 
     @classmethod
     async def load(cls, connection: Connection) -> Numbering:
@@ -68,20 +72,21 @@ class Numbering:
             return cls(0, _BEFORE_ALL_TIME, BEFORE_EVERYTHING)
         return cls(row["number"], row["at"], row["snapshot"])
 
-    async def advance(self, connection: Connection) -> int:
-        """Number every commit that became visible; answers how many.
+    async def advance(self, connection: Connection, *, tell_rows_max: int = 0) -> int:
+        """Number every commit that became visible; answers how many. Up to so many rows of theirs are in `rows` then.
 
         Raises asyncpg.UniqueViolationError if somebody else numbered meanwhile: this state is then stale.
         """
-        row = await connection.fetchrow(NUMBER_FEW, self.snapshot, self.number, self.at, FEW_ROWS)
+        row = await connection.fetchrow(NUMBER_FEW, self.snapshot, self.number, self.at, FEW_ROWS, tell_rows_max)
         assert row is not None  # noqa: S101 - an aggregate answers one row
         if row["is_too_much"]:
-            row = await connection.fetchrow(NUMBER_MANY, self.snapshot, self.number, self.at, _NO_LIMIT)
+            row = await connection.fetchrow(NUMBER_MANY, self.snapshot, self.number, self.at, _NO_LIMIT, 0)
             assert row is not None  # noqa: S101 - as above
         numbered: int = row["numbered"]
         if numbered:
             self.number, self.at = row["number"], row["at"]
         self.snapshot = row["snapshot"]
+        self.rows = json.loads(row["rows"]) if row["rows"] else ()
         return numbered
 
 

@@ -90,6 +90,15 @@ async def read_after(
         yield commits
 
 
+def whole_commits(rows: Sequence[Any], is_wanted: Callable[[Topic], bool]) -> Sequence[Commit]:
+    """The commits that these rows are all of."""
+    assembly = _Assembly(is_wanted)
+    commits = [commit for row in rows if (commit := assembly.add(row)) is not None]
+    if (commit := assembly.finish()) is not None:
+        commits.append(commit)
+    return commits
+
+
 class _Assembly:
     """Puts rows together to commits."""
 
@@ -100,7 +109,7 @@ class _Assembly:
 
     def add(self, row: Any) -> Commit | None:
         """Take the next row; answers the commit before it, if it begins a new one."""
-        number, xid, at_ms, kind, seq, stream, group_id, id, op, version, data, _ = row
+        number, xid, at_ms, kind, seq, stream, group_id, id, op, version, data, *_ = row
         done = None
         commit = self._commit
         if commit is None or commit.number != number:

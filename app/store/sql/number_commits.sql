@@ -1,9 +1,10 @@
 -- Give the next numbers to every transaction that became visible since the last look.
 --
--- $1 snapshot of the last look (text), $2 head number, $3 the head's time, $4 how many rows "written" may have.
--- Answers one row: how many were numbered, the new head, its time, this statement's snapshot, which is $1 of the
--- next call; and whether there were too many rows, and nothing was done. Where "written" is in braces below goes the
--- text of written_few.sql or of written_many.sql.
+-- $1 snapshot of the last look (text), $2 head number, $3 the head's time, $4 how many rows "written" may have, $5
+-- how many of them may be told of whole. Answers one row: how many were numbered, the new head, its time, this
+-- statement's snapshot, which is $1 of the next call; whether there were too many rows, and nothing was done; and
+-- what was numbered, with the columns of read_commits.sql, as a JSON array of arrays, if it is at most $5 rows and
+-- 16 kB. Where "written" is in braces below goes the text of written_few.sql or of written_many.sql.
 --
 -- Tailing a sequence ("seq > the last I saw") loses rows: a number is drawn when a row is written, not when
 -- it commits, so a transaction that drew 5 may commit after one that drew 9 was read. Waiting until nothing
@@ -36,6 +37,7 @@ fresh as (
         max(seq) as last_seq,
         row_number() over (order by max(seq)) as place,
         count(*) over () as total,
+        sum(count(*)) over () as row_count,
         sum(count(*)) over () >= $4::bigint as is_too_much
     from written
     group by xid
@@ -53,10 +55,35 @@ numbered as (
         case when place = total then pg_current_snapshot() end
     from fresh cross join clock
     where not is_too_much
-    returning number, at
+    returning number, xid, at
 ),
 head as (
     select count(*) as numbered, max(number) as number, max(at) as at from numbered
+),
+row_of_numbered as (
+    select n.number, n.xid, n.at, w.kind, w.seq, w.stream, w.group_id, w.id, w.op, w.version, w.data
+    from numbered n
+    cross join lateral (
+        select 'change' as kind, c.seq, c.stream, c.group_id, c.id, c.op, c.version, c.data
+        from streams.change c
+        where c.xid = n.xid
+        union all
+        select 'event', e.seq, e.stream, e.group_id, e.id, e.type, 0, e.data
+        from streams.event e
+        where e.xid = n.xid
+    ) w
+    where (select row_count from fresh limit 1) <= $5::bigint
+),
+told as (
+    select json_agg(
+        json_build_array(
+            number, xid::text::bigint, (extract(epoch from at) * 1000)::float8,
+            kind, seq, stream, group_id, id, op, version, data::text
+        )
+        order by number, seq
+    ) as rows
+    from row_of_numbered
+    where (select sum(pg_column_size(data)) from row_of_numbered) <= 16384
 )
 select
     numbered,
@@ -64,5 +91,6 @@ select
     at,
     pg_current_snapshot()::text as snapshot,
     coalesce((select is_too_much from fresh limit 1), false) as is_too_much,
+    case when $5 > 0 and numbered between 1 and $5 then (select rows from told) end as rows,
     case when numbered > 0 then pg_notify('tidelog_head', number::text) end
 from head

@@ -1,0 +1,122 @@
+"""The shortcut gives the reader what comes next in its feed, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import pytest
+
+from app.feed.broadcaster import Broadcaster
+from app.feed.shortcut import KEPT_MAX, ROWS_MAX, Shortcut
+from app.model.change import Topic
+
+EPOCH = "e1"
+
+
+@dataclass
+class Feed:
+    """What the shortcut looks at of a broadcaster."""
+
+    position: int = 10
+    epoch: str = EPOCH
+    is_deserted: bool = False
+
+    def is_wanted(self, topic: Topic) -> bool:
+        return topic.group_id != "nobody's"
+
+
+@pytest.fixture
+def feed() -> Feed:
+    return Feed()
+
+
+@pytest.fixture
+async def shortcut(feed: Feed) -> Shortcut:
+    shortcut = Shortcut(cast(Broadcaster, feed))
+    shortcut.open(lambda _head: None)
+    return shortcut
+
+
+def rows(*numbers: int, group: str = "g") -> Sequence[Sequence[Any]]:
+    return [[number, 1000 + number, 5.5, "change", 1, "s", group, "i", "update", 2, "{}"] for number in numbers]
+
+
+async def put(shortcut: Shortcut, *numbers: int, epoch: str = EPOCH, group: str = "g") -> None:
+    shortcut.put(rows(*numbers, group=group), numbers[-1], epoch)
+    await asyncio.sleep(0)
+
+
+def taken(shortcut: Shortcut) -> Sequence[int]:
+    return [commit.number for commit in shortcut.take()]
+
+
+async def test_what_comes_next_is_taken_once(shortcut: Shortcut) -> None:
+    """All commits that were numbered together, together."""
+    await put(shortcut, 11, 12)
+    assert taken(shortcut) == [11, 12]
+    assert taken(shortcut) == []
+
+
+async def test_what_was_read_meanwhile_is_dropped(shortcut: Shortcut, feed: Feed) -> None:
+    """The reader was at a page of the log when it came."""
+    await put(shortcut, 11, 12)
+    await put(shortcut, 13)
+    feed.position = 12
+    assert taken(shortcut) == [13]
+
+
+@pytest.mark.parametrize("position", [9, 11])
+async def test_a_gap_or_half_a_batch_is_for_the_log(shortcut: Shortcut, feed: Feed, position: int) -> None:
+    """Nothing is passed over and nothing repeated; what comes behind it is taken when the feed is there."""
+    await put(shortcut, 11, 12)
+    await put(shortcut, 13)
+    feed.position = position
+    assert taken(shortcut) == []
+    feed.position = 12
+    assert taken(shortcut) == [13]
+
+
+async def test_another_epoch_is_for_the_log(shortcut: Shortcut, feed: Feed) -> None:
+    """Whose number 11 it is, the reader is told by Postgres before the number itself."""
+    await put(shortcut, 11, epoch="e2")
+    assert taken(shortcut) == []
+    feed.epoch = "e2"
+    assert taken(shortcut) == [11]
+
+
+async def test_groups_that_nobody_wants_are_left_out(shortcut: Shortcut) -> None:
+    """The commit itself is there: positions have no gaps."""
+    await put(shortcut, 11, group="nobody's")
+    (commit,) = shortcut.take()
+    assert (commit.number, commit.groups) == (11, {})
+
+
+async def test_a_reader_that_does_not_come_makes_it_forget(shortcut: Shortcut) -> None:
+    """What is kept is bounded; the log has the rest."""
+    for number in range(11, 11 + 2 * KEPT_MAX):
+        await put(shortcut, number)
+    assert taken(shortcut) == []
+
+
+async def test_rows_are_asked_for_while_somebody_is_subscribed(shortcut: Shortcut, feed: Feed) -> None:
+    """Else numbering need not tell."""
+    assert shortcut.rows_max == ROWS_MAX
+    feed.is_deserted = True
+    assert shortcut.rows_max == 0
+
+
+async def test_it_crosses_threads_and_tells_of_the_head(feed: Feed) -> None:
+    """The sequencer runs in a thread of its own, perhaps before there is a reader."""
+    shortcut = Shortcut(cast(Broadcaster, feed))
+    shortcut.put(rows(11), 11, EPOCH)
+    heads: asyncio.Queue[int] = asyncio.Queue()
+    shortcut.open(heads.put_nowait)
+    thread = threading.Thread(target=shortcut.put, args=(rows(11), 11, EPOCH))
+    thread.start()
+    assert await asyncio.wait_for(heads.get(), 10) == 11
+    thread.join()
+    assert taken(shortcut) == [11]
