@@ -40,7 +40,7 @@ class Step:
     body_schema: Schema | None = field(default=None, repr=False)
     response_schemas: dict[int, dict[str, Any] | bool] = field(default_factory=dict, repr=False)  # by status
     transaction: bool = True  # False: every stream operation commits by itself
-    retries: int = 0  # how often the handler is run again after a deadlock or serialisation failure
+    retries: int = 0  # how often the handler is run again after a deadlock, lock timeout or serialisation failure
     file: Path | None = None
 
     @classmethod

@@ -11,12 +11,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from app.errors import DatabaseUnavailableError
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-CONFLICTS = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+CONFLICTS = frozenset({"40001", "40P01", "55P03"})  # serialization_failure, deadlock_detected, lock_not_available
 AWAY = frozenset({"53300", "57P01", "57P02", "57P03"})  # too_many_connections, the server stops or starts
 CONNECTION_CLASS = "08"
 # What passes without anybody's doing anything about the statement: lost connections, conflicts, a full disk or
-# memory, a server that stops or starts, its I/O errors; and a server that was demoted, or lost patience.
-PASSING = (CONNECTION_CLASS, "40", "53", "57P", "58", "25006", "25P03")
+# memory, a lock that was waited for too long, a server that stops or starts, its I/O errors; and a server that was
+# demoted, or lost patience.
+PASSING = (CONNECTION_CLASS, "40", "53", "55P03", "57P", "58", "25006", "25P03")
 
 # What a lost, broken, silent or restarting database looks like from a connection. The last is asyncpg's when its
 # connection ends in the middle of a statement ("cannot switch to state ...").

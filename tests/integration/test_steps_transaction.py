@@ -275,6 +275,36 @@ async def test_a_serialisation_failure_at_commit_is_503_or_run_again(floor: Floo
     assert await floor.query("select id from orders order by id") == (["mine 1", "other"] if retries else ["other"])
 
 
+@pytest.mark.parametrize(("retries", "status"), [(0, 503), (1, 200)])
+async def test_a_lock_timeout_is_503_or_run_again(floor: Floor, retries: int, status: int) -> None:
+    """Whoever had the row will be done with it some time."""
+    async def write(req: dict[str, Any], context: Any) -> Any:
+        await context.streams.chatMessage.set("general", "mine", {"text": "first"})
+        return OK
+
+    await floor.post(write)
+    other = await asyncpg.connect(floor.url)
+    theirs = other.transaction()
+    await theirs.start()
+    await other.execute("select from streams.chat_message for update")
+    runs = 0
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        nonlocal runs
+        runs += 1
+        if runs == 2:
+            await theirs.rollback()
+        await context.db.execute(text("set local lock_timeout = '50ms'"))
+        await context.streams.chatMessage.set("general", "mine", {"text": "changed"})
+        return OK
+
+    answer = await floor.post(handler, retries=retries)
+    await other.close()
+    assert answer.status_code == status
+    if status == 503:
+        assert answer.json()["error"]["code"] == "transaction_conflict"
+
+
 async def test_a_step_that_needs_no_database_takes_no_connection(floor: Floor) -> None:
     """Such a step works while the database is away."""
 
