@@ -133,7 +133,8 @@ async def consume(
     up, and rolled back together.
 
     Lost connections, deadlocks, lock timeouts, serialisation failures and a transaction over its time are logged and
-    tried again from the stored position. Everything else that the handler raises rolls the transaction back and is raised.
+    tried again from the stored position. Everything else that the handler raises rolls the transaction back and is
+    raised.
     Also raises StreamUnknownError, StreamsNotMigratedError, PositionTooOldError (commits that this consumer has not
     seen are gone), PositionForeignError (its position is not of this database), and what asyncpg raises when it is
     denied. Cancel it to stop: a transaction at work is rolled back.

@@ -278,6 +278,7 @@ async def test_a_serialisation_failure_at_commit_is_503_or_run_again(floor: Floo
 @pytest.mark.parametrize(("retries", "status"), [(0, 503), (1, 200)])
 async def test_a_lock_timeout_is_503_or_run_again(floor: Floor, retries: int, status: int) -> None:
     """Whoever had the row will be done with it some time."""
+
     async def write(req: dict[str, Any], context: Any) -> Any:
         await context.streams.chatMessage.set("general", "mine", {"text": "first"})
         return OK
