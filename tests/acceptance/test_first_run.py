@@ -21,7 +21,9 @@ from tests.harness import HTTP_TIMEOUT_SECONDS, ROOT, are_gone, free_port, proce
 
 INSTALL_TIMEOUT_SECONDS = 600  # the packages come over the network
 STOP_TIMEOUT_SECONDS = 90
-NOT_IN_A_CLONE = shutil.ignore_patterns(".git", ".venv", ".tidelog", "node_modules", "__pycache__", ".*_cache")
+NOT_IN_A_CLONE = shutil.ignore_patterns(
+    ".git", ".venv", ".tidelog", "node_modules", "__pycache__", ".*_cache", ".hypothesis"
+)
 
 
 class Script:

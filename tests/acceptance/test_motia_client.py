@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,9 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.node import has_node, install_packages
+
 FOLDER = Path(__file__).parent / "motia_client"
 ANSWER_TIMEOUT_SECONDS = 60
-INSTALL_TIMEOUT_SECONDS = 250  # the packages come over the network
 RUNS = 20  # Motia's own server leaves the client stale in most of as many
 
 STREAM = """
@@ -100,15 +99,9 @@ class MotiaClient:
 @pytest.fixture(scope="module")
 def client_folder() -> Path:
     """Motia's client, installed from its lock file."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
+    if not has_node():
         pytest.skip("needs Node and npm to run Motia's published client")
-    subprocess.run(
-        ["npm", "ci", "--no-audit", "--no-fund"],
-        cwd=FOLDER,
-        check=True,
-        stdout=sys.stderr,
-        timeout=INSTALL_TIMEOUT_SECONDS,
-    )
+    install_packages(FOLDER)
     return FOLDER
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,9 +17,9 @@ from tests.benchmarks.programs import Program, program
 from tests.benchmarks.row import CannotRunError
 from tests.benchmarks.serving import serving
 from tests.benchmarks.text import item
+from tests.node import has_node, install_packages
 
 WS_FOLDER = Path(__file__).parent / "processes" / "ws"
-NPM_TIMEOUT_SECONDS = 120
 
 # What our server sends for an update, with the values that real ones have. A peer puts in the group and the number.
 TEMPLATE_ITEM = item(0).replace('"n": "0000000"', '"n": "%N%"')
@@ -89,16 +89,11 @@ async def _peer(running: Program, template: str) -> Broadcasting:
 
 
 async def _ws_folder() -> Path:
-    """Where ws is installed, from its lock file; raises CannotRunError without Node or npm."""
-    if shutil.which("node") is None or shutil.which("npm") is None:
+    """Where ws is installed; raises CannotRunError without Node or npm."""
+    if not has_node():
         raise CannotRunError("Node and npm are not installed")
-    installed, wanted = WS_FOLDER / "node_modules" / "installed-lock.json", WS_FOLDER / "package-lock.json"
-    if not installed.exists() or installed.read_bytes() != wanted.read_bytes():
-        process = await asyncio.create_subprocess_exec(
-            "npm", "ci", "--no-audit", "--no-fund", cwd=WS_FOLDER, stdout=sys.stderr, stdin=asyncio.subprocess.DEVNULL
-        )
-        async with asyncio.timeout(NPM_TIMEOUT_SECONDS):
-            if await process.wait():
-                raise CannotRunError("npm could not install ws; see its output")
-        installed.write_bytes(wanted.read_bytes())
+    try:
+        await asyncio.to_thread(install_packages, WS_FOLDER)
+    except subprocess.SubprocessError as error:
+        raise CannotRunError(f"npm could not install ws: {error}") from error
     return WS_FOLDER
