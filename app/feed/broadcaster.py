@@ -78,7 +78,7 @@ class Broadcaster:
 
     @property
     def is_deserted(self) -> bool:
-        """Whether nobody is subscribed, or on the way to it."""
+        """Whether nobody is subscribed, or on the way to it. The sequencer's thread asks, too."""
         return not self._channels
 
     async def wait_for_interest(self, seconds: float) -> None:

@@ -25,7 +25,7 @@ HEAD_CHANNEL = "tidelog_head"  # the sequencer's NOTIFY; the payload is the new 
 EPOCH_CHANNEL = "tidelog_epoch"  # its payload comes before the first head of the new epoch
 STATEMENT_TIMEOUT_SECONDS = 30.0
 PASSING_PAUSE_SECONDS = 0.05  # between looks at the head while nobody subscribes
-SLOW_POLL_SECONDS = 1.0  # stands behind the NOTIFY, and finds a dead connection
+SLOW_POLL_SECONDS = 1.0  # stands behind the NOTIFY, and finds a dead connection, whatever the shortcut brings
 
 
 class Reader:
@@ -70,7 +70,7 @@ class Reader:
                     self.started.set()
                 self._head = max(self._head, head.number)
                 self._note_recovery()
-                await self._follow_until_quiet(connection)
+                await self._follow(connection, asyncio.get_running_loop().time() + SLOW_POLL_SECONDS)
         finally:
             with contextlib.suppress(*TROUBLE):
                 await connection.close(timeout=1)
@@ -87,9 +87,9 @@ class Reader:
         self._backoff.reset()
         self._broadcaster.tell_status(interrupted=False)
 
-    async def _follow_until_quiet(self, connection: asyncpg.Connection[Any]) -> None:
-        """Publish up to the head each time it moves, until it has not moved for SLOW_POLL_SECONDS."""
-        while True:
+    async def _follow(self, connection: asyncpg.Connection[Any], until: float) -> None:
+        """Publish up to the head each time it moves, until that time of the event loop's clock."""
+        while asyncio.get_running_loop().time() < until:
             self._head_moved.clear()
             while self._broadcaster.position < self._head:
                 if self._broadcaster.is_deserted:
@@ -100,7 +100,7 @@ class Reader:
                 else:
                     await self._publish_up_to_the_head(connection)
             try:
-                async with asyncio.timeout(SLOW_POLL_SECONDS):
+                async with asyncio.timeout_at(until):
                     await self._head_moved.wait()
             except TimeoutError:
                 return

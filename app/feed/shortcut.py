@@ -7,6 +7,7 @@ isn't what comes next: the shortcut saves a round trip and a query, and nothing 
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from app.model.change import Commit
 from app.store.reading import whole_commits
 
 ROWS_MAX = 16  # of the commits that are numbered together; more is for pages of the log
-KEPT_MAX = 64  # of what the reader has not come to yet, as it waits for a page
+KEPT_MAX = 64  # of what the reader has not come to yet, as it waits for a page, or its event loop is busy
 
 
 class _Numbered(NamedTuple):
@@ -24,15 +25,21 @@ class _Numbered(NamedTuple):
     head: int
     epoch: str
 
+    @property
+    def first(self) -> int:
+        number: int = self.rows[0][0]
+        return number
+
 
 class Shortcut:
     """The sequencer's thread puts in, the event loop of `open` takes out."""
 
     def __init__(self, broadcaster: Broadcaster) -> None:
         self._broadcaster = broadcaster
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._on_head: Callable[[int], None] | None = None
+        self._wake: Callable[[], object] | None = None
+        self._lock = threading.Lock()  # of the two below
         self._kept: deque[_Numbered] = deque(maxlen=KEPT_MAX)
+        self._is_woken = False
 
     # What the sequencer calls, in its thread.
 
@@ -43,25 +50,37 @@ class Shortcut:
 
     def put(self, rows: Sequence[Any], head: int, epoch: str) -> None:
         """Commits that were numbered together, the last of them `head`, as rows of the log: all that they have."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._keep, _Numbered(rows, head, epoch))
+        if self._wake is None:
+            return
+        with self._lock:
+            self._kept.append(_Numbered(rows, head, epoch))
+            is_woken, self._is_woken = self._is_woken, True
+        if not is_woken:
+            self._wake()
 
     # What the reader calls.
 
     def open(self, on_head: Callable[[int], None]) -> None:
         """Call back, in this event loop, when something came: with the new head."""
-        self._loop, self._on_head = asyncio.get_running_loop(), on_head
+
+        def tell() -> None:
+            with self._lock:
+                self._is_woken = False
+                head = self._kept[-1].head if self._kept else 0
+            on_head(head)
+
+        loop = asyncio.get_running_loop()
+        self._wake = lambda: loop.call_soon_threadsafe(tell)
 
     def take(self) -> Sequence[Commit]:
-        """The commits that come next in the broadcaster's feed; none if they aren't here."""
+        """The commits that come next in the broadcaster's feed, all that are here; none if they aren't."""
         position, epoch = self._broadcaster.position, self._broadcaster.epoch
-        while self._kept and self._kept[0].head <= position:
-            self._kept.popleft()  # it was read from the log
-        if not self._kept or (self._kept[0].rows[0][0], self._kept[0].epoch) != (position + 1, epoch):
-            return ()
-        return whole_commits(self._kept.popleft().rows, self._broadcaster.is_wanted)
-
-    def _keep(self, numbered: _Numbered) -> None:
-        assert self._on_head is not None  # noqa: S101 - `open` set it before the loop
-        self._kept.append(numbered)
-        self._on_head(numbered.head)
+        rows: list[Any] = []
+        with self._lock:
+            while self._kept and self._kept[0].head <= position:
+                self._kept.popleft()  # it was read from the log
+            while self._kept and (self._kept[0].first, self._kept[0].epoch) == (position + 1, epoch):
+                numbered = self._kept.popleft()
+                rows += numbered.rows
+                position = numbered.head
+        return whole_commits(rows, self._broadcaster.is_wanted)

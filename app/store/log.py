@@ -42,6 +42,8 @@ FEED_SETTINGS = {
     # A statement goes on without its client (deadline.py); this would have it end.
     "client_connection_check_interval": "0",
     "synchronous_commit": "on",
+    # A commit's time in JSON (number_commits.sql) has all its digits.
+    "extra_float_digits": "1",
     # A vanished client must not keep its locks: found dead after 5 + 3 x 2 seconds.
     "tcp_keepalives_idle": "5",
     "tcp_keepalives_interval": "2",

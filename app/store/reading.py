@@ -114,7 +114,7 @@ class _Assembly:
         commit = self._commit
         if commit is None or commit.number != number:
             done = commit
-            commit = self._commit = Commit(number, xid, at_ms, {})
+            commit = self._commit = Commit(number, xid, float(at_ms), {})
             self._size = 0
         if kind is None:
             return done

@@ -89,6 +89,28 @@ async def test_what_is_much_is_left_to_the_log(
     assert numbering.rows == ()
 
 
+async def test_what_is_much_as_a_text_is_left_to_the_log(connection: asyncpg.Connection[Any]) -> None:
+    """A compressed megabyte is stored in some kilobytes, and would hold up whoever reads it as JSON."""
+    numbering = await Numbering.load(connection)
+    await connection.execute(
+        "insert into streams.chat_message (group_id, id, data) "
+        "values ('g', 'large', jsonb_build_object('text', repeat('x', 1000000)))"
+    )
+    assert await connection.fetchval("select pg_column_size(data) from streams.change") < 16384
+    assert await numbering.advance(connection, tell_rows_max=ROWS_MAX) == 1
+    assert numbering.rows == ()
+
+
+async def test_a_time_of_whole_milliseconds(connection: asyncpg.Connection[Any]) -> None:
+    """It is the same number, of the same type, whichever way it comes."""
+    await connection.execute(WRITE, "g", "a", "{}")
+    numbering = await Numbering.load(connection)
+    assert await numbering.advance(connection, tell_rows_max=ROWS_MAX) == 1
+    (row,) = numbering.rows
+    (commit,) = whole_commits([[*row[:2], 1764000000000, *row[3:]]], lambda _topic: True)
+    assert repr(commit.at_ms) == "1764000000000.0"
+
+
 async def test_nothing_is_told_unasked(connection: asyncpg.Connection[Any]) -> None:
     """As long as nobody is subscribed."""
     numbering = await Numbering.load(connection)

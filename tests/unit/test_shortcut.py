@@ -61,6 +61,28 @@ async def test_what_comes_next_is_taken_once(shortcut: Shortcut) -> None:
     assert taken(shortcut) == []
 
 
+async def test_batches_that_follow_each_other_are_taken_together(shortcut: Shortcut) -> None:
+    """So a socket gets in one write what came while others were written to."""
+    await put(shortcut, 11)
+    await put(shortcut, 12, 13)
+    await put(shortcut, 15)
+    assert taken(shortcut) == [11, 12, 13]
+    assert taken(shortcut) == []
+
+
+async def test_a_busy_event_loop_is_woken_once(feed: Feed) -> None:
+    """What waits for it is bounded, however much is numbered meanwhile."""
+    heads: list[int] = []
+    shortcut = Shortcut(cast(Broadcaster, feed))
+    shortcut.open(heads.append)
+    for number in range(11, 11 + 2 * KEPT_MAX):
+        shortcut.put(rows(number), number, EPOCH)
+    await asyncio.sleep(0)
+    assert heads == [10 + 2 * KEPT_MAX]
+    await put(shortcut, 11 + 2 * KEPT_MAX)
+    assert heads == [10 + 2 * KEPT_MAX, 11 + 2 * KEPT_MAX]
+
+
 async def test_what_was_read_meanwhile_is_dropped(shortcut: Shortcut, feed: Feed) -> None:
     """The reader was at a page of the log when it came."""
     await put(shortcut, 11, 12)

@@ -75,15 +75,18 @@ row_of_numbered as (
     where (select row_count from fresh limit 1) <= $5::bigint
 ),
 told as (
-    select json_agg(
-        json_build_array(
-            number, xid::text::bigint, (extract(epoch from at) * 1000)::float8,
-            kind, seq, stream, group_id, id, op, version, data::text
+    select case
+        when sum(octet_length(text)) <= 16384
+        then json_agg(
+            json_build_array(
+                number, xid::text::bigint, (extract(epoch from at) * 1000)::float8,
+                kind, seq, stream, group_id, id, op, version, text
+            )
+            order by number, seq
         )
-        order by number, seq
-    ) as rows
-    from row_of_numbered
-    where (select sum(pg_column_size(data)) from row_of_numbered) <= 16384
+    end as rows
+    from (select *, data::text as text from row_of_numbered offset 0) as row_with_text
+    where (select sum(pg_column_size(data)) from row_of_numbered) <= 16384  -- before it is decompressed to a text
 )
 select
     numbered,
