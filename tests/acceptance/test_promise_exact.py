@@ -155,6 +155,29 @@ async def test_a_join_while_commits_wait_for_their_numbers_is_exact(
     assert view.items == {"a": {"id": "a", "n": 5}}
 
 
+async def test_a_reader_whose_connection_is_lost_has_a_new_one_though_commits_go_on_coming(
+    start_server: Any, database_url: str, steps: Any
+) -> None:
+    """They come to it past the database, so their stream must not hide that it would miss the rest."""
+    steps.write("note_stream.py", NOTE_STREAM)
+    server = await start_server(steps.path)
+    sql = await connect_sql(database_url)
+    readers = "from pg_stat_activity where datname = current_database() and application_name = 'tidelog reader'"
+    async with Subscriber.connect(server) as subscriber:
+        view = await subscriber.view("note", "g")
+        lost = await sql.fetchval(f"select pid {readers}")
+        await sql.execute(f"select pg_terminate_backend(pid) {readers}")
+        async with asyncio.timeout(60):
+            n = 0
+            while not await sql.fetchval(f"select exists (select {readers} and pid <> $1)", lost):
+                n += 1
+                await sql.execute(SET, "g", "a", {"n": n})
+                await asyncio.sleep(0.05)
+        await subscriber.until_mark(sql, view)
+    await assert_exact(view, sql)
+    await sql.close()
+
+
 @pytest.mark.parametrize("trouble", ["process killed", "connections lost"])
 async def test_the_feed_goes_on_without_its_sequencer(
     start_server: Any, database_url: str, steps: Any, trouble: str
