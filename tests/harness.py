@@ -74,6 +74,13 @@ class Databases:
     async def drop(self, url: str) -> None:
         await self._execute(f'drop database "{make_url(url).database}" with (force)')
 
+    async def replace(self, url: str, other_url: str) -> None:
+        """Have the other database be what is found at `url`, and drop what was, for all its sessions."""
+        name, other = make_url(url).database, make_url(other_url).database
+        await self._execute(f'alter database "{name}" allow_connections false')
+        await self.drop(url)
+        await self._execute(f'alter database "{other}" rename to "{name}"')
+
     async def _execute(self, sql: str) -> None:
         connection = await asyncpg.connect(self.server_url)
         try:

@@ -76,6 +76,23 @@ class Broadcaster:
         self.at_ms = at_ms
         self._tell_moved()
 
+    def go_back(self, position: int, at_ms: float) -> None:
+        """What was published after some position was undone (a replica that lacked it was promoted): begin again here.
+
+        Nobody can go on, nor what is being read for those on their way, which may show what has been undone.
+        """
+        self.position = self.frontier = position
+        self.at_ms = max(self.at_ms, at_ms)  # Motia's clients drop what is older than what they have
+        starting = list(self._starting.items())
+        self._starting.clear()
+        for subscription, starter in starting:
+            starter.drop(subscription)
+        self._spoolings.clear()
+        self._begin_again(list(self._channels), "epoch")
+        for subscription, _ in starting:
+            self.begin_anew(subscription, "epoch")
+        self._tell_moved()
+
     @property
     def is_deserted(self) -> bool:
         """Whether nobody is subscribed, or on the way to it. The sequencer's thread asks, too."""
@@ -214,6 +231,13 @@ class Broadcaster:
         subscription.subscriber.deliver(dialect.reset(subscription, reason, self.position, self.epoch))
         self._open(subscription, None, not_before=self.position)
 
+    def begin_anew(self, subscription: Subscription, reason: ResetReason) -> None:
+        """It can't go on from where it is: bring it to the present state, if it can be told why, with the reason."""
+        if isinstance(subscription, PositionSubscription):
+            self.reset(subscription, reason)
+        else:
+            self.subscribe(subscription)
+
     def pump(self, subscription: Subscription, cursor: int) -> None:
         """Deliver to this subscription, which isn't live yet, from after `cursor` on."""
         self._start_pump(Pump(self, subscription.subscriber, [subscription], cursor, is_new=True))
@@ -299,10 +323,7 @@ class Broadcaster:
                 self._leave(channel, subscription)
             self._close_if_deserted(topic, channel)
             for subscription in again:
-                if isinstance(subscription, PositionSubscription):
-                    self.reset(subscription, reason)
-                else:
-                    self.subscribe(subscription)
+                self.begin_anew(subscription, reason)
 
     def _let_fall_behind(self) -> None:
         """Those that are full read from the log from here on, at their own pace."""

@@ -213,10 +213,7 @@ class Pump:
     def _restart(self, reason: ResetReason) -> None:
         """These subscriptions need the present state instead."""
         for subscription in self._release():
-            if isinstance(subscription, PositionSubscription):
-                self._broadcaster.reset(subscription, reason)
-            else:
-                self._broadcaster.subscribe(subscription)
+            self._broadcaster.begin_anew(subscription, reason)
 
     def _release(self) -> list[Subscription]:
         """Let go of all subscriptions."""

@@ -8,8 +8,9 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from app.feed.backoff import Backoff
+from app.store.epoch import server_of
 from app.store.failure import TROUBLE
-from app.store.log import FEED_SETTINGS, read_head
+from app.store.log import FEED_SETTINGS, Head, read_head
 from app.store.reading import Page, PageRequest, read_after, read_page
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ class Reader:
         self._broadcaster = broadcaster
         self._shortcut = shortcut
         self._backoff = Backoff()
-        self._head = 0
+        self._head = 0  # as told on this connection
         self._head_moved = asyncio.Event()
         self._epoch: str | None = None  # as told on this connection, later than any answer
+        self._is_joined = False  # whether this connection's history is known to hold what was published
         self.started = asyncio.Event()  # the broadcaster has its position: subscriptions may come
         self.trouble: str | None = "not started"
 
@@ -59,21 +61,38 @@ class Reader:
     async def _run_on_one_connection(self) -> None:
         connection = await self._connect(**FEED_SETTINGS, application_name="tidelog reader")
         try:
-            self._epoch = None
+            epoch = self._broadcaster.epoch
+            self._head, self._epoch, self._is_joined = 0, None, False
             await connection.add_listener(HEAD_CHANNEL, self._on_head)
             await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
+            self._shortcut.follow(await server_of(connection))
+            head = await self._read_head(connection, epoch)
+            if not self.started.is_set():
+                self._broadcaster.start(head.number, head.at_ms)
+                self.started.set()
+            elif self._broadcaster.position > head.shared:
+                logger.error(
+                    "the database has lost commits from %d on, which were delivered up to %d (was a replica promoted "
+                    "that lacked them?): all subscribers begin again",
+                    head.shared + 1,
+                    self._broadcaster.position,
+                )
+                self._broadcaster.go_back(head.number, head.at_ms)
             while True:
-                head = await read_head(connection, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
-                self._broadcaster.epoch = self._epoch or head.epoch
-                if not self.started.is_set():
-                    self._broadcaster.start(head.number, head.at_ms)
-                    self.started.set()
-                self._head = max(self._head, head.number)
                 self._note_recovery()
                 await self._follow(connection, asyncio.get_running_loop().time() + SLOW_POLL_SECONDS)
+                await self._read_head(connection, None)
         finally:
+            self._shortcut.follow(None)
             with contextlib.suppress(*TROUBLE):
                 await connection.close(timeout=1)
+
+    async def _read_head(self, connection: asyncpg.Connection[Any], epoch: str | None) -> Head:
+        head = await read_head(connection, epoch, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
+        self._broadcaster.epoch = self._epoch or head.epoch
+        self._is_joined = True
+        self._head = max(self._head, head.number)
+        return head
 
     def _note_trouble(self, error: Exception) -> None:
         self.trouble = f"{type(error).__name__}: {error}"
@@ -113,11 +132,13 @@ class Reader:
         self._head_moved.set()
 
     def _on_epoch(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        self._epoch = self._broadcaster.epoch = str(payload)
+        self._epoch = str(payload)
+        if self._is_joined:  # else it may not be the one that goes on from the broadcaster's
+            self._broadcaster.epoch = self._epoch
 
     async def _pass_over(self, connection: asyncpg.Connection[Any]) -> None:
         """Nobody is there to be told: move on without reading what happened, and not at every commit."""
-        head = await read_head(connection, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
+        head = await self._read_head(connection, None)
         if self._broadcaster.is_deserted:  # whoever came meanwhile may have a snapshot from before this head
             self._broadcaster.start(head.number, head.at_ms)
             await self._broadcaster.wait_for_interest(PASSING_PAUSE_SECONDS)

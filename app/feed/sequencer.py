@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -22,7 +22,7 @@ from app.feed.doorbell import ANSWER_TIMEOUT_SECONDS, Doorbell
 from app.feed.housekeeper import Housekeeper
 from app.feed.standby import Standby
 from app.store.deadline import deadline
-from app.store.epoch import enter_epoch
+from app.store.epoch import enter_epoch, server_of
 from app.store.failure import TROUBLE
 from app.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT, Numbering
 
@@ -82,9 +82,10 @@ class Sequencer:
             await Standby(connection).until_needed()
             with deadline(connection, ANSWER_TIMEOUT_SECONDS):
                 epoch = await enter_epoch(connection)
+                server = await server_of(connection)
             logger.info("numbering commits")
             async with self._housekeeping():
-                await self._number_forever(connection, epoch)
+                await self._number_forever(connection, epoch, server)
         finally:
             # Politely, so that the lock is free at once for the next; close() ends a dead connection itself.
             with contextlib.suppress(*TROUBLE):
@@ -100,7 +101,7 @@ class Sequencer:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _number_forever(self, connection: asyncpg.Connection[Any], epoch: str) -> None:
+    async def _number_forever(self, connection: asyncpg.Connection[Any], epoch: str, server: datetime) -> None:
         with deadline(connection, ANSWER_TIMEOUT_SECONDS):
             numbering = await Numbering.load(connection)
         doorbell = Doorbell(connection)
@@ -115,7 +116,7 @@ class Sequencer:
                 numbered = await numbering.advance(connection, tell_rows_max=rows_max)
             self._backoff.reset()
             if self._shortcut is not None and numbering.rows:
-                self._shortcut.put(numbering.rows, numbering.number, epoch)
+                self._shortcut.put(numbering.rows, numbering.number, epoch, server)
             if doorbell.armed:
                 if not doorbell.rung:
                     rings = 0

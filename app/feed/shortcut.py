@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from app.feed.broadcaster import Broadcaster
@@ -37,7 +38,8 @@ class Shortcut:
     def __init__(self, broadcaster: Broadcaster) -> None:
         self._broadcaster = broadcaster
         self._wake: Callable[[], object] | None = None
-        self._lock = threading.Lock()  # of the two below
+        self._lock = threading.Lock()  # of the three below
+        self._server: datetime | None = None  # the one that the reader is connected to
         self._kept: deque[_Numbered] = deque(maxlen=KEPT_MAX)
         self._is_woken = False
 
@@ -48,11 +50,13 @@ class Shortcut:
         """How many rows of what is numbered next it should tell: none while nobody is subscribed."""
         return 0 if self._broadcaster.is_deserted else ROWS_MAX
 
-    def put(self, rows: Sequence[Any], head: int, epoch: str) -> None:
-        """Commits that were numbered together, the last of them `head`, as rows of the log: all that they have."""
+    def put(self, rows: Sequence[Any], head: int, epoch: str, server: datetime) -> None:
+        """Commits that `server` numbered together, the last of them `head`, as rows of the log: all that they have."""
         if self._wake is None:
             return
         with self._lock:
+            if server != self._server:
+                return
             self._kept.append(_Numbered(rows, head, epoch))
             is_woken, self._is_woken = self._is_woken, True
         if not is_woken:
@@ -71,6 +75,12 @@ class Shortcut:
 
         loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(tell)
+
+    def follow(self, server: datetime | None) -> None:
+        """Keep what this server numbers, and forget another's: the reader may have learned that it never was."""
+        with self._lock:
+            self._server = server
+            self._kept.clear()
 
     def take(self) -> Sequence[Commit]:
         """The commits that come next in the broadcaster's feed, all that are here; none if they aren't."""

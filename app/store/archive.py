@@ -16,7 +16,7 @@ from app.model.change import Topic
 from app.model.position import Position, ResetReason
 from app.model.stream import Stream
 from app.store.engine import Database
-from app.store.epoch import known_epoch
+from app.store.log import read_head
 from app.store.queries import load
 from app.store.reading import Only, Page, PageRequest, read_page
 from app.store.ready import ReadyRequest, Wording, fetch_ready
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from app.store.reading import Connection
 
 IS_KEPT = load("is_kept")
-RESUME = load("resume")
 
 SNAPSHOT_TIMEOUT_SECONDS = 60.0  # the largest one at a slow disk's pace; a dead connection shows itself
 PAGE_TIMEOUT_SECONDS = 30.0
@@ -98,9 +97,8 @@ class Archive:
         """Whether `position` can be gone on from, and how far the log goes."""
         async with asyncio.timeout(PAGE_TIMEOUT_SECONDS), self._database.archive_pool.acquire() as connection:
             floor = await read_floor(connection)
-            row = await connection.fetchrow(RESUME, position.epoch)
-        assert row is not None  # noqa: S101 - a select without from
+            head = await read_head(connection, position.epoch, timeout_seconds=PAGE_TIMEOUT_SECONDS)
         refused: ResetReason | None = "too_old" if position.number < floor else None
-        if position.number > row["ends_at"]:
-            refused = "ahead" if position.epoch == known_epoch(row["epoch"]) else "epoch"
-        return Standing(row["head"], refused)
+        if position.number > head.shared:
+            refused = "ahead" if position.epoch == head.epoch else "epoch"
+        return Standing(head.number, refused)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 EPOCH_STATE = load("epoch_state")
 BEGIN_EPOCH = load("begin_epoch")
+SERVER_STARTED_AT = "select pg_postmaster_start_time()"
 
 
 class NotBegunError(ConnectionError):
@@ -45,6 +47,14 @@ async def read_epoch_state(connection: Connection) -> EpochState:
         return EpochState(None, is_foreign=row["has_log"], goes_on=False)
     is_foreign = row["system_identifier"] != row["log_system_identifier"] or row["log_is_ahead"]
     return EpochState(row["epoch"], is_foreign, goes_on=row["goes_on"] and not is_foreign)
+
+
+async def server_of(connection: Connection) -> datetime:
+    """Tells servers that take writes apart: one that lost commits (a promoted replica, a restored backup) is another.
+
+    It is the time at which the server was started.
+    """
+    return cast(datetime, await connection.fetchval(SERVER_STARTED_AT))
 
 
 async def enter_epoch(connection: Connection) -> str:

@@ -98,10 +98,13 @@ class Head(NamedTuple):
     number: int
     at_ms: float
     epoch: str
+    shared: int  # up to it, the commits are those of the epoch that was asked about; -1 if there is none such
 
 
-async def read_head(connection: Connection | PoolConnectionProxy[Any], *, timeout_seconds: float) -> Head:
-    """Where the log ends. Raises NotBegunError if no sequencer has worked on this database yet."""
-    row = await connection.fetchrow(HEAD, timeout=timeout_seconds)
-    assert row is not None  # noqa: S101 - a select without from
-    return Head(row["number"], row["at_ms"], known_epoch(row["epoch"]))
+async def read_head(
+    connection: Connection | PoolConnectionProxy[Any], epoch: str | None, *, timeout_seconds: float
+) -> Head:
+    """Where the log ends, for one who was in `epoch`. Raises NotBegunError if no sequencer has worked here yet."""
+    row = await connection.fetchrow(HEAD, epoch, timeout=timeout_seconds)
+    assert row is not None  # noqa: S101 - an aggregate answers one row
+    return Head(row["number"], row["at_ms"], known_epoch(row["epoch"]), row["shared"])

@@ -70,6 +70,9 @@ class Replica:
     def __init__(self, folder: Path, account: os.stat_result) -> None:
         self._folder = folder
         self._account = account
+        options = ("listen_addresses=''", f"unix_socket_directories={folder}", f"port={REPLICA_PORT}")
+        settings = (*options, f"max_connections={CONNECTIONS_MAX}")
+        self._options = " ".join(f"-c {setting}" for setting in settings)
         # Not the primary's port: the backup has the lock file of its socket.
         self.url = f"postgresql://postgres@/postgres?host={folder}&port={REPLICA_PORT}"
 
@@ -81,6 +84,11 @@ class Replica:
                     pass  # each look is a round trip to the server
         finally:
             await connection.close()
+
+    async def start(self, *, alone: bool = False) -> None:
+        """Begin to follow the primary or, if `alone`, stay at what it had."""
+        options = self._options + (" -c primary_conninfo=" if alone else "")
+        await self.control("start", "-w", "-l", str(self._folder / "server.log"), "-o", options)
 
     async def promote(self) -> None:
         await self.control("promote", "-w")
@@ -95,9 +103,7 @@ async def replica_of(primary: Databases) -> AsyncIterator[Replica]:
     replica = Replica(folder, account)
     url = database_url_of(primary.server_url, "postgres")
     await run("pg_basebackup", "-D", str(folder), "-R", "-X", "stream", "-c", "fast", "-d", url, account=account)
-    settings = ("listen_addresses=''", f"unix_socket_directories={folder}", f"port={REPLICA_PORT}")
-    options = " ".join(f"-c {setting}" for setting in (*settings, f"max_connections={CONNECTIONS_MAX}"))
-    await replica.control("start", "-w", "-l", str(folder / "server.log"), "-o", options)
+    await replica.start()
     try:
         yield replica
     finally:

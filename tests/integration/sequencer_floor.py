@@ -144,11 +144,18 @@ class Proxy:
         """The connections of now are silent for ever, new ones work."""
         self._silent_before = self._serial
 
+    def move(self, url: str) -> None:
+        """The connections of now end, new ones lead there."""
+        self._upstream = make_url(url)
+        for writer in self._writers:
+            writer.transport.abort()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serial, self._serial = self._serial, self._serial + 1
         folder = self._upstream.query.get("host")
         if folder:
-            upstream = await asyncio.open_unix_connection(Path(str(folder)) / ".s.PGSQL.5432")
+            port = self._upstream.query.get("port", "5432")
+            upstream = await asyncio.open_unix_connection(Path(str(folder)) / f".s.PGSQL.{port}")
         else:
             assert self._upstream.host is not None
             upstream = await asyncio.open_connection(self._upstream.host, self._upstream.port or 5432)

@@ -53,6 +53,17 @@ def test_a_motia_sync_is_made_of_texts_of_several_items(item_id: str | None, tex
     assert (sync["event"], sync.get("id")) == ({"type": "sync", "data": data}, item_id)
 
 
+def test_a_number_that_comes_again_has_a_time_of_its_own() -> None:
+    """In a history that lacks the first one: clients drop an item's message that is not newer."""
+    dialect = MotiaDialect()
+    first, _ = written(dialect, CommitHead(3, 2000.0), "a")
+    dialect.sync(Topic("a", "a"), None, [], 2000.0)
+    for at_ms in (1000.0, 3000.0):
+        again, _ = written(dialect, CommitHead(3, at_ms), "a")
+        assert again["timestamp"] > first["timestamp"]
+        first = again
+
+
 @given(name=NAMES, at_us=st.integers(0, 4_000_000_000_000_000))
 def test_tidelog_messages_hold_any_name_and_time(name: str, at_us: int) -> None:
     """A double of milliseconds has room for each microsecond."""

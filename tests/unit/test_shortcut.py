@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -15,6 +16,7 @@ from app.feed.shortcut import KEPT_MAX, ROWS_MAX, Shortcut
 from app.model.change import Topic
 
 EPOCH = "e1"
+SERVER = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 @dataclass
@@ -38,6 +40,7 @@ def feed() -> Feed:
 async def shortcut(feed: Feed) -> Shortcut:
     shortcut = Shortcut(cast(Broadcaster, feed))
     shortcut.open(lambda _head: None)
+    shortcut.follow(SERVER)
     return shortcut
 
 
@@ -46,7 +49,7 @@ def rows(*numbers: int, group: str = "g") -> Sequence[Sequence[Any]]:
 
 
 async def put(shortcut: Shortcut, *numbers: int, epoch: str = EPOCH, group: str = "g") -> None:
-    shortcut.put(rows(*numbers, group=group), numbers[-1], epoch)
+    shortcut.put(rows(*numbers, group=group), numbers[-1], epoch, SERVER)
     await asyncio.sleep(0)
 
 
@@ -75,8 +78,9 @@ async def test_a_busy_event_loop_is_woken_once(feed: Feed) -> None:
     heads: list[int] = []
     shortcut = Shortcut(cast(Broadcaster, feed))
     shortcut.open(heads.append)
+    shortcut.follow(SERVER)
     for number in range(11, 11 + 2 * KEPT_MAX):
-        shortcut.put(rows(number), number, EPOCH)
+        shortcut.put(rows(number), number, EPOCH, SERVER)
     await asyncio.sleep(0)
     assert heads == [10 + 2 * KEPT_MAX]
     await put(shortcut, 11 + 2 * KEPT_MAX)
@@ -110,6 +114,22 @@ async def test_another_epoch_is_for_the_log(shortcut: Shortcut, feed: Feed) -> N
     assert taken(shortcut) == [11]
 
 
+async def test_another_server_is_never_listened_to(shortcut: Shortcut, feed: Feed) -> None:
+    """It numbered before it died, and the replica that took its place never had that commit: nobody may see it."""
+    heads: list[int] = []
+    shortcut.open(heads.append)
+    shortcut.put(rows(11), 11, EPOCH, SERVER)
+    shortcut.follow(None)  # the reader's connection is lost
+    shortcut.put(rows(11), 11, EPOCH, SERVER)
+    shortcut.follow(SERVER + timedelta(days=1))
+    shortcut.put(rows(11), 11, EPOCH, SERVER)
+    await asyncio.sleep(0)
+    assert taken(shortcut) == []
+    assert 11 not in heads
+    shortcut.put(rows(11), 11, EPOCH, SERVER + timedelta(days=1))
+    assert taken(shortcut) == [11]
+
+
 async def test_groups_that_nobody_wants_are_left_out(shortcut: Shortcut) -> None:
     """The commit itself is there: positions have no gaps."""
     await put(shortcut, 11, group="nobody's")
@@ -134,10 +154,11 @@ async def test_rows_are_asked_for_while_somebody_is_subscribed(shortcut: Shortcu
 async def test_it_crosses_threads_and_tells_of_the_head(feed: Feed) -> None:
     """The sequencer runs in a thread of its own, perhaps before there is a reader."""
     shortcut = Shortcut(cast(Broadcaster, feed))
-    shortcut.put(rows(11), 11, EPOCH)
+    shortcut.put(rows(11), 11, EPOCH, SERVER)
     heads: asyncio.Queue[int] = asyncio.Queue()
     shortcut.open(heads.put_nowait)
-    thread = threading.Thread(target=shortcut.put, args=(rows(11), 11, EPOCH))
+    shortcut.follow(SERVER)
+    thread = threading.Thread(target=shortcut.put, args=(rows(11), 11, EPOCH, SERVER))
     thread.start()
     assert await asyncio.wait_for(heads.get(), 10) == 11
     thread.join()

@@ -64,7 +64,7 @@ class MotiaDialect:
 
     def __init__(self) -> None:
         self._last = 0.0
-        self._commit_number = 0
+        self._head = CommitHead(0, 0.0)
         self._commit_time = 0.0
 
     def key(self, subscriptions: Iterable[Subscription]) -> Hashable:
@@ -74,8 +74,8 @@ class MotiaDialect:
 
     def pieces(self, head: CommitHead, topic: Topic, part: GroupCommit, changes: Sequence[Change]) -> Sequence[Piece]:
         """Each is a message of its own."""
-        if head.number != self._commit_number:
-            self._commit_number = head.number
+        if head != self._head:  # a number alone may come again, in another epoch
+            self._head = head
             self._commit_time = max(head.at_ms, _next_double(self._last))
         time = self._commit_time
         address = _address(topic)
