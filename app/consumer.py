@@ -154,7 +154,7 @@ async def consume(
             await consumer.work()
         except InterruptedWorkError as interruption:
             logger.warning("consumer %s: interrupted, trying again: %s", name, interruption)
-        await asyncio.sleep(consumer.backoff.next_delay_seconds())
+        await consumer.backoff.wait()
 
 
 class InterruptedWorkError(Exception):

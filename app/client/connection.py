@@ -223,7 +223,7 @@ class Client:
                 ids = [frame["subscription"]]
             case "status":
                 logger.info("%s: the server's feed is %s", self._url, frame["feed"])
-                self._reach(frame["position"])
+                self._reach(frame["position"], frame.get("epoch"))
                 return False
             case "error":
                 self._take_error(frame)
@@ -238,10 +238,10 @@ class Client:
             self._reach(frame["position"])
         return bool(addressed)
 
-    def _reach(self, position: int) -> None:
+    def _reach(self, position: int, epoch: str | None = None) -> None:
         """Quiet subscriptions go with the others: else they would resume from far behind."""
         for subscription in self._subscriptions.values():
-            subscription.reach(position)
+            subscription.reach(position, epoch)
 
     def _take_error(self, frame: Frame) -> None:
         code, message = frame["code"], frame["message"]

@@ -129,10 +129,13 @@ class Subscription:
         if message is not None:
             self._put(message, size)
 
-    def reach(self, position: int) -> None:
-        """The connection has come to this position, and nothing before it is to come for a live subscription."""
-        if self.is_live and self._reached is not None and self._reached[0] < position:
-            self._reached = (position, self._reached[1])
+    def reach(self, position: int, epoch: str | None = None) -> None:
+        """The connection has come to this position, and nothing before it is to come for a live subscription.
+
+        In this epoch, if one is given: it may be a new one.
+        """
+        if self.is_live and self._reached is not None and self._reached[0] <= position:
+            self._reached = (position, epoch or self._reached[1])
 
     def end(self, error: Exception | None = None) -> None:
         """Nothing more will come. What is waiting is handed out, and then `error` raised."""

@@ -32,6 +32,7 @@ from app.model.change import Commit, Topic, net_changes
 from app.model.position import Position, ResetReason
 from app.settings import Settings
 from app.store.archive import Archive
+from app.store.log import Head
 from app.store.snapshot import SnapshotHead
 
 
@@ -54,6 +55,7 @@ class Broadcaster:
         self.at_ms = 0.0
         self.epoch = ""
         self.frontier = 0  # the commit that is being read; rows of it may have been dropped before one attached
+        self.joins = 0  # how often the reader was connected
         self._settings = settings
         self._channels: dict[Topic, Channel] = {}
         self._starting: dict[Subscription, Starter] = {}
@@ -76,13 +78,22 @@ class Broadcaster:
         self.at_ms = at_ms
         self._tell_moved()
 
-    def go_back(self, position: int, at_ms: float) -> None:
-        """What was published after some position was undone (a replica that lacked it was promoted): begin again here.
+    def go_on(self, epoch: str) -> None:
+        """The reader is connected again, and all that was published is in the log that it found."""
+        self.epoch = epoch
+        self.frontier = self.position
+        for overlay in list(self._overlays):  # what is being read may show what a crash of the database has undone
+            overlay.overflow()
+        self._tell_joined()
+
+    def go_back(self, head: Head) -> None:
+        """The log that it found lacks what was published (as a promoted replica did): begin again at its head.
 
         Nobody can go on, nor what is being read for those on their way, which may show what has been undone.
         """
-        self.position = self.frontier = position
-        self.at_ms = max(self.at_ms, at_ms)  # Motia's clients drop what is older than what they have
+        self.epoch = head.epoch
+        self.position = self.frontier = head.number
+        self.at_ms = max(self.at_ms, head.at_ms)  # Motia's clients drop what is older than what they have
         starting = list(self._starting.items())
         self._starting.clear()
         for subscription, starter in starting:
@@ -91,7 +102,18 @@ class Broadcaster:
         self._begin_again(list(self._channels), "epoch")
         for subscription, _ in starting:
             self.begin_anew(subscription, "epoch")
-        self._tell_moved()
+        self._tell_joined()
+
+    def begin_epoch(self, epoch: str) -> None:
+        """The log goes on in this epoch. Clients that come back with it need not begin again."""
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self._tell_status_to_all()
+
+    @property
+    def furthest(self) -> int:
+        """The last commit that somebody may have been given: a pump reads in the log what the reader has in part."""
+        return max(self.position, self.frontier)
 
     @property
     def is_deserted(self) -> bool:
@@ -143,18 +165,12 @@ class Broadcaster:
             overlay.check(self.position)
         self._tell_moved()
 
-    def read_snapshots_again(self) -> None:
-        """Those that are under way may show what has been undone since."""
-        for overlay in list(self._overlays):
-            overlay.overflow()
-
     def tell_status(self, *, interrupted: bool) -> None:
         """Tell every connection, if it is news, that the feed stands still for want of a database, or goes on."""
         if interrupted == self._interrupted:
             return
         self._interrupted = interrupted
-        for subscriber in self._live:
-            self._tell_status(subscriber)
+        self._tell_status_to_all()
 
     # What connections call.
 
@@ -268,11 +284,15 @@ class Broadcaster:
         waiting = self._starting[subscription] = SyncWhenDrained(self, subscription)
         waiting.start()
 
-    async def reached(self, position: int) -> None:
-        """Wait until the feed is at `position` or further."""
-        while self.position < position:
+    async def reached(self, position: int, joins: int) -> bool:
+        """Wait until the feed is at `position` or further, and answer True.
+
+        False if the reader has been connected anew since `joins` was read: perhaps to a log that has no such position.
+        """
+        while self.joins == joins and self.position < position:
             self._interest.set()
             await self._moved.wait()
+        return self.joins == joins
 
     def refuse(self, subscription: Subscription, error: TidelogError) -> None:
         """The subscription is over before it has begun."""
@@ -298,12 +318,20 @@ class Broadcaster:
         self._starting[subscription] = opening
         opening.start()
 
+    def _tell_joined(self) -> None:
+        self.joins += 1
+        self._tell_moved()
+
     def _tell_moved(self) -> None:
         self._moved.set()
         self._moved = asyncio.Event()
 
+    def _tell_status_to_all(self) -> None:
+        for subscriber in self._live:
+            self._tell_status(subscriber)
+
     def _tell_status(self, subscriber: Subscriber) -> None:
-        message = subscriber.dialect.status(interrupted=self._interrupted, position=self.position)
+        message = subscriber.dialect.status(interrupted=self._interrupted, position=self.position, epoch=self.epoch)
         # The position holds for all that is live, so it isn't told to one that fell behind.
         if message is not None and subscriber not in self._behind and not subscriber.is_full:
             subscriber.deliver(message)

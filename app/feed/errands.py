@@ -48,7 +48,7 @@ class Errands:
                 return await work()
             except TROUBLE as error:
                 logger.warning("%s failed, trying again: %s: %s", what, type(error).__name__, error)
-            await asyncio.sleep(backoff.next_delay_seconds())
+            await backoff.wait()
 
     async def drained(self, subscriber: Subscriber, cursor: int | None) -> None:
         """Wait until the subscriber, which got all up to `cursor`, can take more.

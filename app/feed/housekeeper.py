@@ -50,7 +50,7 @@ class Housekeeper:
                 logger.warning("could not tidy, trying again: %s: %s", type(error).__name__, error)
             except Exception:  # a bug here must not end the sequencer, nor go unseen
                 logger.exception("the housekeeper failed, trying again")
-            await asyncio.sleep(self._backoff.next_delay_seconds())
+            await self._backoff.wait()
 
     async def _run_on_one_connection(self) -> None:
         connection = await self._connect(**FEED_SETTINGS, application_name="tidelog housekeeper")

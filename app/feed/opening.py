@@ -41,16 +41,22 @@ class Opening:
             self._broadcaster.refuse(self._subscription, error)
 
     async def _open(self) -> None:
-        subscription, subscriber = self._subscription, self._subscription.subscriber
-        if self._since is not None:
+        if self._since is None:
+            await self._begin_with_snapshot()
+            return
+        is_reached = False
+        while not is_reached:
+            joins = self._broadcaster.joins
             standing = await self._broadcaster.archive.standing(self._since)
             if standing.refused is not None:
-                self._broadcaster.reset(subscription, standing.refused)
+                self._broadcaster.reset(self._subscription, standing.refused)
                 return
             # Not live before all that was there when it came: this process may be a moment behind.
-            await self._broadcaster.reached(standing.head)
-            self._broadcaster.pump(subscription, self._since.number)
-            return
+            is_reached = await self._broadcaster.reached(standing.head, joins)
+        self._broadcaster.pump(self._subscription, self._since.number)
+
+    async def _begin_with_snapshot(self) -> None:
+        subscription, subscriber = self._subscription, self._subscription.subscriber
         async with self._broadcaster.spooling(subscription, self._not_before).use() as spool:
             for items, more in spool.pages():
                 await self._broadcaster.errands.drained(subscriber, None)

@@ -108,7 +108,7 @@ class Pump:
             self._kept.clear()
             self._kept_bytes, self._overflown = 0, False
             try:
-                if not await self._read_log(max(self._broadcaster.position, self._broadcaster.frontier)):
+                if not await self._read_log(self._broadcaster.furthest):
                     return
             except ForgottenError:
                 self._restart("too_old")
@@ -118,7 +118,7 @@ class Pump:
                 continue
             if self._broadcaster.position < self._cursor:
                 # A commit is being read, or the client comes from another process, which is further on.
-                await self._broadcaster.reached(self._cursor)
+                await self._broadcaster.reached(self._cursor, self._broadcaster.joins)
                 continue
             other = self._broadcaster.behind(self._subscriber)
             if self._is_new and other is not None:

@@ -56,52 +56,57 @@ class Reader:
             except Exception as error:  # a bug of ours must not end the feed of everybody, nor go unseen
                 self._note_trouble(error)
                 logger.exception("the reader failed, trying again")
-            await asyncio.sleep(self._backoff.next_delay_seconds())
+            await self._backoff.wait()
 
     async def _run_on_one_connection(self) -> None:
         connection = await self._connect(**FEED_SETTINGS, application_name="tidelog reader")
         try:
-            epoch = self._broadcaster.epoch
-            self._head, self._epoch, self._is_joined = 0, None, False
-            await connection.add_listener(HEAD_CHANNEL, self._on_head)
-            await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
-            self._shortcut.follow(await server_of(connection))
-            head = await self._read_head(connection, epoch)
-            if not self.started.is_set():
-                self._broadcaster.start(head.number, head.at_ms)
-                self.started.set()
-            elif self._broadcaster.position > head.shared:
-                logger.error(
-                    "the database has lost commits from %d on, which were delivered up to %d (was a replica promoted "
-                    "that lacked them?): all subscribers begin again",
-                    head.shared + 1,
-                    self._broadcaster.position,
-                )
-                self._broadcaster.go_back(head.number, head.at_ms)
+            await self._join(connection)
             while True:
                 self._note_recovery()
                 await self._follow(connection, asyncio.get_running_loop().time() + SLOW_POLL_SECONDS)
-                await self._read_head(connection, None)
+                head = await self._read_head(connection, None)
+                self._broadcaster.begin_epoch(head.epoch)
         finally:
             self._shortcut.follow(None)
             with contextlib.suppress(*TROUBLE):
                 await connection.close(timeout=1)
 
+    async def _join(self, connection: asyncpg.Connection[Any]) -> None:
+        """Find out where this connection's log ends, and whether it is the one that was published up to here."""
+        broadcaster, epoch = self._broadcaster, self._broadcaster.epoch
+        self._head, self._epoch, self._is_joined = 0, None, False
+        await connection.add_listener(HEAD_CHANNEL, self._on_head)
+        await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
+        await broadcaster.archive.reconnect()
+        self._shortcut.follow(await server_of(connection))
+        head = await self._read_head(connection, epoch)
+        self._is_joined = True
+        if not self.started.is_set():
+            broadcaster.epoch = head.epoch
+            broadcaster.start(head.number, head.at_ms)
+            self.started.set()
+        elif broadcaster.furthest <= head.shared:
+            broadcaster.go_on(head.epoch)
+        else:
+            logger.error(
+                "the database has lost commits from %d on, which were delivered up to %d (was a replica promoted "
+                "that lacked them?): all subscribers begin again",
+                head.shared + 1,
+                broadcaster.furthest,
+            )
+            broadcaster.go_back(head)
+
     async def _read_head(self, connection: asyncpg.Connection[Any], epoch: str | None) -> Head:
         head = await read_head(connection, epoch, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
-        self._broadcaster.epoch = self._epoch or head.epoch
-        self._is_joined = True
         self._head = max(self._head, head.number)
-        return head
+        return head._replace(epoch=self._epoch or head.epoch)
 
     def _note_trouble(self, error: Exception) -> None:
         self.trouble = f"{type(error).__name__}: {error}"
         self._broadcaster.tell_status(interrupted=True)
 
     def _note_recovery(self) -> None:
-        if self.trouble is not None:
-            # What a crash of the database undid may have been seen by a snapshot, and waited for since.
-            self._broadcaster.read_snapshots_again()
         self.trouble = None
         self._backoff.reset()
         self._broadcaster.tell_status(interrupted=False)
@@ -134,7 +139,7 @@ class Reader:
     def _on_epoch(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
         self._epoch = str(payload)
         if self._is_joined:  # else it may not be the one that goes on from the broadcaster's
-            self._broadcaster.epoch = self._epoch
+            self._broadcaster.begin_epoch(self._epoch)
 
     async def _pass_over(self, connection: asyncpg.Connection[Any]) -> None:
         """Nobody is there to be told: move on without reading what happened, and not at every commit."""

@@ -71,7 +71,7 @@ class Sequencer:
             except Exception as error:  # a bug of ours must not end the feed of everybody, nor go unseen
                 self.trouble = f"{type(error).__name__}: {error}"
                 logger.exception("the sequencer failed, trying again")
-            await asyncio.sleep(self._backoff.next_delay_seconds())
+            await self._backoff.wait()
 
     async def _run_on_one_connection(self) -> None:
         connection = await self._connect(**FEED_SETTINGS, application_name="tidelog sequencer")

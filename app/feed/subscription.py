@@ -76,8 +76,8 @@ class Dialect(Protocol):
         """Tell that a subscription can't be had."""
         ...
 
-    def status(self, *, interrupted: bool, position: int) -> Messages | None:
-        """Tell that the feed stands still for want of a database, or goes on."""
+    def status(self, *, interrupted: bool, position: int, epoch: str) -> Messages | None:
+        """Tell that the feed stands still for want of a database, or goes on, and where."""
         ...
 
     def replay(self) -> Dialect:

@@ -52,6 +52,10 @@ class Archive:
         self._database = database
         self._streams = streams
 
+    async def reconnect(self) -> None:
+        """Read by new connections: the present ones may lead to a server that is not the one any more."""
+        await self._database.archive_pool.expire_connections()
+
     @asynccontextmanager
     async def snapshot(self, topic: Topic, item_id: str | None) -> AsyncIterator[Snapshot]:
         """Begin to read a group, or one item. Raises StreamUnknownError."""

@@ -50,10 +50,7 @@ async def read_epoch_state(connection: Connection) -> EpochState:
 
 
 async def server_of(connection: Connection) -> datetime:
-    """Tells servers that take writes apart: one that lost commits (a promoted replica, a restored backup) is another.
-
-    It is the time at which the server was started.
-    """
+    """Tells servers that take writes apart, by the time of their start: within one, what was committed stays."""
     return cast(datetime, await connection.fetchval(SERVER_STARTED_AT))
 
 

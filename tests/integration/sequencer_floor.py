@@ -145,10 +145,8 @@ class Proxy:
         self._silent_before = self._serial
 
     def move(self, url: str) -> None:
-        """The connections of now end, new ones lead there."""
+        """New connections lead there; those of now stay where they are."""
         self._upstream = make_url(url)
-        for writer in self._writers:
-            writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serial, self._serial = self._serial, self._serial + 1

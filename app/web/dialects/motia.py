@@ -123,7 +123,7 @@ class MotiaDialect:
         text = _event_message(self._last, topic, item_id, f'{{"type":"error","data":{data}}}')
         return Messages([text.encode()])
 
-    def status(self, *, interrupted: bool, position: int) -> None:
+    def status(self, *, interrupted: bool, position: int, epoch: str) -> None:
         """The clients have no word for it: they wait."""
 
     def replay(self) -> MotiaDialect:

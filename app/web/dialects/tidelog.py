@@ -7,7 +7,7 @@
              {"type":"event","subscriptions":[ID],"position":P,"stream":S,"group":G,"id":I?,"event":{"type","data"}}
              {"type":"live","subscription":ID,"position":P,"epoch":E}
              {"type":"reset","subscription":ID,"reason":R,"position":P,"epoch":E}     a snapshot follows
-             {"type":"status","feed":"interrupted"|"live","position":P}
+             {"type":"status","feed":"interrupted"|"live","position":P,"epoch":E}     also when a new epoch begins
              {"type":"error","code":C,"message":M,"subscription":ID?}
 
 ID is the client's name for its subscription. A commit is one message for a connection, with all that it
@@ -161,8 +161,9 @@ class TidelogDialect:
         about = {} if name is None else {"subscription": name}
         return _message({"type": "error", "code": code, "message": message, **about})
 
-    def status(self, *, interrupted: bool, position: int) -> Messages:
-        return _message({"type": "status", "feed": "interrupted" if interrupted else "live", "position": position})
+    def status(self, *, interrupted: bool, position: int, epoch: str) -> Messages:
+        feed = "interrupted" if interrupted else "live"
+        return _message({"type": "status", "feed": feed, "position": position, "epoch": epoch})
 
     def replay(self) -> TidelogDialect:
         return self

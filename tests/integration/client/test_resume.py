@@ -195,6 +195,19 @@ async def test_a_quiet_subscription_goes_with_the_others(
         assert {request["group"]: request["since"] for request in requests}["quiet"] == 900
 
 
+async def test_it_comes_back_with_the_epoch_that_it_was_told_last(
+    server: ScriptedServer, client: Client, connection: Connection
+) -> None:
+    """A new one began while it was live, and nothing was lost: then nothing is to begin anew."""
+    async with client.subscribe("chatMessage", "general") as subscription:
+        to = [(await connection.accept(live(7)))["id"]]
+        await connection.send({"type": "status", "feed": "live", "position": 7, "epoch": "new"}, event(8, to=to))
+        await take(subscription, 2)
+        connection.lose()
+        request = await (await server.connection()).receive()
+        assert (request["since"], request["epoch"]) == (8, "new")
+
+
 async def test_a_subscription_that_catches_up_moves_no_other(
     server: ScriptedServer, client: Client, connection: Connection
 ) -> None:

@@ -1,0 +1,240 @@
+"""What becomes of subscriptions on their way when the reader comes back: to the history that it knew, or to another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+from sqlalchemy.engine import make_url
+
+from app.discovery import discover
+from app.feed import reader as reader_module
+from app.feed.broadcaster import Broadcaster
+from app.feed.reader import Reader
+from app.feed.shortcut import Shortcut
+from app.feed.subscription import Messages, PositionSubscription
+from app.model.change import Topic
+from app.model.position import Position
+from app.settings import Settings
+from app.store.archive import Archive
+from app.store.engine import Database
+from app.store.epoch import begin_epoch
+from app.store.reading import Page, PageRequest, read_page
+from app.web.dialects.tidelog import TidelogDialect
+from tests.harness import ROOT, Databases, Frame, eventually
+from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.peer import fold
+
+TOPIC = Topic("chatMessage", "g")
+SHARED = 3  # commits
+DIALECT = TidelogDialect()
+MANY = 3000  # changes: more than a page
+
+
+class Person:
+    """A subscriber of one topic, whose messages are kept."""
+
+    is_full = False
+    dialect = DIALECT
+
+    def __init__(self, feed: Feed, topic: Topic = TOPIC, since: Position | None = None) -> None:
+        self.outlet = self
+        self.frames: list[Frame] = []
+        self.subscription = PositionSubscription("s", self, topic, None, since)
+        feed.broadcaster.enter(self)
+
+    def write(self, messages: Messages) -> None:
+        self.frames += [json.loads(payload) for payload in messages.payloads]
+
+    deliver = write
+
+    @staticmethod
+    def write_all(outlets: Iterable[Person], messages: Messages) -> None:
+        for outlet in outlets:
+            outlet.write(messages)
+
+    async def drained(self) -> None:
+        pass
+
+    def give_up(self, position: int | None) -> None:
+        raise AssertionError
+
+    def fail(self) -> None:
+        raise AssertionError
+
+    def reasons(self) -> list[str]:
+        """Of the resets."""
+        return [frame["reason"] for frame in self.frames if frame["type"] == "reset"]
+
+    async def until_told(self, id: str) -> None:
+        """Of a change of this item."""
+        await eventually(lambda: any(one["id"] == id for f in self.frames for one in f.get("changes", ())))
+
+
+class Feed:
+    """A reader and a broadcaster, and what stands between them and the database."""
+
+    def __init__(self, database: Database) -> None:
+        self._connect = database.connect
+        self._is_open = asyncio.Event()
+        self._is_open.set()
+        self.broadcaster = Broadcaster(Archive(database, discover(ROOT / "app/steps").streams), Settings())
+        self.reader = Reader(self._connect_reader, self.broadcaster, Shortcut(self.broadcaster))
+
+    @classmethod
+    @asynccontextmanager
+    async def on(cls, url: str) -> AsyncIterator[Feed]:
+        database = Database(pool_size_max=2, pool_timeout_seconds=5)
+        await database.open(url)
+        feed = cls(database)
+        reading = asyncio.create_task(feed.reader.run())
+        try:
+            await feed.reader.started.wait()
+            yield feed
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+            await feed.broadcaster.close()
+            await database.close()
+
+    async def _connect_reader(self, **settings: str) -> asyncpg.Connection[Any]:
+        await self._is_open.wait()
+        return await self._connect(**settings)
+
+    async def cut(self, sql: asyncpg.Connection[Any]) -> None:
+        """The reader's connection is lost, and it gets no other before `mend`."""
+        self._is_open.clear()
+        await sql.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where application_name = 'tidelog reader' and datname = current_database()"
+        )
+        await eventually(lambda: self.reader.trouble)
+
+    async def mend(self) -> None:
+        self._is_open.set()
+        await eventually(lambda: self.reader.trouble is None)
+
+    def subscribe(self, topic: Topic = TOPIC, since: Position | None = None) -> Person:
+        person = Person(self, topic, since)
+        self.broadcaster.subscribe(person.subscription)
+        return person
+
+
+async def write(sql: asyncpg.Connection[Any], id: str, group: str = "g") -> None:
+    await sql.execute("insert into streams.chat_message (group_id, id, data) values ($1, $2, '{}')", group, id)
+
+
+async def check(sql: asyncpg.Connection[Any], person: Person) -> None:
+    """It comes to know what there is, and nothing else."""
+    rows = await sql.fetch("select id, data from streams.chat_message where group_id = 'g'")
+    items = {row["id"]: json.loads(row["data"]) for row in rows}
+    await eventually(lambda: fold(person.frames) == items)
+
+
+@pytest.fixture
+async def other_url(databases: Databases, database_url: str) -> str:
+    """A database that has the first commits, and will lack what comes after them."""
+    async with Log.open(database_url) as log:
+        with sequencing(database_url):
+            for n in range(SHARED):
+                await log.write_numbered(f"shared {n}")
+    return await databases.create(template=str(make_url(database_url).database))
+
+
+async def test_one_that_is_further_than_the_reader(databases: Databases, database_url: str, other_url: str) -> None:
+    """It comes from another server with what is lost then, and waits for this one's reader to come so far."""
+    async with Feed.on(database_url) as feed:
+        with sequencing(database_url):
+            async with Log.open(database_url) as log:
+                await feed.cut(log.writer)
+                head = [await log.write_numbered(f"lost {n}") for n in range(4)][-1]
+                person = feed.subscribe(since=Position(head, feed.broadcaster.epoch))
+                await eventually(lambda: feed.broadcaster._moved._waiters)
+            await databases.replace(database_url, other_url)
+            await feed.mend()
+            async with connected(database_url) as sql:
+                for n in range(8):
+                    await write(sql, f"new {n}")
+                await check(sql, person)
+                assert person.reasons() in (["ahead"], ["epoch"])  # before the new epoch is begun, or after
+
+
+async def test_one_that_waits_goes_on_if_nothing_is_lost(database_url: str, other_url: str) -> None:
+    """The same history: what it asked before the reader came back is asked again, and answered as before."""
+    async with Feed.on(database_url) as feed:
+        with sequencing(database_url):
+            async with Log.open(database_url) as log:
+                await feed.cut(log.writer)
+                await log.write_numbered("missed")
+                person = feed.subscribe(since=Position(SHARED, feed.broadcaster.epoch))
+                await eventually(lambda: feed.broadcaster._moved._waiters)
+                await feed.mend()
+                await person.until_told("missed/1")
+                await eventually(lambda: person.frames[-1]["type"] == "live")
+                await log.write("live")
+                await person.until_told("live/1")
+                assert person.reasons() == []
+
+
+async def test_a_commit_that_the_reader_has_in_part(
+    databases: Databases, database_url: str, other_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is lost; a pump had delivered it already. Who comes after that is not sent for what there is no more."""
+    is_halfway = asyncio.Event()
+
+    async def read_halfway(connection: Any, request: PageRequest, *args: Any, **options: Any) -> Page:
+        if request.seq >= 0:
+            is_halfway.set()
+            await eventually(connection.is_closed)
+            raise ConnectionResetError
+        return await read_page(connection, request, *args, **options)
+
+    monkeypatch.setattr(reader_module, "read_page", read_halfway)
+    async with Feed.on(database_url) as feed:
+        other = feed.subscribe(Topic("chatMessage", "large"))
+        await eventually(lambda: other.frames and other.frames[-1]["type"] == "live")
+        with sequencing(database_url):
+            async with connected(database_url) as sql:
+                await sql.execute(
+                    "insert into streams.chat_message (group_id, id, data) "
+                    f"select case i when 1 then 'g' else 'large' end, i::text, '{{}}' from generate_series(1, {MANY}) i"
+                )
+            await is_halfway.wait()
+            assert feed.broadcaster.furthest == SHARED + 1
+            ahead = Person(feed)
+            feed.broadcaster.pump(ahead.subscription, SHARED)  # as when its snapshot has been sent
+            await ahead.until_told("1")
+            await databases.replace(database_url, other_url)
+            monkeypatch.undo()
+            await eventually(lambda: feed.reader.trouble)
+            await eventually(lambda: feed.reader.trouble is None)
+            after = feed.subscribe()
+            await eventually(lambda: after.frames and after.frames[-1]["type"] == "live")
+            async with connected(database_url) as sql:
+                for id in ("new", "last"):
+                    await write(sql, id)
+                for person in (ahead, after):
+                    await person.until_told("last")
+                    await check(sql, person)
+    assert (other.reasons(), ahead.reasons(), after.reasons()) == (["epoch"], ["epoch"], [])
+
+
+async def test_a_new_epoch_of_the_same_history_is_told(database_url: str, other_url: str) -> None:
+    """A client that comes back with what it was told last begins with nothing anew."""
+    async with Feed.on(database_url) as feed, connected(database_url) as sql:
+        person = feed.subscribe()
+        await eventually(lambda: person.frames and person.frames[-1]["type"] == "live")
+        epoch = str(await begin_epoch(sql, SHARED))
+        await eventually(lambda: person.frames[-1]["type"] == "status")
+        assert person.frames[-1] == {"type": "status", "feed": "live", "position": SHARED, "epoch": epoch}
+        with sequencing(database_url):
+            await write(sql, "new")
+            await person.until_told("new")
+            again = feed.subscribe(since=Position(person.frames[-1]["position"], epoch))
+            await eventually(lambda: again.frames and again.frames[-1]["type"] == "live")
+            assert again.reasons() == []
