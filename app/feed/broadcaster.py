@@ -35,6 +35,8 @@ from app.store.archive import Archive
 from app.store.log import Head
 from app.store.snapshot import SnapshotHead
 
+COMMIT_SLOT_MS = 0.01  # two commits are at least so far apart (app/store/sql/number_commits.sql)
+
 
 class Starter(Protocol):
     """What works on letting subscriptions go live."""
@@ -54,7 +56,7 @@ class Broadcaster:
         self.position = 0
         self.at_ms = 0.0
         self.epoch = ""
-        self.frontier = 0  # the commit that is being read; rows of it may have been dropped before one attached
+        self.frontier = 0  # the last commit that was read in part; rows of it may have been dropped before one attached
         self.joins = 0  # how often the reader was connected
         self._settings = settings
         self._channels: dict[Topic, Channel] = {}
@@ -66,6 +68,7 @@ class Broadcaster:
         self._full: set[Subscriber] = set()
         self._behind: dict[Subscriber, Pump] = {}  # whose live subscriptions fell behind
         self._interrupted = False
+        self._untold: set[Subscriber] = set()  # of the status, as they could not take it
         self._live: dict[Subscriber, set[Subscription]] = {}  # every connection, with what is live of it
         self._moved = asyncio.Event()
         self._interest = asyncio.Event()
@@ -81,7 +84,6 @@ class Broadcaster:
     def go_on(self, epoch: str) -> None:
         """The reader is connected again, and all that was published is in the log that it found."""
         self.epoch = epoch
-        self.frontier = self.position
         for overlay in list(self._overlays):  # what is being read may show what a crash of the database has undone
             overlay.overflow()
         self._tell_joined()
@@ -93,7 +95,8 @@ class Broadcaster:
         """
         self.epoch = head.epoch
         self.position = self.frontier = head.number
-        self.at_ms = max(self.at_ms, head.at_ms)  # Motia's clients drop what is older than what they have
+        # Motia's clients drop what is not newer than what they have.
+        self.at_ms = max(self.at_ms + COMMIT_SLOT_MS, head.at_ms)
         starting = list(self._starting.items())
         self._starting.clear()
         for subscription, starter in starting:
@@ -207,6 +210,7 @@ class Broadcaster:
         self._live.pop(subscriber, None)
         self._behind.pop(subscriber, None)
         self._full.discard(subscriber)
+        self._untold.discard(subscriber)
 
     async def close(self) -> None:
         await self.errands.close()
@@ -261,6 +265,11 @@ class Broadcaster:
     def behind(self, subscriber: Subscriber) -> Pump | None:
         """Who brings the subscriptions of this connection that have been live to the present again, if any are."""
         return self._behind.get(subscriber)
+
+    def tell_missed_status(self, subscriber: Subscriber) -> None:
+        """It is at the present again."""
+        if subscriber in self._untold:
+            self._tell_status(subscriber)
 
     def caught_up(self, subscriber: Subscriber, pump: Pump) -> None:
         if self._behind.get(subscriber) is pump:
@@ -331,9 +340,13 @@ class Broadcaster:
             self._tell_status(subscriber)
 
     def _tell_status(self, subscriber: Subscriber) -> None:
+        # The position holds for all that is live: one that fell behind is told when it is at the present again.
+        if subscriber in self._behind or subscriber.is_full:
+            self._untold.add(subscriber)
+            return
+        self._untold.discard(subscriber)
         message = subscriber.dialect.status(interrupted=self._interrupted, position=self.position, epoch=self.epoch)
-        # The position holds for all that is live, so it isn't told to one that fell behind.
-        if message is not None and subscriber not in self._behind and not subscriber.is_full:
+        if message is not None:
             subscriber.deliver(message)
 
     def _leave(self, channel: Channel, subscription: Subscription) -> None:
@@ -358,6 +371,8 @@ class Broadcaster:
         full, self._full = self._full, set()
         for subscriber in full:
             behind = list(self._live.get(subscriber, ()))
+            if not subscriber.is_full:
+                self.tell_missed_status(subscriber)
             if not behind or not subscriber.is_full:
                 continue
             for subscription in behind:

@@ -209,6 +209,7 @@ class Pump:
                 broadcaster = self._broadcaster
                 message = subscription.dialect.live(subscription, broadcaster.position, broadcaster.epoch)
                 self._subscriber.deliver(message)
+        self._broadcaster.tell_missed_status(self._subscriber)
 
     def _restart(self, reason: ResetReason) -> None:
         """These subscriptions need the present state instead."""

@@ -153,7 +153,8 @@ class Reader:
 
         async def fetch(request: PageRequest) -> Page:
             # A commit that is larger than a page is known to the broadcaster only in part until it is whole.
-            broadcaster.frontier = request.number if request.seq >= 0 else broadcaster.position
+            if request.seq >= 0:
+                broadcaster.frontier = request.number
             broadcaster.settle()
             return await read_page(connection, request, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
@@ -101,7 +101,7 @@ class Sequencer:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _number_forever(self, connection: asyncpg.Connection[Any], epoch: str, server: datetime) -> None:
+    async def _number_forever(self, connection: asyncpg.Connection[Any], epoch: str, server: str) -> None:
         with deadline(connection, ANSWER_TIMEOUT_SECONDS):
             numbering = await Numbering.load(connection)
         doorbell = Doorbell(connection)

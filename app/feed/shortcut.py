@@ -10,7 +10,6 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from app.feed.broadcaster import Broadcaster
@@ -39,7 +38,7 @@ class Shortcut:
         self._broadcaster = broadcaster
         self._wake: Callable[[], object] | None = None
         self._lock = threading.Lock()  # of the three below
-        self._server: datetime | None = None  # the one that the reader is connected to
+        self._server: str | None = None  # the one that the reader is connected to
         self._kept: deque[_Numbered] = deque(maxlen=KEPT_MAX)
         self._is_woken = False
 
@@ -50,7 +49,7 @@ class Shortcut:
         """How many rows of what is numbered next it should tell: none while nobody is subscribed."""
         return 0 if self._broadcaster.is_deserted else ROWS_MAX
 
-    def put(self, rows: Sequence[Any], head: int, epoch: str, server: datetime) -> None:
+    def put(self, rows: Sequence[Any], head: int, epoch: str, server: str) -> None:
         """Commits that `server` numbered together, the last of them `head`, as rows of the log: all that they have."""
         if self._wake is None:
             return
@@ -76,7 +75,7 @@ class Shortcut:
         loop = asyncio.get_running_loop()
         self._wake = lambda: loop.call_soon_threadsafe(tell)
 
-    def follow(self, server: datetime | None) -> None:
+    def follow(self, server: str | None) -> None:
         """Keep what this server numbers, and forget another's: the reader may have learned that it never was."""
         with self._lock:
             self._server = server

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 EPOCH_STATE = load("epoch_state")
 BEGIN_EPOCH = load("begin_epoch")
-SERVER_STARTED_AT = "select pg_postmaster_start_time()"
+SERVER = "select pg_postmaster_start_time() || ' ' || oid from pg_database where datname = current_database()"
 
 
 class NotBegunError(ConnectionError):
@@ -49,9 +48,9 @@ async def read_epoch_state(connection: Connection) -> EpochState:
     return EpochState(row["epoch"], is_foreign, goes_on=row["goes_on"] and not is_foreign)
 
 
-async def server_of(connection: Connection) -> datetime:
-    """Tells servers that take writes apart, by the time of their start: within one, what was committed stays."""
-    return cast(datetime, await connection.fetchval(SERVER_STARTED_AT))
+async def server_of(connection: Connection) -> str:
+    """Tells servers apart, and databases that took another's place. In one, what was committed stays."""
+    return cast(str, await connection.fetchval(SERVER))
 
 
 async def enter_epoch(connection: Connection) -> str:

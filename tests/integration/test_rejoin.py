@@ -17,7 +17,7 @@ from app.feed import reader as reader_module
 from app.feed.broadcaster import Broadcaster
 from app.feed.reader import Reader
 from app.feed.shortcut import Shortcut
-from app.feed.subscription import Messages, PositionSubscription
+from app.feed.subscription import Dialect, Messages, PositionSubscription, SyncSubscription
 from app.model.change import Topic
 from app.model.position import Position
 from app.settings import Settings
@@ -25,6 +25,7 @@ from app.store.archive import Archive
 from app.store.engine import Database
 from app.store.epoch import begin_epoch
 from app.store.reading import Page, PageRequest, read_page
+from app.web.dialects.motia import MotiaDialect
 from app.web.dialects.tidelog import TidelogDialect
 from tests.harness import ROOT, Databases, Frame, eventually
 from tests.integration.sequencer_floor import Log, connected, sequencing
@@ -39,10 +40,9 @@ MANY = 3000  # changes: more than a page
 class Person:
     """A subscriber of one topic, whose messages are kept."""
 
-    is_full = False
-    dialect = DIALECT
-
     def __init__(self, feed: Feed, topic: Topic = TOPIC, since: Position | None = None) -> None:
+        self.is_full = False
+        self.dialect: Dialect = DIALECT
         self.outlet = self
         self.frames: list[Frame] = []
         self.subscription = PositionSubscription("s", self, topic, None, since)
@@ -59,7 +59,7 @@ class Person:
             outlet.write(messages)
 
     async def drained(self) -> None:
-        pass
+        await eventually(lambda: not self.is_full)
 
     def give_up(self, position: int | None) -> None:
         raise AssertionError
@@ -164,6 +164,25 @@ async def test_one_that_is_further_than_the_reader(databases: Databases, databas
                 assert person.reasons() in (["ahead"], ["epoch"])  # before the new epoch is begun, or after
 
 
+async def test_the_status_is_told_to_one_that_could_not_take_it(database_url: str, other_url: str) -> None:
+    """When it can, and not before: its position holds for all that is live."""
+    async with Feed.on(database_url) as feed, connected(database_url) as sql:
+        person = feed.subscribe()
+        await eventually(lambda: person.frames and person.frames[-1]["type"] == "live")
+        person.is_full = True
+        feed.broadcaster.note_full(person)
+        epoch = str(await begin_epoch(sql, SHARED))
+        await eventually(lambda: feed.broadcaster.epoch == epoch)
+        with sequencing(database_url):
+            await write(sql, "missed")
+            await eventually(lambda: feed.broadcaster.behind(person))
+            assert person.frames[-1]["type"] == "live"
+            person.is_full = False
+            await eventually(lambda: person.frames[-1]["type"] == "status")
+            assert (person.frames[-1]["position"], person.frames[-1]["epoch"]) == (SHARED + 1, epoch)
+            await person.until_told("missed")
+
+
 async def test_one_that_waits_goes_on_if_nothing_is_lost(database_url: str, other_url: str) -> None:
     """The same history: what it asked before the reader came back is asked again, and answered as before."""
     async with Feed.on(database_url) as feed:
@@ -209,10 +228,10 @@ async def test_a_commit_that_the_reader_has_in_part(
             ahead = Person(feed)
             feed.broadcaster.pump(ahead.subscription, SHARED)  # as when its snapshot has been sent
             await ahead.until_told("1")
+            joins = feed.broadcaster.joins
             await databases.replace(database_url, other_url)
             monkeypatch.undo()
-            await eventually(lambda: feed.reader.trouble)
-            await eventually(lambda: feed.reader.trouble is None)
+            await eventually(lambda: feed.broadcaster.joins > joins)
             after = feed.subscribe()
             await eventually(lambda: after.frames and after.frames[-1]["type"] == "live")
             async with connected(database_url) as sql:
@@ -222,6 +241,26 @@ async def test_a_commit_that_the_reader_has_in_part(
                     await person.until_told("last")
                     await check(sql, person)
     assert (other.reasons(), ahead.reasons(), after.reasons()) == (["epoch"], ["epoch"], [])
+
+
+async def test_a_sync_after_a_loss_is_newer_than_the_one_before(
+    databases: Databases, database_url: str, other_url: str
+) -> None:
+    """Motia's clients drop an item's message that is not, and would keep what is lost."""
+    async with Feed.on(database_url) as feed:
+        async with Log.open(database_url) as log:
+            with sequencing(database_url):
+                lost = await log.write_numbered("lost")
+            person = Person(feed)
+            person.dialect = MotiaDialect()
+            feed.broadcaster.subscribe(SyncSubscription("s", person, TOPIC, "lost/1"))
+            await eventually(lambda: person.frames)
+            assert feed.broadcaster.position == lost
+        await databases.replace(database_url, other_url)
+        await eventually(lambda: len(person.frames) == 2)
+    first, second = person.frames
+    assert (first["event"]["data"]["id"], second["event"]["data"]) == ("lost/1", None)
+    assert second["timestamp"] > first["timestamp"]
 
 
 async def test_a_new_epoch_of_the_same_history_is_told(database_url: str, other_url: str) -> None:
