@@ -119,6 +119,10 @@ class Feed:
         self._is_open.set()
         await eventually(lambda: self.reader.trouble is None)
 
+    async def until_waited_for(self) -> None:
+        """Somebody has asked where the log ends, and waits for the reader to come so far."""
+        await eventually(lambda: self.broadcaster._moved._waiters)
+
     def subscribe(self, topic: Topic = TOPIC, since: Position | None = None) -> Person:
         person = Person(self, topic, since)
         self.broadcaster.subscribe(person.subscription)
@@ -154,7 +158,7 @@ async def test_one_that_is_further_than_the_reader(databases: Databases, databas
                 await feed.cut(log.writer)
                 head = [await log.write_numbered(f"lost {n}") for n in range(4)][-1]
                 person = feed.subscribe(since=Position(head, feed.broadcaster.epoch))
-                await eventually(lambda: feed.broadcaster._moved._waiters)
+                await feed.until_waited_for()
             await databases.replace(database_url, other_url)
             await feed.mend()
             async with connected(database_url) as sql:
@@ -191,7 +195,7 @@ async def test_one_that_waits_goes_on_if_nothing_is_lost(database_url: str, othe
                 await feed.cut(log.writer)
                 await log.write_numbered("missed")
                 person = feed.subscribe(since=Position(SHARED, feed.broadcaster.epoch))
-                await eventually(lambda: feed.broadcaster._moved._waiters)
+                await feed.until_waited_for()
                 await feed.mend()
                 await person.until_told("missed/1")
                 await eventually(lambda: person.frames[-1]["type"] == "live")
