@@ -25,6 +25,8 @@ StartServer = Callable[..., Awaitable[Server]]
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
+LOG_SHOWN = 10_000  # characters, at the end
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
@@ -113,6 +115,7 @@ async def server_starter(database_url: str) -> AsyncIterator[StartServer]:
     finally:
         for server in servers:
             await server.stop()
+            print(f"the server on port {server.port}:\n{server.log()[-LOG_SHOWN:]}")  # noqa: T201 - shown with a failure
 
 
 @pytest.fixture
