@@ -160,7 +160,8 @@ async def test_a_promoted_replica_that_lacked_commits() -> None:
                     proxy.move(replica_url)
                     await sql.execute(
                         "select pg_terminate_backend(pid) from pg_stat_activity "
-                        "where application_name in ('tidelog reader', 'tidelog sequencer') and datname = current_database()"
+                        "where datname = current_database() "
+                        "and application_name in ('tidelog reader', 'tidelog sequencer')"
                     )
                     async with connected(replica_url) as new:
                         await those.check_that_all_begin_again(new)
