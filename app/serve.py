@@ -78,6 +78,7 @@ def serve(settings: Settings, bound: socket.socket) -> None:
 def uvicorn_options(settings: Settings) -> dict[str, Any]:
     """How this server is meant to be run; an operator's own command line should say the same."""
     return {
+        "http": "app.web.http_protocol:RequestProtocol",
         "ws": "app.web.protocol:SocketProtocol",
         # Frames are small and many: compressing each for each socket costs more than it saves.
         "ws_per_message_deflate": False,

@@ -153,10 +153,15 @@ def are_gone(folder: Path) -> bool:
     return not left
 
 
-def uvicorn_command(port: int, ws: str = "app.web.protocol:SocketProtocol", app: str = "app.main:app") -> list[str]:
+def uvicorn_command(
+    port: int,
+    http: str = "app.web.http_protocol:RequestProtocol",
+    ws: str = "app.web.protocol:SocketProtocol",
+    app: str = "app.main:app",
+) -> list[str]:
     """One server process, run as the README says."""
     return [
-        "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", "--ws", ws,
+        "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", "--http", http, "--ws", ws,
         "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "5",
     ]  # fmt: skip
 

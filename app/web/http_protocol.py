@@ -1,0 +1,109 @@
+"""uvicorn's HTTP protocol, which also bounds a request's head, and the time that a request may take to come.
+
+A connection that says nothing, or a header every other minute, costs its client nothing, and would hold one of the
+process's file descriptors for ever; a head without end would hold memory. Handshakes of WebSockets come this way, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# Of request line and headers, and again of trailers. What is counted may be as much more as one read brings, and begins
+# with a connection's earlier requests: up to twice that is let through.
+HEAD_SIZE_MAX_BYTES = 64 * 1024
+LOOK_SECONDS = 20.0  # a connection's first request begins within one of them, and each head is whole within two
+BODY_BYTES_PER_SECOND_MIN = 500  # less than the worst of mobile networks brings
+
+
+class RequestProtocol(HttpToolsProtocol):
+    """To be given to uvicorn as `http`: `--http app.web.http_protocol:RequestProtocol`.
+
+    Nearly all of it is done when something is odd, or every LOOK_SECONDS: a timer or a call more for each request would
+    cost every one of them. `scope` is made when a request begins, `cycle` with that scope when its head is whole.
+    """
+
+    look_seconds = LOOK_SECONDS
+
+    _looking: asyncio.TimerHandle | None = None
+    _received = 0  # bytes on this connection
+    _counted_from = 0  # what came since is head or trailers, if it is all of one request
+    _counted: object = None  # the scope of that request, if it is known
+    _seen: tuple[object, int] = (None, 0)  # scope and bytes, at the last look
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._look_later()
+
+    def data_received(self, data: bytes) -> None:
+        self._received += len(data)
+        super().data_received(data)
+        if self._received - self._counted_from > HEAD_SIZE_MAX_BYTES:
+            self._count_again()
+
+    def on_body(self, body: bytes) -> None:
+        self._counted_from = self._received
+        super().on_body(body)
+
+    def handle_websocket_upgrade(self) -> None:
+        self._look_no_more()
+        super().handle_websocket_upgrade()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._look_no_more()
+        super().connection_lost(exc)
+
+    @property
+    def _is_in_head(self) -> bool:
+        return self.scope is not None and (self.cycle is None or self.cycle.scope is not self.scope)
+
+    @property
+    def _is_coming(self) -> bool:
+        """Whether the last request that began isn't here whole."""
+        return self._is_in_head or (self.cycle is not None and self.cycle.more_body)
+
+    @property
+    def _is_answering_another(self) -> bool:
+        """Whether an earlier request of this connection is being answered."""
+        return bool(self.pipeline) or (self._is_in_head and self.cycle is not None and not self.cycle.response_complete)
+
+    def _count_again(self) -> None:
+        """So much came without a body's part in it: of several requests, or of one that is refused."""
+        if self._is_coming and self._counted is self.scope:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        self._counted, self._counted_from = self.scope, self._received
+
+    def _look(self) -> None:
+        if self.transport.is_closing():
+            return
+        if self._is_too_slow():
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT)
+            return
+        self._seen = (self.scope, self._received)
+        self._look_later()
+
+    def _is_too_slow(self) -> bool:
+        if self.scope is None:
+            return True
+        scope, received = self._seen
+        if not self._is_coming or self.scope is not scope or self._is_answering_another or self.flow.read_paused:
+            return False
+        return self._is_in_head or self._received - received < BODY_BYTES_PER_SECOND_MIN * self.look_seconds
+
+    def _refuse(self, status: HTTPStatus) -> None:
+        if self.transport.is_closing():
+            return
+        if self._is_in_head and not self._is_answering_another:
+            head = f"HTTP/1.1 {status.value} {status.phrase}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            self.transport.write(head.encode())
+        self.transport.close()
+
+    def _look_later(self) -> None:
+        self._looking = self.loop.call_later(self.look_seconds, self._look)
+
+    def _look_no_more(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
+            self._looking = None

@@ -1,0 +1,7 @@
+"""RequestProtocol for tests that can't wait: `--http tests.integration.hasty:HastyProtocol`."""
+
+from app.web.http_protocol import RequestProtocol
+
+
+class HastyProtocol(RequestProtocol):
+    look_seconds = 0.5
