@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.programs import program
 from tests.benchmarks.row import Figures, Measure, Row, Side, at_least
-from tests.benchmarks.rows.write import BARE
+from tests.benchmarks.rows.write import BARE, LOG
 from tests.benchmarks.serving import run_server, serving
 from tests.harness import Server
 
@@ -40,11 +40,11 @@ async def tidelog(ground: Ground) -> AsyncIterator[Measure]:
 
 
 @asynccontextmanager
-async def bare(ground: Ground) -> AsyncIterator[Measure]:
+async def bare(ground: Ground, *triggers: str) -> AsyncIterator[Measure]:
     """A bare Litestar handler that does the same upsert into a bare table, in a transaction, with raw asyncpg."""
     postgres = await ground.postgres()
     async with postgres.database() as url:
-        await postgres.execute(url, BARE)
+        await postgres.execute(url, BARE, *triggers)
         async with (
             run_server(url, app="tests.benchmarks.processes.bare_step:app") as server,
             _posting(ground, server) as measure,
@@ -66,13 +66,22 @@ async def _posting(ground: Ground, server: Server) -> AsyncIterator[Measure]:
         yield measure
 
 
+OURS = Side("tidelog, step", tidelog)
+
 ROWS = (
     Row(
         "step",
         "POST to committed 201, 64 keep-alive clients, against a bare Litestar handler with raw asyncpg",
-        Side("tidelog, step", tidelog),
+        OURS,
         Side("bare handler", bare),
         "posts_per_second",
         at_least(0.8),
+    ),
+    Row(
+        "step-log",
+        "the same, against a bare handler whose table has a trigger that does nothing but insert into a log",
+        OURS,
+        Side("bare handler, logging trigger", lambda ground: bare(ground, *LOG)),
+        "posts_per_second",
     ),
 )

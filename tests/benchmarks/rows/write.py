@@ -29,6 +29,17 @@ NAIVE = (
        end $$""",
     "create trigger record after insert or update on item for each row execute function record()",
 )
+LOG = (  # what any log of changes in a table costs, keyed as ours is
+    "create table log (xid xid8, seq bigint generated always as identity, group_id text, id text, op text, "
+    "version bigint, data jsonb, primary key (xid, seq))",
+    """create function record() returns trigger language plpgsql as $$
+       begin
+           insert into log (xid, group_id, id, op, version, data)
+           values (pg_current_xact_id(), new.group_id, new.id, lower(tg_op), 1, new.data);
+           return null;
+       end $$""",
+    "create trigger record after insert or update on item for each row execute function record()",
+)
 LISTENER = "tests.benchmarks.processes.listener"
 
 
@@ -72,6 +83,13 @@ async def naive(ground: Ground, *, groups: int) -> AsyncIterator[Measure]:
 
 
 @asynccontextmanager
+async def logged(ground: Ground, *, groups: int) -> AsyncIterator[Measure]:
+    """The least of it: a trigger that does nothing but insert the change into a log. Nobody numbers or reads it."""
+    async with _table(ground, groups, BARE, *LOG) as measure:
+        yield measure
+
+
+@asynccontextmanager
 async def _table(ground: Ground, groups: int, *statements: str, listener: bool = False) -> AsyncIterator[Measure]:
     postgres = await ground.postgres()
     load = Load("item", groups)
@@ -109,6 +127,13 @@ ROWS = (
         Side("bare table", partial(bare, groups=GROUPS)),
         "upserts_per_second",
         at_least(0.75),
+    ),
+    Row(
+        "write-log",
+        "the same against a trigger that does nothing but insert the change into a log, which nobody reads",
+        NUMBERED_SIDE,
+        Side("logging trigger", partial(logged, groups=GROUPS)),
+        "upserts_per_second",
     ),
     Row(
         "write-naive",
