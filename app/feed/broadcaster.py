@@ -20,6 +20,7 @@ from app.feed.opening import Opening
 from app.feed.overlay import Overlay
 from app.feed.pump import Pump
 from app.feed.spool import Spooling
+from app.feed.status import Status
 from app.feed.subscription import (
     CommitHead,
     PositionSubscription,
@@ -67,9 +68,8 @@ class Broadcaster:
         self._spoolings: WeakValueDictionary[tuple[Topic, str | None], Spooling] = WeakValueDictionary()
         self._full: set[Subscriber] = set()
         self._behind: dict[Subscriber, Pump] = {}  # whose live subscriptions fell behind
-        self._interrupted = False
-        self._untold: set[Subscriber] = set()  # of the status, as they could not take it
         self._live: dict[Subscriber, set[Subscription]] = {}  # every connection, with what is live of it
+        self._status = Status(self, self._live.keys)
         self._moved = asyncio.Event()
         self._interest = asyncio.Event()
 
@@ -111,7 +111,7 @@ class Broadcaster:
         """The log goes on in this epoch. Clients that come back with it need not begin again."""
         if epoch != self.epoch:
             self.epoch = epoch
-            self._tell_status_to_all()
+            self._status.tell_everybody()
 
     @property
     def furthest(self) -> int:
@@ -170,10 +170,7 @@ class Broadcaster:
 
     def tell_status(self, *, interrupted: bool) -> None:
         """Tell every connection, if it is news, that the feed stands still for want of a database, or goes on."""
-        if interrupted == self._interrupted:
-            return
-        self._interrupted = interrupted
-        self._tell_status_to_all()
+        self._status.tell(interrupted=interrupted)
 
     # What connections call.
 
@@ -202,15 +199,14 @@ class Broadcaster:
     def enter(self, subscriber: Subscriber) -> None:
         """A new connection; before it subscribes."""
         self._live[subscriber] = set()
-        if self._interrupted:
-            self._tell_status(subscriber)
+        self._status.enter(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
         """The connection has ended, and all its subscriptions with it."""
         self._live.pop(subscriber, None)
         self._behind.pop(subscriber, None)
         self._full.discard(subscriber)
-        self._untold.discard(subscriber)
+        self._status.leave(subscriber)
 
     async def close(self) -> None:
         await self.errands.close()
@@ -268,8 +264,7 @@ class Broadcaster:
 
     def tell_missed_status(self, subscriber: Subscriber) -> None:
         """It is at the present again."""
-        if subscriber in self._untold:
-            self._tell_status(subscriber)
+        self._status.tell_missed(subscriber)
 
     def caught_up(self, subscriber: Subscriber, pump: Pump) -> None:
         if self._behind.get(subscriber) is pump:
@@ -335,20 +330,6 @@ class Broadcaster:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    def _tell_status_to_all(self) -> None:
-        for subscriber in self._live:
-            self._tell_status(subscriber)
-
-    def _tell_status(self, subscriber: Subscriber) -> None:
-        # The position holds for all that is live: one that fell behind is told when it is at the present again.
-        if subscriber in self._behind or subscriber.is_full:
-            self._untold.add(subscriber)
-            return
-        self._untold.discard(subscriber)
-        message = subscriber.dialect.status(interrupted=self._interrupted, position=self.position, epoch=self.epoch)
-        if message is not None:
-            subscriber.deliver(message)
-
     def _leave(self, channel: Channel, subscription: Subscription) -> None:
         channel.leave(subscription, subscription.subscriber.dialect)
         self._live[subscription.subscriber].discard(subscription)
@@ -372,7 +353,7 @@ class Broadcaster:
         for subscriber in full:
             behind = list(self._live.get(subscriber, ()))
             if not subscriber.is_full:
-                self.tell_missed_status(subscriber)
+                self._status.tell_missed(subscriber)
             if not behind or not subscriber.is_full:
                 continue
             for subscription in behind:
