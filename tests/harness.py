@@ -38,6 +38,9 @@ FRAME_TIMEOUT_SECONDS = 60
 HTTP_TIMEOUT_SECONDS = 60
 PROGRAM_TIMEOUT_SECONDS = 120
 POLL_SECONDS = 0.02
+ALL_NUMBERED = """
+    select not exists (select from streams.change c where not exists (select from streams.commit n where n.xid = c.xid))
+"""
 
 PSQL = shutil.which("psql") or str(BIN / "psql")  # the machine's, or the wheel's
 MARK = "mark-"  # the type of events that only say how far the feed is
@@ -259,6 +262,11 @@ async def eventually(check: Callable[[], Any], timeout_seconds: float = 90) -> A
             if answer:
                 return answer
             await asyncio.sleep(POLL_SECONDS)
+
+
+async def until_numbered(sql: asyncpg.Connection[Any]) -> None:
+    """Every commit before now has its number: whoever comes back after this is told of all of them before `live`."""
+    await eventually(lambda: sql.fetchval(ALL_NUMBERED))
 
 
 class Gate:

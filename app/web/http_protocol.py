@@ -1,21 +1,37 @@
-"""uvicorn's HTTP protocol, which also bounds a request's head, and the time that a request may take to come.
+"""uvicorn's HTTP protocol, which also bounds a request's head, and the time that requests and answers may take.
 
-A connection that says nothing, or a header every other minute, costs its client nothing, and would hold one of the
-process's file descriptors for ever; a head without end would hold memory. Handshakes of WebSockets come this way, too.
+A connection that says nothing, a header every other minute, or never reads its answer, costs its client nothing, and
+would hold one of the process's file descriptors for ever; a head without end, or requests that are sent without waiting
+for answers, would hold memory. Handshakes of WebSockets come this way, too.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sized
 from http import HTTPStatus
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Of request line and headers, and again of trailers. What is counted may be as much more as one read brings, and begins
-# with a connection's earlier requests: up to twice that is let through.
+# Of request line and headers, and again of trailers. What is counted begins with a connection's earlier requests, and
+# is looked at after each read: up to twice that, and what one read brings, is let through.
 HEAD_SIZE_MAX_BYTES = 64 * 1024
 LOOK_SECONDS = 20.0  # a connection's first request begins within one of them, and each head is whole within two
 BODY_BYTES_PER_SECOND_MIN = 500  # less than the worst of mobile networks brings
+PIPELINE_MAX = 16  # requests that wait for others' answers; past it nothing more is read
+
+
+class BoundedFlow(FlowControl):
+    """uvicorn reads on at each answer, however many requests wait; one read may bring ten thousand more."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if len(self._pipeline) < PIPELINE_MAX:
+            super().resume_reading()
 
 
 class RequestProtocol(HttpToolsProtocol):
@@ -31,10 +47,13 @@ class RequestProtocol(HttpToolsProtocol):
     _received = 0  # bytes on this connection
     _counted_from = 0  # what came since is head or trailers, if it is all of one request
     _counted: object = None  # the scope of that request, if it is known
-    _seen: tuple[object, int] = (None, 0)  # scope and bytes, at the last look
+    _seen: tuple[object, int] = (None, 0)  # scope and bytes, at the last look; no scope if it was not to be judged
+    _stuck_bytes = 0  # that waited to be sent at the last look, if nothing more could be written
+    _drained = False  # since then
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow = BoundedFlow(transport, self.pipeline)
         self._look_later()
 
     def data_received(self, data: bytes) -> None:
@@ -54,6 +73,10 @@ class RequestProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._look_no_more()
         super().connection_lost(exc)
+
+    def resume_writing(self) -> None:
+        self._drained = True
+        super().resume_writing()
 
     @property
     def _is_in_head(self) -> bool:
@@ -76,21 +99,36 @@ class RequestProtocol(HttpToolsProtocol):
         self._counted, self._counted_from = self.scope, self._received
 
     def _look(self) -> None:
-        if self.transport.is_closing():
+        """Also while it is closing: then it waits for what is still to be sent."""
+        if self._takes_nothing():
+            self.transport.abort()
             return
-        if self._is_too_slow():
+        if not self.transport.is_closing() and self._is_too_slow():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
-            return
-        self._seen = (self.scope, self._received)
+        is_exempt = self._is_answering_another or self.flow.read_paused
+        self._seen = (None if is_exempt else self.scope, self._received)
         self._look_later()
+
+    def _takes_nothing(self) -> bool:
+        """Whether the client has not read any of its answer since the last look, though it could."""
+        is_stuck = self.flow.write_paused or self.transport.is_closing()
+        waiting = self.transport.get_write_buffer_size() if is_stuck else 0
+        takes_nothing = bool(self._stuck_bytes) and waiting >= self._stuck_bytes and not self._drained
+        self._stuck_bytes, self._drained = waiting, False
+        return takes_nothing
 
     def _is_too_slow(self) -> bool:
         if self.scope is None:
             return True
         scope, received = self._seen
-        if not self._is_coming or self.scope is not scope or self._is_answering_another or self.flow.read_paused:
+        if self.scope is not scope or self._is_answering_another or self.flow.read_paused:
             return False
-        return self._is_in_head or self._received - received < BODY_BYTES_PER_SECOND_MIN * self.look_seconds
+        if self._is_in_head:
+            return True
+        if self.cycle.response_complete:
+            # It goes on with what was refused; or sent an empty line, which begins no request but ends uvicorn's timer.
+            return self.cycle.more_body or self.timeout_keep_alive_task is None
+        return self.cycle.more_body and self._received - received < BODY_BYTES_PER_SECOND_MIN * self.look_seconds
 
     def _refuse(self, status: HTTPStatus) -> None:
         if self.transport.is_closing():

@@ -14,7 +14,7 @@ import pytest
 
 from app.client import Client, Commit, Event, Live, Message, Reset, Snapshot, Subscription
 from app.errors import SubscriptionRefusedError
-from tests.harness import Server
+from tests.harness import Server, until_numbered
 
 TIMEOUT_SECONDS = 120
 GROUPS = ("general", "random", "quiet")
@@ -234,6 +234,7 @@ async def test_dropped_connections_lose_and_repeat_nothing(start_server: Any, da
                 await asyncio.gather(*writing)
             for group in GROUPS:
                 await put(sql, group, "i1", "the end")
+            await until_numbered(sql)
             for group, item, follower in zip((*GROUPS, "general"), (None, None, None, "i1"), followers, strict=True):
                 expected = await logged(sql, group, follower.live_from, item)
                 await follower.until(lambda: len(follower.told) >= len(expected))  # noqa: B023 - awaited here

@@ -12,7 +12,7 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import Server, eventually
+from tests.harness import Server, eventually, until_numbered
 from tests.peer import fold, peer
 
 OTHER_EPOCH = "00000000-0000-0000-0000-000000000000"
@@ -100,6 +100,7 @@ async def test_resume_gives_exactly_what_was_missed(server: Server, sql: Any) ->
     for n in range(5):
         await put(sql, "g", "a", n)
         await put(sql, "other", "x", n)
+    await until_numbered(sql)
     async with peer(server) as two:
         await two.subscribe("s", "g", since=live["position"], epoch=live["epoch"])
         *missed, caught_up = await two.until("live")

@@ -4,4 +4,4 @@ from app.web.http_protocol import RequestProtocol
 
 
 class HastyProtocol(RequestProtocol):
-    look_seconds = 0.5
+    look_seconds = 1.5
