@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import asyncpg
 from app.errors import PositionTooOldError, TransactionAbortedError
 from app.feed.backoff import Backoff
 from app.feed.reader import HEAD_CHANNEL
+from app.json_text import parse
 from app.model.change import Operation
 from app.store.consumers import (
     Batch,
@@ -100,7 +100,7 @@ class Commit:
                 row["group_id"],
                 row["id"],
                 row["version"],
-                json.loads(row["data"]),
+                parse(row["data"]),
             )
 
 

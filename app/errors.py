@@ -12,6 +12,14 @@ class Violation:
     message: str
 
 
+def shown(value: object) -> str:
+    """The beginning of a value, for a message: also of one that has no repr, as it is too deep or too large."""
+    try:
+        return f"{value!r:.80}"
+    except (RecursionError, ValueError):
+        return f"a {type(value).__name__} that can't be shown"
+
+
 class TidelogError(Exception):
     """Something that Tidelog refused. `code` never changes between releases; the message may."""
 
@@ -32,19 +40,30 @@ class StreamsNotMigratedError(TidelogError):
 
 
 class KeyInvalidError(TidelogError):
-    """A group id or an item id that can't be a key: empty, too long, or with a NUL character."""
+    """A group id or an item id that can't be a key: empty, too long, or with a NUL character.
+
+    Of a step it is the client's (400) if the key is in its request as it is, else the step's own (500).
+    """
 
     code = "key_invalid"
 
+    def __init__(self, message: str, key: object = None) -> None:
+        super().__init__(message)
+        self.key = key
+
 
 class ItemInvalidError(TidelogError):
-    """An item or event that isn't JSON, doesn't fit its stream's schema, or is over the size limit."""
+    """An item or event that isn't JSON, doesn't fit its stream's schema, or is over the size limit.
+
+    Of a step it is the client's (400) if what is wrong is in its request as it is, else the step's own (500).
+    """
 
     code = "item_invalid"
 
-    def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
+    def __init__(self, message: str, violations: Sequence[Violation] = (), culprits: Sequence[object] = ()) -> None:
         super().__init__(message)
         self.violations = tuple(violations)
+        self.culprits = tuple(culprits)  # the values that are wrong; none if it is not known which
 
 
 class StreamUnknownError(TidelogError):
@@ -62,6 +81,20 @@ class BodyInvalidError(TidelogError):
     def __init__(self, message: str, violations: Sequence[Violation] = ()) -> None:
         super().__init__(message)
         self.violations = tuple(violations)
+
+
+class QueryInvalidError(TidelogError):
+    """The query string is not UTF-8, has a NUL character or too many fields."""
+
+    code = "query_invalid"
+    status = 400
+
+
+class PathInvalidError(TidelogError):
+    """The path of a request is not UTF-8, or has a NUL character."""
+
+    code = "path_invalid"
+    status = 400
 
 
 class BodyTooLargeError(TidelogError):

@@ -6,8 +6,8 @@
                 case Snapshot(position, items): ...
                 case Commit(position, at, changes): ...
 
-It knows the protocol and nothing of the server: it needs no part of Tidelog but `app.errors`, and of other packages
-`websockets` only.
+It knows the protocol and nothing of the server: it needs no part of Tidelog but `app.errors` and `app.json_text`,
+and of other packages `websockets` only.
 """
 
 from app.client.connection import Client

@@ -32,6 +32,7 @@ from app.client.group import GroupState
 from app.client.messages import Frame
 from app.client.subscription import Subscription
 from app.errors import ServerNotUnderstoodError, ServerRefusedError, SubscriptionRefusedError
+from app.json_text import parse
 
 logger = logging.getLogger("tidelog.client")
 
@@ -197,7 +198,7 @@ class Client:
             for subscription in list(self._subscriptions.values()):
                 await self._ask(socket, subscription)
             async for text in socket:
-                was_useful |= await self._receive(json.loads(text), len(text))
+                was_useful |= await self._receive(parse(text if isinstance(text, str) else text.decode()), len(text))
         except ConnectionClosed:
             pass
         except (LookupError, TypeError, ValueError) as error:

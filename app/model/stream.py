@@ -67,9 +67,17 @@ class Stream:
         without_id = {key: value for key, value in item.items() if key != "id"}
         if self.schema.fits(without_id):
             return with_id
-        violations = min(self.schema.violations(with_id), self.schema.violations(without_id), key=len)
+        found, tried = min(
+            ((self.schema.find(one), one) for one in (with_id, without_id)), key=lambda found: len(found[0])
+        )
+        violations = [violation for violation, _ in found]
         where = "; ".join(f"{v.path or 'the item'}: {v.message}" for v in violations[:3])
-        raise ItemInvalidError(f"item {item_id!r} does not fit the schema of stream {self.name!r}: {where}", violations)
+        raise ItemInvalidError(
+            f"item {item_id!r:.80} does not fit the schema of stream {self.name!r}: {where}",
+            violations,
+            # The item itself as it was given, and not with the id that was put into it here.
+            culprits=[item if value is tried else value for _, value in found],
+        )
 
 
 def _refuse(name: str, key: Any, value: Any) -> NoReturn:

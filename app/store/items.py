@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
@@ -11,10 +11,12 @@ import asyncpg
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from app.errors import ItemInvalidError, KeyInvalidError
+from app.errors import ItemInvalidError, KeyInvalidError, shown
+from app.json_text import is_within, parse
 from app.model.stream import Stream
 
 KEY_LENGTH_MAX_BYTES = 1024  # two of them fit in a btree entry (2704 bytes) beside its overhead
+_INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are no key, and str() may refuse them
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode
 
@@ -51,14 +53,19 @@ class Items:
         group_id, id = _key("group id", group_id), _key("id", id)
         text, value = to_json(data)
         if not isinstance(value, dict):
-            raise ItemInvalidError(f"item {id!r} of stream {self._stream.name!r} must be an object, not {value!r:.80}")
+            raise ItemInvalidError(
+                f"item {id!r:.80} of stream {self._stream.name!r} must be an object, not {shown(value)}",
+                culprits=[value],
+            )
         item = self._stream.check(value, id)
-        if item != value:
+        if value.get("id") != id:
             text = encode(item)
-        self._check_size(text)
+        self._check_size(text, value.values())
         stored = await _one(lend, self._set, group_id, id, text)
         if stored is None:
-            raise ItemInvalidError(f"item {id!r} of stream {self._stream.name!r} was refused by a trigger of its table")
+            raise ItemInvalidError(
+                f"item {id!r:.80} of stream {self._stream.name!r} was refused by a trigger of its table"
+            )
         return stored
 
     async def delete(self, lend: Lend, group_id: str, id: str) -> Item | None:
@@ -70,16 +77,17 @@ class Items:
         key = _key("group id", group_id)
         async with lend() as connection:
             rows = await connection.fetch(self._list, key)
-        return [json.loads(row[0]) for row in rows]
+        return [parse(row[0]) for row in rows]
 
     async def send(self, lend: Lend, group_id: str, id: str | None, type: str, data: Any) -> None:
         """Send an ephemeral event to the group's subscribers, or to the item's; it goes with the commit."""
         group_id = _key("group id", group_id)
         channel_id = None if id is None else _key("id", id)
         if not isinstance(type, str) or not type or "\0" in type:
-            raise ItemInvalidError(f"an event's type must be a string without NUL characters, not {type!r:.80}")
-        text, _ = to_json(data)
-        self._check_size(text)
+            message = f"an event's type must be a string without NUL characters, not {shown(type)}"
+            raise ItemInvalidError(message, culprits=[type])
+        text, value = to_json(data)
+        self._check_size(text, [value])
         async with lend() as connection:
             await connection.fetchrow(
                 "select streams.send($1, $2, $3, $4, $5::text::jsonb)",
@@ -90,19 +98,21 @@ class Items:
                 text,
             )
 
-    def _check_size(self, text: str) -> None:
+    def _check_size(self, text: str, parts: Iterable[Any]) -> None:
         size = len(text) if text.isascii() else len(text.encode())
         if size > self._size_max_bytes:
+            largest = max(parts, key=lambda part: len(encode(part)), default=None)
             raise ItemInvalidError(
                 f"stream {self._stream.name!r}: {size} bytes of JSON; at most {self._size_max_bytes} are taken "
-                "(TIDELOG_BODY_SIZE_MAX_BYTES)"
+                "(TIDELOG_BODY_SIZE_MAX_BYTES)",
+                culprits=[largest],
             )
 
 
 async def _one(lend: Lend, sql: str, *parameters: str) -> Item | None:
     async with lend() as connection:
         row = await connection.fetchrow(sql, *parameters)
-    return None if row is None else json.loads(row[0])
+    return None if row is None else parse(row[0])
 
 
 def to_json(value: Any) -> tuple[str, Any]:
@@ -118,31 +128,22 @@ def to_json(value: Any) -> tuple[str, Any]:
         text.encode()
     except (ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
         raise ItemInvalidError(f"not JSON: {error}") from error
-    plain = json.loads(text)
-    if "\\u0000" in text and _has_nul(plain):
+    plain = parse(text)
+    if "\\u0000" in text and is_within(plain, lambda one: isinstance(one, str) and "\0" in one):
         raise ItemInvalidError("not storable: Postgres's jsonb can't hold the NUL character (\\u0000)")
     return text, plain
 
 
-def _has_nul(value: Any) -> bool:
-    if isinstance(value, str):
-        return "\0" in value
-    if isinstance(value, dict):
-        return any("\0" in key or _has_nul(inner) for key, inner in value.items())
-    if isinstance(value, list):
-        return any(_has_nul(inner) for inner in value)
-    return False
-
-
 def _key(what: str, key: str) -> str:
-    if isinstance(key, int) and not isinstance(key, bool):
+    if isinstance(key, int) and not isinstance(key, bool) and key.bit_length() <= _INT_KEY_BITS_MAX:
         key = str(key)  # JavaScript's habit, and Motia's: a key is a string, whatever was passed
     if not isinstance(key, str):
-        raise KeyInvalidError(f"{what} must be a string, not {key!r:.80}")
+        raise KeyInvalidError(f"{what} must be a string, not {shown(key)}", key)
     try:
         size = len(key.encode())
     except UnicodeEncodeError:
-        raise KeyInvalidError(f"{what} {key!r:.80} has a lone surrogate, which UTF-8 can't hold") from None
+        raise KeyInvalidError(f"{what} {key!r:.80} has a lone surrogate, which UTF-8 can't hold", key) from None
     if "\0" in key or not 1 <= size <= KEY_LENGTH_MAX_BYTES:
-        raise KeyInvalidError(f"{what} {key!r:.80} must have 1 to {KEY_LENGTH_MAX_BYTES} bytes and no NUL character")
+        message = f"{what} {key!r:.80} must have 1 to {KEY_LENGTH_MAX_BYTES} bytes and no NUL character"
+        raise KeyInvalidError(message, key)
     return key

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from app.errors import AnswerInvalidError
+from app.errors import AnswerInvalidError, shown
+from app.json_text import write
 
 WITHOUT_BODY = frozenset({204, 304})  # RFC 9110 15.3.5 and 15.4.5
 
@@ -42,13 +42,13 @@ def encode_answer(answer: Any) -> Answer:
     """
     if not isinstance(answer, Mapping):
         raise AnswerInvalidError(
-            f'a handler returns {{"status": 200, "body": ...}}, with "headers" if it likes, not {_show(answer)}'
+            f'a handler returns {{"status": 200, "body": ...}}, with "headers" if it likes, not {shown(answer)}'
         )
     if unknown := answer.keys() - _KEYS:
         raise AnswerInvalidError(f"an answer has status, body and headers, not {sorted(map(str, unknown))}")
     status = answer.get("status")
     if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
-        raise AnswerInvalidError(f"an answer's status is an integer from 200 to 599, not {_show(status)}")
+        raise AnswerInvalidError(f"an answer's status is an integer from 200 to 599, not {shown(status)}")
     headers = _encode_headers(answer.get("headers") or {})
     content_type, body = _encode_body(answer.get("body"))
     if status in WITHOUT_BODY:
@@ -67,35 +67,42 @@ def _encode_body(body: Any) -> tuple[bytes | None, bytes]:
     try:
         if isinstance(body, str):
             return b"text/plain; charset=utf-8", body.encode()
-        encoded = to_json(body)
-        if b"NaN" in encoded or b"Infinity" in encoded:  # perhaps only in a text
-            json.dumps(to_jsonable_python(body, inf_nan_mode="constants"), allow_nan=False)
+        return b"application/json", _encode_json(body)
     except (ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
         raise AnswerInvalidError(f"the answer's body can't be sent as JSON: {error}") from error
-    return b"application/json", encoded
+
+
+def _encode_json(body: Any) -> bytes:
+    try:
+        encoded = to_json(body)
+    except PydanticSerializationError:  # at 255 levels; an item that was stored by SQL may have more
+        return write(body, _plain).encode()
+    if b"NaN" in encoded or b"Infinity" in encoded:  # perhaps only in a text
+        write(body, _plain)
+    return encoded
+
+
+def _plain(value: Any) -> Any:
+    return to_jsonable_python(value, inf_nan_mode="constants")
 
 
 def _encode_headers(headers: Any) -> RawHeaders:
     if not isinstance(headers, Mapping):
-        raise AnswerInvalidError(f"an answer's headers are a dict, not {_show(headers)}")
+        raise AnswerInvalidError(f"an answer's headers are a dict, not {shown(headers)}")
     encoded: RawHeaders = []
     for name, values in headers.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            raise AnswerInvalidError(f"{_show(name)} can't be the name of a header")
+            raise AnswerInvalidError(f"{shown(name)} can't be the name of a header")
         raw_name = name.lower().encode()
         if raw_name in _SET_BY_THE_SERVER:
             raise AnswerInvalidError(f"the header {name!r} is the server's to set")
         for value in values if isinstance(values, list | tuple) else (values,):
             if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
                 raise AnswerInvalidError(
-                    f"header {name!r}: a value is text without line breaks, or a list of such, not {_show(value)}"
+                    f"header {name!r}: a value is text without line breaks, or a list of such, not {shown(value)}"
                 )
             try:
                 encoded.append((raw_name, value.encode("latin-1")))
             except UnicodeEncodeError:
-                raise AnswerInvalidError(f"header {name!r}: {_show(value)} is not Latin-1") from None
+                raise AnswerInvalidError(f"header {name!r}: {shown(value)} is not Latin-1") from None
     return encoded
-
-
-def _show(value: Any) -> str:
-    return f"{value!r:.80}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -11,10 +12,13 @@ from urllib.parse import parse_qsl
 
 from pydantic_core import from_json
 
-from app.errors import BodyInvalidError, BodyTooLargeError, ClientGoneError
+from app.errors import BodyInvalidError, BodyTooLargeError, ClientGoneError, QueryInvalidError
+from app.json_text import is_within
 
 FIELDS_MAX = 1000  # of a query string or form: parsing is linear, but a dict entry costs 100 times its byte
 
+_NUL = "a NUL character, which Postgres can't hold"
+_NO_UTF_8 = "bytes that are no UTF-8"
 _TRACE_ID = re.compile(r"[A-Za-z0-9_.:-]{1,128}", re.ASCII)
 # https://www.w3.org/TR/trace-context/#traceparent-header
 _TRACEPARENT = re.compile(
@@ -34,7 +38,12 @@ class Incoming:
     query: bytes
 
     def req(self) -> dict[str, Any]:
-        """What a handler gets. Raises BodyInvalidError."""
+        """What a handler gets. Raises BodyInvalidError and QueryInvalidError.
+
+        Nothing of it has a NUL character, a lone surrogate or an infinity: what a handler hands on to a stream or a
+        table can be stored, as far as it depends on characters and numbers. Of a name that a JSON object has twice the
+        last counts, as in jsonb and in JavaScript.
+        """
         text, value = _parse_body(self.body, self.headers.get("content-type", ""))
         return {
             "body": value,
@@ -95,29 +104,62 @@ def _parse_body(body: bytes, content_type: str) -> tuple[str, Any]:
         text = body.decode()
     except UnicodeDecodeError as error:
         raise BodyInvalidError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
+    if "\0" in text:
+        raise BodyInvalidError(f"the body has {_NUL}")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded":
-        return text, _parse_fields(text, "form")
+        try:
+            return text, _parse_fields(text)
+        except ValueError as error:
+            raise BodyInvalidError(f"the form has {error}") from None
     if kind and kind != "application/json" and not kind.endswith("+json"):
         return text, text
     try:
-        return text, from_json(body, allow_inf_nan=False)  # refuses lone surrogates and 200 levels, too
+        value = from_json(body, allow_inf_nan=False)  # refuses lone surrogates, 4,301 digits and 200 levels, too
     except ValueError as error:
         if not kind:
             return text, text
         raise BodyInvalidError(f"the body is not JSON: {error}") from None
+    if _has_infinity(value):
+        raise BodyInvalidError("the body has a number from 1.8e308 on, which is beyond a double's range")
+    if "\\u0000" in text and is_within(value, lambda one: isinstance(one, str) and "\0" in one):
+        raise BodyInvalidError(f"the body has {_NUL}")
+    return text, value
+
+
+def _has_infinity(value: Any) -> bool:
+    """Whether plain JSON has a number that became infinite; as `is_within`, but for every body, so without calls."""
+    pending = [value]
+    for one in pending:
+        kind = type(one)
+        if kind is dict:
+            pending.extend(one.values())
+        elif kind is list:
+            pending.extend(one)
+        elif kind is float and math.isinf(one):
+            return True
+    return False
 
 
 def _parse_query(query: bytes) -> dict[str, str | list[str]]:
-    return _parse_fields(query.decode("latin-1"), "query string")
-
-
-def _parse_fields(text: str, what: str) -> dict[str, str | list[str]]:
-    """Names to values; a name that is repeated has the list of its values."""
     try:
-        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS_MAX)
+        return _parse_fields(query.decode())
+    except UnicodeDecodeError:
+        raise QueryInvalidError(f"the query string has {_NO_UTF_8}") from None
+    except ValueError as error:
+        raise QueryInvalidError(f"the query string has {error}") from None
+
+
+def _parse_fields(text: str) -> dict[str, str | list[str]]:
+    """Names to values; a name that is repeated has the list of its values. Raises ValueError: what it has."""
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=FIELDS_MAX)
+    except UnicodeDecodeError:
+        raise ValueError(_NO_UTF_8) from None
     except ValueError:
-        raise BodyInvalidError(f"the {what} has more than {FIELDS_MAX} fields") from None
+        raise ValueError(f"more than {FIELDS_MAX} fields") from None
+    if "%00" in text or "\0" in text:
+        raise ValueError(_NUL)
     fields: dict[str, str | list[str]] = {}
     for name, value in pairs:
         present = fields.get(name)

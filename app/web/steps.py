@@ -17,6 +17,7 @@ from litestar.types import Receive, Scope, Send
 from pydantic_core import from_json
 
 from app.errors import AnswerInvalidError, BodyInvalidError, ClientGoneError, DeclarationError
+from app.json_text import parse
 from app.model.schema import Schema, compile_schema
 from app.model.step import Step
 from app.model.stream import Stream
@@ -29,6 +30,7 @@ from app.store.transaction import StepTransaction
 from app.web.answer import WITHOUT_BODY, Answer, encode_answer
 from app.web.context import StepContext
 from app.web.failures import failure_of
+from app.web.origin import refusal_of
 from app.web.request import Incoming, read_body, read_headers, trace_id_of
 
 PLAIN_HANDLERS_MAX = 40  # threads for handlers without `async`; the others wait. Not the loop's own: DNS needs those
@@ -124,6 +126,7 @@ class StepRunner:
         """Whatever goes wrong is an answer, too."""
         headers = read_headers(scope["headers"])
         trace_id = trace_id_of(headers)
+        incoming: Incoming | None = None
         try:
             values = scope["path_params"]
             incoming = Incoming(
@@ -134,7 +137,8 @@ class StepRunner:
             )
             answer = await self._try(incoming, trace_id, receive)
         except Exception as error:
-            failure = failure_of(error, f"{self._where}, trace {trace_id}")
+            where = f"{self._where}, trace {trace_id}"
+            failure = refusal_of(error, incoming, where) or failure_of(error, where)
             answer = encode_answer({"status": failure.status, "body": failure.body(), "headers": failure.headers})
         answer.headers.append((b"x-trace-id", trace_id.encode()))
         return answer
@@ -201,7 +205,7 @@ class StepRunner:
         if schema is None or answer.status in WITHOUT_BODY:
             return
         try:
-            violations = schema.violations(from_json(answer.body))
+            violations = schema.violations(_read_json(answer.body))
             if not violations:
                 return
             cause = f"{violations[0].path or 'the body'}: {violations[0].message}"
@@ -287,6 +291,13 @@ def _check_body(schema: Schema | None, body: Any) -> None:
         raise BodyInvalidError(
             f"the body does not fit the step's bodySchema: {first.path or 'the body'}: {first.message}", violations
         )
+
+
+def _read_json(body: bytes) -> Any:
+    try:
+        return from_json(body)
+    except ValueError:  # it is deeper, or has larger numbers, than pydantic reads; or it is no JSON
+        return parse(body.decode())
 
 
 def _is_async(handler: Callable[..., Any]) -> bool:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
 
 import asyncpg
 import pytest
+from websockets.asyncio.client import connect
 
-from tests.harness import PSQL, RUN, Subscriber, View, connect_sql
+from app.client import Client, Commit, Snapshot
+from app.json_text import parse, write
+from tests.harness import FRAME_TIMEOUT_SECONDS, PSQL, RUN, Server, Subscriber, View, connect_sql
 
 Seen = list[tuple[str, Any]]
 
@@ -254,3 +258,30 @@ async def test_an_event_can_be_sent_in_sql(subscriber: Subscriber, view: View, s
         await sql.execute("update streams.note set data = '{\"n\": 1}' where group_id = $1", group)
     await subscriber.until_mark(sql, view)
     assert view.seen == [("update", note("there", n=1)), ("sent", {"by": "psql"})]
+
+
+async def test_an_odd_item_reaches_everybody_and_hurts_nobody(here: Server, sql: Any, group: str) -> None:
+    """Numbers of any length and any depth that jsonb takes: in a sync, in a snapshot, in live messages; as JSON."""
+    digits, deep = "7" * 131_072, "[" * 3000 + "]" * 3000
+    odd = f"[{digits}, {deep}, 1{'0' * 400}]"
+    insert = "insert into streams.note (group_id, id, data) values ($1, $2, $3::text::jsonb)"
+    await sql.execute(insert, group, "before", f'{{"n": {odd}}}')
+    join = {"type": "join", "data": {"streamName": "note", "groupId": group, "subscriptionId": "s"}}
+    async with connect(here.ws_url, max_size=None) as motia, Client(here.ws_url, proxy=None, max_size=None) as client:
+        await motia.send(json.dumps(join))
+        messages = aiter(client.subscribe("note", group))
+        async with asyncio.timeout(FRAME_TIMEOUT_SECONDS):
+            sync, snapshot, _ = await motia.recv(), await anext(messages), await anext(messages)
+            await sql.execute(insert, group, "live", f'{{"n": {odd}}}')
+            frame, commit = await motia.recv(), await anext(messages)
+            await sql.execute(insert, group, "usual", '{"n": 1}')
+            assert (await anext(messages)).changes[0].data == note("usual", n=1)
+    assert isinstance(snapshot, Snapshot) and isinstance(commit, Commit)
+    found = [
+        parse(str(sync))["event"]["data"][0],
+        parse(str(frame))["event"]["data"],
+        snapshot.items[0].data,
+        commit.changes[0].data,
+    ]
+    assert [item["id"] for item in found] == ["before", "live", "before", "live"]
+    assert {write(item["n"], repr).replace(",", ", ") for item in found} == {odd}

@@ -20,6 +20,7 @@ from app.errors import (
     StreamUnknownError,
     TransactionAbortedError,
 )
+from app.json_text import write
 from tests.consumer_floor import ConsumerFloor, consuming, numbering, open_consumer_floor, store_effects
 from tests.harness import Databases
 
@@ -438,3 +439,18 @@ async def test_what_can_never_work_is_told_at_once(floor: ConsumerFloor, numbere
     for name, options in (("", {}), ("mailer", {"batch_max": 0}), ("mailer", {"start": "end"})):
         with pytest.raises(ValueError):
             await consume(floor.url, name, store_effects, **options)  # type: ignore[arg-type]
+
+
+async def test_an_odd_item_keeps_no_consumer_from_going_on(floor: ConsumerFloor, numbered: None) -> None:
+    """Numbers that Python's json doesn't read, and depths, are data like others; the consumer comes to what follows."""
+    digits, deep = "7" * 131_072, "[" * 3000 + "]" * 3000
+    recorder = Recorder()
+    await floor.connection.execute(
+        "insert into streams.chat_message (group_id, id, data) values ('general', 'a', $1::text::jsonb)",
+        f'{{"digits": {digits}, "deep": {deep}, "large": 1e400}}',
+    )
+    await floor.post("b")
+    async with consuming(floor.url, "mailer", recorder):
+        (_, (odd,)), (_, (usual,)) = await recorder.next(), await recorder.next()
+    assert write(odd.data["digits"], repr) == digits and write(odd.data["deep"], repr) == deep
+    assert (odd.data["large"], odd.data["id"], usual.id) == (10**400, "a", "b")

@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.errors import MessageInvalidError
 from app.feed.subscription import CommitHead, Share, Subscriber, Subscription
 from app.model.change import Change, Event, GroupCommit, Topic
+from app.web.dialects import motia, tidelog
 from app.web.dialects.motia import MotiaDialect
 from app.web.dialects.tidelog import TidelogDialect
 
@@ -74,3 +76,18 @@ def test_tidelog_messages_hold_any_name_and_time(name: str, at_us: int) -> None:
     assert commit == {"type": "commit", **place, "changes": [change]}
     told = {"type": name, "data": None}
     assert event == {"type": "event", **place, "stream": name, "group": name, "id": name, "event": told}
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 400 + "]" * 400, "[" * 900 + "]" * 900, "1" * 5000, "1e400", "NaN", "[[1e400]]"]
+)
+def test_a_message_with_an_odd_value_is_refused(value: str) -> None:
+    """Deep, huge or no number at all: an error that says so, in whatever place; the connection goes on."""
+    join = '{"type": "join", "data": {"streamName": "s", "groupId": %s, "subscriptionId": "x"}}'
+    subscribe = '{"type": "subscribe", "id": "x", "stream": "s", "group": "g", "since": %s, "epoch": "e"}'
+    unsubscribe = '{"type": "unsubscribe", "id": %s}'
+    deeper = {motia.parse: [join], tidelog.parse: [subscribe, unsubscribe]}
+    for parse, messages in deeper.items():
+        for message in messages:
+            with pytest.raises(MessageInvalidError):
+                parse(message % value)

@@ -7,7 +7,7 @@ import pytest
 from pydantic import BaseModel
 
 from app.errors import DeclarationError, Violation
-from app.model.schema import VIOLATIONS_MAX, compile_schema, schema_of
+from app.model.schema import LISTED_VALUES_MAX, MESSAGE_LENGTH_MAX, VIOLATIONS_MAX, compile_schema, schema_of
 
 
 class Text(BaseModel):
@@ -42,6 +42,26 @@ def test_violations_are_bounded() -> None:
     """A body that is wrong in a million places gets a short answer."""
     schema = compile_schema({"items": {"type": "integer"}})
     assert len(schema.violations(["x"] * 1000)) == VIOLATIONS_MAX
+
+
+def test_violations_quote_no_more_than_tells_what_is_meant() -> None:
+    """A message has the beginning of the value and what is wrong with it; a name in a path is cut, too."""
+    (violation,) = compile_schema({"items": {"type": "integer"}}).violations(["x" * 1_000_000])
+    assert len(violation.message) <= MESSAGE_LENGTH_MAX + 5
+    assert violation.message.startswith('"xxx') and violation.message.endswith('is not of type "integer"')
+    (violation,) = compile_schema({"additionalProperties": {"type": "integer"}}).violations({"0": "x"})
+    assert violation.path == "/0"
+    name = "n" * 10_000
+    (violation,) = compile_schema({"additionalProperties": {"type": "integer"}}).violations({name: "x"})
+    assert len(violation.path) <= MESSAGE_LENGTH_MAX + 5
+
+
+def test_of_a_large_value_only_the_first_violation_is_told() -> None:
+    """The validator would find all of a million before it tells one."""
+    schema = compile_schema({"items": {"type": "integer"}})
+    (violation,) = schema.violations([1, *["x"] * 1_000_000])
+    assert violation.path == "/1"
+    assert len(schema.violations(["x"] * (LISTED_VALUES_MAX - 1))) == VIOLATIONS_MAX
 
 
 @pytest.mark.parametrize("declared", ["Text", Text(text="hi"), print, NoJson, 5])

@@ -3,7 +3,7 @@
 from json.encoder import encode_basestring
 from typing import Any
 
-from app.errors import MessageInvalidError
+from app.errors import MessageInvalidError, shown
 
 NAME_LENGTH_MAX = 1024  # of stream, group and item, as for keys
 SUBSCRIPTION_NAME_LENGTH_MAX = 256  # the client's own; it is on every message
@@ -17,7 +17,7 @@ def read_name(message: dict[str, Any], key: str, length_max: int = NAME_LENGTH_M
     value = message.get(key)
     if not isinstance(value, str) or not 1 <= len(value) <= length_max or "\0" in value or not _is_utf8(value):
         raise MessageInvalidError(
-            f"{key} must be a string of 1 to {length_max} characters, without NUL, not {value!r:.80}"
+            f"{key} must be a string of 1 to {length_max} characters, without NUL, not {shown(value)}"
         )
     return value
 

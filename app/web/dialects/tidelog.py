@@ -25,7 +25,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 
-from app.errors import MessageInvalidError
+from app.errors import MessageInvalidError, shown
 from app.feed.subscription import CommitHead, Messages, Piece, Share, Subscription
 from app.model.change import Change, GroupCommit, Topic
 from app.model.position import Position, ResetReason
@@ -201,7 +201,7 @@ def _since(message: dict[str, Any]) -> Position | None:
     if since is None:
         return None
     if not isinstance(since, int) or isinstance(since, bool) or not 0 <= since <= POSITION_MAX:
-        raise MessageInvalidError(f"since must be a position, an integer from 0, not {since!r:.80}")
+        raise MessageInvalidError(f"since must be a position, an integer from 0, not {shown(since)}")
     if message.get("epoch") is None:
         raise MessageInvalidError("since needs the epoch that the position came with")
     return Position(since, read_name(message, "epoch"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from app.client import Client, Commit, Live, Message, Subscription
 from app.errors import ServerNotUnderstoodError, SubscriptionRefusedError
+from app.json_text import write
 from tests.integration.client.scripted_server import (
     WAIT_SECONDS,
     Connection,
@@ -226,3 +228,17 @@ async def test_a_slow_watcher_gets_the_newest_state(client: Client, connection: 
         items = await anext(watching)
         assert items["a"]["text"] == "100"
         await watching.aclose()
+
+
+async def test_an_odd_item_ends_no_client(client: Client, connection: Connection) -> None:
+    """Frames have what Postgres wrote: integers of any length, any depth. The other items come as ever."""
+    digits, deep = "7" * 131_072, "[" * 3000 + "]" * 3000
+    async with client.subscribe("chatMessage", "general") as subscription:
+        request = await connection.accept(live(0))
+        frame = commit(1, change("odd", text="?"), change("usual"), to=[request["id"]])
+        await connection.socket.send(json.dumps(frame).replace('"?"', f"[{digits}, {deep}, 1{'0' * 400}.5]"))
+        _, message = await take(subscription, 2)
+    assert isinstance(message, Commit)
+    odd, usual = message.changes
+    assert write(odd.data["text"][0], repr) == digits and write(odd.data["text"][1], repr) == deep
+    assert (odd.data["text"][2], usual.id) == (10**400, "usual")
