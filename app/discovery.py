@@ -11,6 +11,7 @@ from app.errors import DeclarationError
 from app.loading import Project, cause_of, line_of
 from app.model.step import TYPES_NOT_SERVED, Step
 from app.model.stream import Stream
+from app.web.paths import is_the_servers
 
 STREAM_SUFFIX = "_stream.py"
 STEP_SUFFIX = "_step.py"
@@ -138,7 +139,10 @@ def _read_step(module: ModuleType, file: Path) -> Step:
                 'config["triggers"] is not supported: write "type": "api" with "method" and "path" instead'
             )
         raise DeclarationError(f'config["type"] must be "api", not {kind!r:.80}')
-    return Step.from_config(config, getattr(module, "handler", None), file)
+    step = Step.from_config(config, getattr(module, "handler", None), file)
+    if is_the_servers(step):
+        raise DeclarationError(f"path {step.path!r} is a route of the server's own: choose another")
+    return step
 
 
 def _config_of(module: ModuleType) -> dict[str, Any]:

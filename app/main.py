@@ -97,6 +97,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
     tidelog = Tidelog(settings, discovered)
     return SocketsAnywhere(
         SocketGate(tidelog.broadcaster, discovered.streams, settings),
+        discovered.steps,
         route_handlers=[
             *step_controllers(discovered.steps, discovered.streams, tidelog.database, settings),
             health_controller(tidelog.checks),

@@ -88,6 +88,8 @@ def _internal(error: BaseException, where: str, message: str) -> Failure:
 def _refusal(error: HTTPException) -> Failure:
     """An error that Litestar, or a step's author by Litestar's exceptions, meant the client to see."""
     headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if "GET" in headers.get("allow", "") and "HEAD" not in headers["allow"]:
+        headers["allow"] += ", HEAD"  # of the server's own routes, see paths.py
     if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
         return Failure(error.status_code, "body_too_large", error.detail, headers=headers)
     try:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any, cast
 
-from litestar import Litestar
 from litestar.enums import ScopeType
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
@@ -14,9 +13,11 @@ from app.errors import MessageInvalidError
 from app.feed.broadcaster import Broadcaster
 from app.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
 from app.model.change import Topic
+from app.model.step import Step
 from app.settings import Settings
 from app.web.dialects import motia, tidelog
 from app.web.outlet import open_outlet
+from app.web.paths import StepsApp
 
 # The code that Motia's clients know for a join that isn't allowed; an unknown stream answers the same, so
 # that nobody learns which streams exist by asking.
@@ -28,7 +29,7 @@ AUTHORIZATION = "Authorization"
 NO_TOPIC = Topic("", "")
 
 
-class SocketsAnywhere(Litestar):
+class SocketsAnywhere(StepsApp):
     """An application that takes WebSocket connections at every path, as clients add none to the address they get.
 
     They go to `gate` at once. Litestar's router doesn't try a catch-all route where a longer one has begun to
@@ -36,8 +37,8 @@ class SocketsAnywhere(Litestar):
     all that an idle one costs.
     """
 
-    def __init__(self, gate: SocketGate, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, gate: SocketGate, steps: Iterable[Step], **options: Any) -> None:
+        super().__init__(steps, **options)
         self._gate = gate
 
     async def __call__(

@@ -3,13 +3,12 @@
 import asyncio
 import contextvars
 import inspect
-import itertools
 import logging
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, cast
 
 from litestar import Controller, HttpMethod
 from litestar.handlers import HTTPRouteHandler
@@ -31,6 +30,7 @@ from app.web.answer import WITHOUT_BODY, Answer, encode_answer
 from app.web.context import StepContext
 from app.web.failures import failure_of
 from app.web.origin import refusal_of
+from app.web.paths import VALUES, methods_of, route_of
 from app.web.request import Incoming, read_body, read_headers, trace_id_of
 
 PLAIN_HANDLERS_MAX = 40  # threads for handlers without `async`; the others wait. Not the loop's own: DNS needs those
@@ -52,18 +52,20 @@ def step_controllers(
     items = {name: Items(stream, size_max_bytes=settings.body_size_max_bytes) for name, stream in streams.items()}
     threads = ThreadPoolExecutor(PLAIN_HANDLERS_MAX, thread_name_prefix="tidelog-step")
     at_path: dict[str, list[type[Controller]]] = {}
+    steps = list(steps)
     for step in steps:
-        together = at_path.setdefault(litestar_path(step), [])
+        together = at_path.setdefault(route_of(step), [])
         if any(hasattr(other, step.method.lower()) for other in together):
             raise DeclarationError(f"step {step.name!r}: another step has {step.method} {step.path} already")
-        together.append(step_controller(StepRunner(step, items, database, settings, threads)))
+        runner = StepRunner(step, items, database, settings, threads)
+        together.append(step_controller(runner, methods_of(step, steps)))
     return [
         together[0] if len(together) == 1 else type("SharedPath", tuple(together), {"path": path})
         for path, together in at_path.items()
     ]
 
 
-def step_controller(runner: "StepRunner") -> type[Controller]:
+def step_controller(runner: "StepRunner", methods: Sequence[HttpMethod]) -> type[Controller]:
     """The controller of one step; its one route handler is named after the method."""
     step = runner.step
 
@@ -74,21 +76,11 @@ def step_controller(runner: "StepRunner") -> type[Controller]:
     # of what a step costs beside the database, and none of it is used.
     # Not in Litestar's part of the OpenAPI document: steps declare JSON Schema, see openapi.py.
     handler = HTTPRouteHandler(
-        http_method=[HttpMethod(step.method)], status_code=200, include_in_schema=False, middleware=[lambda app: runner]
+        http_method=methods, status_code=200, include_in_schema=False, middleware=[lambda app: runner]
     )(run)
     name = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+|_", step.name)) + "Step"
-    body = {"path": litestar_path(step), step.method.lower(): handler, "__doc__": step.description or None}
+    body = {"path": route_of(step), step.method.lower(): handler, "__doc__": step.description or None}
     return type(name, (Controller,), body)
-
-
-def litestar_path(step: Step) -> str:
-    """The step's path with its parameters numbered.
-
-    Litestar reserves names (`data`, `state`...), and two steps may name one parameter differently:
-    GET /chat/:group and POST /chat/:room.
-    """
-    numbers = itertools.count()
-    return _PARAMETER.sub(lambda _: f"{{p{next(numbers)}:str}}", step.path)
 
 
 class StepRunner:
@@ -128,11 +120,11 @@ class StepRunner:
         trace_id = trace_id_of(headers)
         incoming: Incoming | None = None
         try:
-            values = scope["path_params"]
+            values: list[str] = cast("dict[str, Any]", scope)[VALUES]
             incoming = Incoming(
                 body=await read_body(receive, headers, self._body_size_max_bytes),
                 headers=headers,
-                path_params={name: values[f"p{number}"] for number, name in enumerate(self._parameters)},
+                path_params=dict(zip(self._parameters, values, strict=True)),
                 query=scope["query_string"],
             )
             answer = await self._try(incoming, trace_id, receive)

@@ -22,6 +22,7 @@ from app.settings import Settings
 from app.store.engine import Database
 from app.web.failures import exception_handlers
 from app.web.openapi import openapi_config
+from app.web.paths import StepsApp
 from app.web.steps import step_controllers
 from tests.harness import Databases, migrate
 
@@ -43,7 +44,8 @@ class Floor:
 
     def app(self, *steps: Step, database: Database | None = None) -> Litestar:
         controllers = step_controllers(steps, {STREAM.name: STREAM}, database or self.database, self.settings)
-        return Litestar(
+        return StepsApp(
+            steps,
             route_handlers=[*controllers],
             exception_handlers=exception_handlers,
             openapi_config=openapi_config(steps),
