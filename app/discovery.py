@@ -11,6 +11,7 @@ from app.errors import DeclarationError
 from app.loading import Project, cause_of, line_of
 from app.model.step import TYPES_NOT_SERVED, Step
 from app.model.stream import Stream
+from app.screening import check_context_use
 from app.web.paths import is_the_servers
 
 STREAM_SUFFIX = "_stream.py"
@@ -62,7 +63,7 @@ def discover(steps_dir: Path) -> Discovered:
         )
     reading = _Reading(steps_dir)
     streams = reading.read_all(STREAM_SUFFIX, lambda module, _: Stream.from_config(_config_of(module)))
-    steps = reading.read_all(STEP_SUFFIX, _read_step)
+    steps = reading.read_all(STEP_SUFFIX, lambda module, file: _read_step(module, file, steps_dir.parent))
     _refuse_streams_of_one_table(streams)
     _refuse_steps_of_one_address(steps)
     return Discovered(
@@ -109,7 +110,7 @@ class _Reading:
         except _SkippedError as reason:
             self.skipped.append(SkippedFile(file, str(reason)))
         except DeclarationError as error:
-            line = line_of("config", file)
+            line = None if error.line else line_of("config", file)
             self.broken.append(BrokenFile(file, f"line {line}: {error}" if line else str(error)))
         except Exception as error:  # of a class that the author wrote: a handler's, a model's
             self.broken.append(BrokenFile(file, cause_of(error, file, self._project.root)))
@@ -128,7 +129,7 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name in _FOLDERS_IGNORED
 
 
-def _read_step(module: ModuleType, file: Path) -> Step:
+def _read_step(module: ModuleType, file: Path, root: Path) -> Step:
     config = _config_of(module)
     kind = config.get("type")
     if isinstance(kind, str) and kind in TYPES_NOT_SERVED:
@@ -142,6 +143,7 @@ def _read_step(module: ModuleType, file: Path) -> Step:
     step = Step.from_config(config, getattr(module, "handler", None), file)
     if is_the_servers(step):
         raise DeclarationError(f"path {step.path!r} is a route of the server's own: choose another")
+    check_context_use(step.handler, file, root)
     return step
 
 

@@ -31,6 +31,7 @@ class DeclarationError(TidelogError):
     """A *_stream.py or *_step.py file that can't be used; the message names the file and the cause."""
 
     code = "declaration_invalid"
+    line: int | None = None  # where, if the message says so itself
 
 
 class StreamsNotMigratedError(TidelogError):

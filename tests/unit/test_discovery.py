@@ -251,3 +251,80 @@ def test_nothing_is_written_into_the_authors_folders(write: Write, steps_dir: Pa
     before = sorted(steps_dir.parent.rglob("*"))
     discover(steps_dir)
     assert sorted(steps_dir.parent.rglob("*")) == before
+
+
+CONFIG = 'config = {"type": "api", "name": "Post", "method": "POST", "path": "/p", "emits": []}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("async def handler(req, context):\n    await context.emit({})", "line 3: context.emit does not exist"),
+        (
+            "def handler(request, ctx):\n    x = 1\n    return ctx.state.get('g', 'k')",
+            "line 4: ctx.state does not exist",
+        ),
+        ("async def handler(req, context):\n    f = getattr(context, 'emit')", "line 3: context.emit"),
+        ("async def handler(req, context):\n    c = context\n    await c.enqueue({})", "line 4: c.enqueue"),
+        (
+            "def handler(req, context):\n    async def inner():\n        await context.emit({})\n    inner()",
+            "line 4: context.emit",
+        ),
+        (
+            "async def tell(topic, where):\n    await where.emit({})\n"
+            "async def handler(req, context):\n    await tell('a', context)",
+            "line 3: where.emit",
+        ),
+        (
+            "async def tell(topic, *, to):\n    await to.emit({})\n"
+            "async def handler(req, context):\n    await tell('a', to=context)",
+            "line 3: to.emit",
+        ),
+        (
+            "class Handler:\n    async def __call__(self, req, context):\n        context.state\nhandler = Handler()",
+            "line 4: context.state",
+        ),
+        (
+            "import functools\ndef wrap(f):\n    @functools.wraps(f)\n    async def inner(req, context):\n"
+            "        return await f(req, context)\n    return inner\n"
+            "@wrap\nasync def handler(req, context):\n    await context.emit({})",
+            "line 10: context.emit",
+        ),
+        ("from .elsewhere import handler", "steps/elsewhere.py, line 3: context.state"),
+    ],
+)
+def test_parts_of_motias_context_that_are_not_there_are_found_at_once(
+    text: str, cause: str, write: Write, steps_dir: Path
+) -> None:
+    """The file is left out, with the line and what to do, rather than failing when the line runs."""
+    write("elsewhere.py", "async def handler(req, context):\n    x = 1\n    context.state")
+    file = write("a_step.py", CONFIG + text)
+    write("b_step.py", STEP)
+    (broken,) = discover(steps_dir).broken
+    assert broken.path == file and broken.cause.startswith(cause)
+    assert "call the function" in broken.cause or "keep state in a stream" in broken.cause
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "def handler(req, context):\n    state = {'emit': 1}\n    return state.get('emit')",
+        "class Machine:\n    state = 1\ndef handler(req, context):\n    return Machine().state",
+        "def handler(req, context):\n    context.logger.info('x')\n    return req['state']",
+        "def handler(req):\n    return req.state",
+        "def handler(req, context):\n    context = req\n    return context.state",
+        "def handler(req, context):\n    def inner(context):\n        return context.state\n    return inner(req)",
+        "def handler(req, context):\n    c = context\n    c = req\n    return c.state",
+        "def helper(context):\n    return context.state\ndef handler(req, context):\n    return helper(req)",
+        "def handler(req, context):\n    return getattr(context, 'state', None)",
+        "def handler(req, context):\n    return handler(req, context)",
+        "handler = lambda req, context: context",
+        "import functools\ndef run(a, req, context):\n    pass\nhandler = functools.partial(run, 1)",
+        "from json import loads as handler",
+    ],
+)
+def test_what_is_only_called_so_is_left_alone(text: str, write: Write, steps_dir: Path) -> None:
+    """Own variables, other objects' attributes, other meanings of the name; and `emits` without `emit`."""
+    write("a_step.py", CONFIG + text)
+    discovered = discover(steps_dir)
+    assert discovered.broken == () and len(discovered.steps) == 1
