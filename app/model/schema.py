@@ -1,4 +1,9 @@
-"""JSON Schema: from a dict or a pydantic model to a compiled validator."""
+"""What authors declare as a schema, compiled: JSON Schema as a dict, or a pydantic class with its own validators.
+
+A dict is JSON Schema and no more: `format` is checked, `default` is for readers. A class has validators and defaults
+that JSON Schema can't say. Of a body it makes what the handler gets; of an item it checks, beside the JSON Schema that
+the class is written as, what is stored, and changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import jsonschema_rs
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from app.errors import DeclarationError, Violation
 from app.json_text import is_within
+from app.model.formats import FORMATS
 
 VIOLATIONS_MAX = 20  # what one answer lists; a body can be wrong in a million places
 # The validator finds all of them before it tells the first (3.7 s for 300,000), each with a copy of what is wrong.
@@ -22,13 +29,24 @@ MESSAGE_LENGTH_MAX = 300  # it quotes the value, which may be of any length
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """A JSON Schema (draft 2020-12 unless it says otherwise) with its compiled validator."""
+    """A JSON Schema (draft 2020-12 unless it says otherwise), its compiled validator, and the class that it is of."""
 
     document: dict[str, Any] | bool
     validator: Any = field(repr=False)
+    type: TypeAdapter[Any] | None = field(default=None, repr=False)
 
     def fits(self, value: Any) -> bool:
-        return bool(self.validator.is_valid(value))
+        """Whether plain JSON fits the JSON Schema, and passes the class's validators."""
+        return bool(self.validator.is_valid(value)) and (self.type is None or not self._made(value)[1])
+
+    def read(self, value: Any) -> tuple[Any, list[Violation]]:
+        """A value that comes in, as it is to be gone on with, and what is wrong with it.
+
+        Of a class it is what the class makes of it: validated, with defaults, and as plain JSON again.
+        """
+        if self.type is not None:
+            return self._made(value)
+        return value, [] if self.validator.is_valid(value) else self.violations(value)
 
     def violations(self, value: Any) -> list[Violation]:
         """Where and why `value` does not fit: VIOLATIONS_MAX places, of a large one the first; [] if it fits."""
@@ -37,10 +55,22 @@ class Schema:
     def find(self, value: Any) -> list[tuple[Violation, Any]]:
         """The violations, each with the part of `value` that it is about."""
         errors = self.validator.iter_errors(value) if _is_small(value) else self._first_error(value)
-        return [
+        found = [
             (Violation(_pointer(error.instance_path), _clip(error.message)), _part(value, error.instance_path))
             for error in itertools.islice(errors, VIOLATIONS_MAX)
         ]
+        # Which part a class's violation is about is not known: paths through a union have its members' names.
+        return found or [(violation, value) for violation in self._made(value)[1]]
+
+    def _made(self, value: Any) -> tuple[Any, list[Violation]]:
+        if self.type is None:
+            return value, []
+        try:
+            # As JSON: a strict model takes a text for a date there, and only there.
+            made = self.type.validate_json(to_json(value))
+        except ValidationError as error:
+            return value, _violations_of(error)
+        return self.type.dump_python(made, mode="json", by_alias=True), []
 
     def _first_error(self, value: Any) -> list[jsonschema_rs.ValidationError]:
         try:
@@ -66,16 +96,34 @@ def schema_of(declared: Any) -> dict[str, Any] | bool:
         ) from error
 
 
+def compile_declared(declared: Any) -> Schema:
+    """What an author declared, with its validators if it is a class; raises DeclarationError."""
+    document = schema_of(declared)
+    schema = compile_schema(document)
+    if isinstance(declared, dict | bool):
+        return schema
+    return Schema(document, schema.validator, TypeAdapter(declared))
+
+
 def compile_schema(document: dict[str, Any] | bool) -> Schema:
     """Compile `document`; raises DeclarationError if it is not a JSON Schema or refers outside itself."""
     try:
-        validator = jsonschema_rs.validator_for(document, retriever=_no_remote_schemas)
+        validator = jsonschema_rs.validator_for(
+            document, validate_formats=True, formats=FORMATS, retriever=_no_remote_schemas
+        )
     except jsonschema_rs.ValidationError as error:
         where = _pointer(error.instance_path) or "the whole"
         raise DeclarationError(f"not a valid JSON Schema: {where}: {error.message}") from error
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         raise DeclarationError(f"not a valid JSON Schema: {error}") from error
     return Schema(document, validator)
+
+
+def _violations_of(error: ValidationError) -> list[Violation]:
+    if error.error_count() > LISTED_VALUES_MAX:  # listing them takes seconds
+        return [Violation("", f"{error.error_count()} places do not fit")]
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [Violation(_pointer(one["loc"]), _clip(one["msg"])) for one in found[:VIOLATIONS_MAX]]
 
 
 def _is_small(value: Any) -> bool:
@@ -108,5 +156,5 @@ def _no_remote_schemas(uri: str) -> NoReturn:
     raise ValueError(f"$ref to {uri}: a schema must be whole in itself")
 
 
-def _pointer(path: list[str | int]) -> str:
+def _pointer(path: Iterable[str | int]) -> str:
     return _clip("".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in path))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from app.errors import DeclarationError
-from app.model.schema import Schema, compile_schema, schema_of
+from app.json_text import is_within
+from app.model.schema import Schema, compile_declared
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
 RETRIES_MAX = 10  # a step that lost this often fights over one row; more tries make it hotter
@@ -67,7 +68,7 @@ class Step:
             handler=_checked_handler(handler),
             description=_text(given, "description", ""),
             flows=_flows(given),
-            body_schema=None if body is None else _compile("bodySchema", body),
+            body_schema=None if body is None else _body_schema(body),
             response_schemas=_response_schemas(given.get("responseSchema", {})),
             transaction=_transaction(given),
             retries=_retries(given),
@@ -170,9 +171,18 @@ def _status(key: Any) -> int | None:
     return int(key) if isinstance(key, int) else None
 
 
+def _body_schema(declared: Any) -> Schema:
+    schema = _compile("bodySchema", declared)
+    if schema.type is not None and is_within(
+        schema.document, lambda one: isinstance(one, dict) and one.get("writeOnly") is True
+    ):
+        raise DeclarationError("bodySchema: a SecretStr would reach the handler as asterisks: use str")
+    return schema
+
+
 def _compile(key: str, declared: Any) -> Schema:
     try:
-        return compile_schema(schema_of(declared))
+        return compile_declared(declared)
     except DeclarationError as error:
         raise DeclarationError(f"{key}: {error}") from error
 

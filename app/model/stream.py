@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from app.errors import DeclarationError, ItemInvalidError
-from app.model.schema import Schema, compile_schema, schema_of
+from app.model.schema import Schema, compile_declared
 
 # Identifiers are cut silently at 63 bytes (NAMEDATALEN): this leaves room for `<table>_history`, and for what people
 # name after the table (an index, say).
@@ -50,7 +50,7 @@ class Stream:
                 "Tidelog stores every stream in Postgres"
             )
         try:
-            schema = compile_schema(schema_of(given.get("schema", {})))
+            schema = compile_declared(given.get("schema", {}))
         except DeclarationError as error:
             raise DeclarationError(f"stream {name!r}: {error}") from error
         return cls(name=name, table=table_name(name), schema=schema)

@@ -150,7 +150,7 @@ class StepRunner:
 
     async def _run_once(self, incoming: Incoming, trace_id: str, receive: Receive) -> Answer:
         req = incoming.req()
-        _check_body(self.step.body_schema, req["body"])
+        req["body"] = _checked_body(self.step.body_schema, req["body"])
         pool = self._database.pool
         work = StepTransaction(pool) if self.step.transaction else StepAutocommit(pool)
         loop = asyncio.get_running_loop() if self._is_plain else None
@@ -276,13 +276,16 @@ def _raise_for(error: BaseException, watch: DisconnectWatch) -> None:
     raise error
 
 
-def _check_body(schema: Schema | None, body: Any) -> None:
-    if schema is not None and not schema.fits(body):
-        violations = schema.violations(body)
+def _checked_body(schema: Schema | None, body: Any) -> Any:
+    if schema is None:
+        return body
+    body, violations = schema.read(body)
+    if violations:
         first = violations[0]
         raise BodyInvalidError(
             f"the body does not fit the step's bodySchema: {first.path or 'the body'}: {first.message}", violations
         )
+    return body
 
 
 def _read_json(body: bytes) -> Any:

@@ -15,7 +15,7 @@ import httpx
 from litestar import Litestar
 from sqlalchemy.engine import make_url
 
-from app.model.schema import compile_schema, schema_of
+from app.model.schema import compile_declared, schema_of
 from app.model.step import Step
 from app.model.stream import Stream
 from app.settings import Settings
@@ -84,7 +84,7 @@ class Floor:
 def step(handler: Callable[..., Any], **parts: Any) -> Step:
     """A step at POST /run, unless told otherwise."""
     if "body_schema" in parts:
-        parts["body_schema"] = compile_schema(schema_of(parts["body_schema"]))
+        parts["body_schema"] = compile_declared(parts["body_schema"])
     if "response_schemas" in parts:
         parts["response_schemas"] = {status: schema_of(it) for status, it in parts["response_schemas"].items()}
     return Step(**{"name": "Run", "method": "POST", "path": "/run", "handler": handler, **parts})

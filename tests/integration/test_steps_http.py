@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from litestar.exceptions import PermissionDeniedException
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
@@ -71,6 +72,42 @@ async def test_a_body_that_does_not_fit_is_refused_with_where_and_why(floor: Flo
         assert all(detail["message"] for detail in error["details"])
         assert (await client.post("/run")).status_code == 400
         assert (await client.post("/run", json={"text": "hi"})).status_code == 200
+
+
+async def test_a_class_checks_a_body_and_makes_it_whole(floor: Floor) -> None:
+    """Its validators run, its defaults are filled in, and the handler gets plain JSON, also of a form."""
+
+    class Body(BaseModel):
+        text: str
+        count: int = 1
+        at: datetime = datetime(2026, 1, 31, tzinfo=UTC)
+
+        @field_validator("text")
+        @classmethod
+        def is_said(cls, text: str) -> str:
+            if not text.strip():
+                raise ValueError("say something")
+            return text.strip()
+
+    async def body(req: dict[str, Any]) -> Any:
+        return {"status": 200, "body": req["body"]}
+
+    whole = {"text": "hi", "count": 2, "at": "2026-01-31T00:00:00Z"}
+    async with floor.client(step(body, body_schema=Body)) as client:
+        assert (await client.post("/run", json={"text": " hi ", "count": 2})).json() == whole
+        assert (await client.post("/run", data={"text": "hi", "count": "2"})).json() == whole
+        answer = await client.post("/run", json={"text": " ", "at": "yesterday"})
+    details = answer.json()["error"]["details"]
+    assert answer.status_code == 400 and [detail["path"] for detail in details] == ["/text", "/at"]
+    assert "say something" in details[0]["message"]
+
+
+async def test_formats_of_a_body_are_checked(floor: Floor) -> None:
+    """A dict's date-time is one."""
+    schema = {"properties": {"at": {"type": "string", "format": "date-time"}}}
+    async with floor.client(step(echo, body_schema=schema)) as client:
+        assert (await client.post("/run", json={"at": "yesterday"})).status_code == 400
+        assert (await client.post("/run", json={"at": "2026-01-31T00:00:00Z"})).status_code == 200
 
 
 @pytest.mark.parametrize(

@@ -1,13 +1,23 @@
 """From what authors declare to a validator."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime, time, timedelta
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from app.errors import DeclarationError, Violation
-from app.model.schema import LISTED_VALUES_MAX, MESSAGE_LENGTH_MAX, VIOLATIONS_MAX, compile_schema, schema_of
+from app.model.schema import (
+    LISTED_VALUES_MAX,
+    MESSAGE_LENGTH_MAX,
+    VIOLATIONS_MAX,
+    compile_declared,
+    compile_schema,
+    schema_of,
+)
 
 
 class Text(BaseModel):
@@ -86,3 +96,86 @@ def test_an_invalid_schema_is_refused(document: Any) -> None:
     """It is found when the file is read, not when the first item comes; nothing is fetched from elsewhere."""
     with pytest.raises(DeclarationError, match="not a valid JSON Schema"):
         compile_schema(document)
+
+
+class Trip(BaseModel):
+    model_config = ConfigDict(strict=True)
+
+    sent_at: datetime = Field(alias="sentAt")
+    lasts: timedelta = timedelta(minutes=1)
+    at: time | None = None
+    to: str = "home"
+
+    @field_validator("to")
+    @classmethod
+    def is_tidy(cls, to: str) -> str:
+        if to == "nowhere":
+            raise ValueError("nowhere is no place")
+        return to.strip()
+
+
+def test_a_class_makes_of_a_body_what_it_says() -> None:
+    """Validators run and defaults are filled in; plain JSON comes out, by the names that came in."""
+    schema = compile_declared(Trip)
+    trip = {"sentAt": "2026-01-31T12:00:00Z", "to": " sea "}
+    whole = {"sentAt": "2026-01-31T12:00:00Z", "lasts": "PT1M", "at": None, "to": "sea"}
+    assert schema.read(trip) == (whole, [])
+    _, violations = schema.read({"sentAt": "yesterday", "to": "nowhere"})
+    assert [violation.path for violation in violations] == ["/sentAt", "/to"]
+    assert "nowhere is no place" in violations[1].message
+
+
+def test_a_class_only_checks_an_item() -> None:
+    """By its JSON Schema and by its validators: what is stored is what was given."""
+    schema = compile_declared(Trip)
+    assert schema.fits({"sentAt": "2026-01-31T12:00:00Z", "to": " sea "})
+    assert not schema.fits({"sentAt": "2026-01-31T12:00:00Z", "to": "nowhere"})
+    assert not schema.fits({"sentAt": "yesterday"})
+    assert "nowhere" in schema.violations({"sentAt": "2026-01-31T12:00:00Z", "to": "nowhere"})[0].message
+
+
+def test_a_dict_is_json_schema_and_no_more() -> None:
+    """The class's validators and defaults are not in it."""
+    schema = compile_declared(Trip.model_json_schema())
+    trip = {"sentAt": "2026-01-31T12:00:00Z", "to": "nowhere"}
+    assert schema.read(trip) == (trip, [])
+
+
+def test_a_class_tells_a_bounded_number_of_violations() -> None:
+    """However many places don't fit."""
+    schema = compile_declared(list[int])
+    assert len(schema.read(["x"] * 1000)[1]) == VIOLATIONS_MAX
+    (violation,) = schema.read(["x"] * 100_000)[1]
+    assert violation.message == "100000 places do not fit"
+
+
+@pytest.mark.parametrize(
+    ("format", "good", "bad"),
+    [
+        (
+            "date-time",
+            ["2026-01-31T12:00:00Z", "2026-01-31t12:00:00.123456+01:00", "2026-01-31T12:00:00"],
+            ["2026-01-31", "yesterday", "2026-13-01T00:00:00Z", "2026-01-31T12:00:00+25:00", "20260131T120000Z"],
+        ),
+        ("time", ["12:00:00", "12:00:00.5Z"], ["12", "25:00:00"]),
+        ("date", ["2026-01-31"], ["2026-02-30", "31.1.2026"]),
+        ("duration", ["PT1M", "P1DT2H", "-P1D", "PT0.5S", "P2W", "PT0S"], ["P", "1 day", "PT", "P1DT"]),
+        ("email", ["ada@example.com"], ["ada"]),
+        ("uuid", ["6ba7b810-9dad-11d1-80b4-00c04fd430c8"], ["6ba7b810"]),
+        ("uri", ["https://example.com/a?b#c"], ["not a uri"]),
+        ("ipv4", ["127.0.0.1"], ["127.0.0"]),
+        ("our-own", ["anything"], []),
+    ],
+)
+def test_formats_are_checked(format: str, good: list[str], bad: list[str]) -> None:
+    """As RFC 3339 and its like say, and as Python writes dates and times; unknown formats say nothing."""
+    schema = compile_schema({"type": "string", "format": format})
+    assert [text for text in good if not schema.fits(text)] == []
+    assert [text for text in bad if schema.fits(text)] == []
+
+
+@given(st.datetimes(min_value=datetime(1000, 1, 1), timezones=st.none() | st.just(UTC)), st.timedeltas(), st.times())
+def test_a_models_own_data_fits_its_schema(sent_at: datetime, lasts: timedelta, at: time) -> None:
+    """What pydantic writes of dates and times, with a time zone or without, is what its JSON Schema takes here."""
+    trip = Trip(sentAt=sent_at, lasts=lasts, at=at)
+    assert compile_schema(Trip.model_json_schema()).violations(trip.model_dump(mode="json", by_alias=True)) == []

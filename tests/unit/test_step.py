@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
 from app.errors import DeclarationError
 from app.model.step import METHODS, Step, parse_path
@@ -70,6 +70,16 @@ def test_schemas_are_models_or_json_schema(declared: Any) -> None:
     assert step.body_schema.fits({"text": "hi"})
     assert not step.body_schema.fits({"text": 1})
     assert step.response_schemas == {200: Message.model_json_schema(), 404: {"type": "object"}}
+
+
+def test_a_class_whose_fields_would_be_masked_is_no_body_schema() -> None:
+    """The handler would get asterisks; as JSON Schema it is a text like others."""
+
+    class Login(BaseModel):
+        password: SecretStr
+
+    assert "a SecretStr would reach the handler as asterisks" in refusal(bodySchema=Login)
+    assert read(bodySchema=Login.model_json_schema()).body_schema is not None
 
 
 @pytest.mark.parametrize("declared", [Message, Message.model_json_schema()])
