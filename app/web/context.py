@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import ItemInvalidError, NotSupportedError, StreamUnknownError
+from app.errors import ItemInvalidError, NotSupportedError, StreamUnknownError, shown
 from app.model.step import Step
 from app.store.items import Items, Lend
 
@@ -219,4 +219,4 @@ def _to_json(data: Any) -> str:
     try:
         return json.dumps(to_jsonable_python(data, fallback=repr), ensure_ascii=False)
     except (ValueError, TypeError, RecursionError, PydanticSerializationError):
-        return repr(data)
+        return shown(data)

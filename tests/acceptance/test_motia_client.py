@@ -11,8 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import pytest
 
+from app.json_text import parse
 from tests.node import has_node, install_packages
 
 FOLDER = Path(__file__).parent / "motia_client"
@@ -81,7 +83,7 @@ class MotiaClient:
         assert self._process.stdout is not None
         async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
             while line := await self._process.stdout.readline():
-                told = json.loads(line)
+                told = parse(line.decode())
                 if wanted(told):
                     return dict(told)
         raise AssertionError("the client ended")
@@ -172,6 +174,20 @@ async def test_a_late_joiner_of_an_items_group_gets_its_sync(server: Any, client
         await client.until(lambda told: told.get("changed") == {"id": "a", "text": "one"})
         await client.subscribe("group", "chatMessage", "g")
         assert {item["id"] for item in await client.changed("group")} == {"a", "other"}
+
+
+async def test_an_odd_item_hurts_no_other(server: Any, client_folder: Path) -> None:
+    """Stored by SQL, with more digits than a double has and 3,000 levels: the client has what JavaScript makes of it."""
+    odd = f'{{"text": "odd", "n": [{"7" * 5000}, {"[" * 3000 + "]" * 3000}]}}'
+    sql = await asyncpg.connect(server.database_url)
+    async with motia_client(client_folder, server.ws_url) as client, server.http() as http:
+        await sql.execute("insert into streams.chat_message values ('g', 'odd', $1::text::jsonb)", odd)
+        await client.subscribe("group", "chatMessage", "g")
+        (item,) = await client.changed("group")
+        assert (item["id"], item["n"][0]) == ("odd", None)  # Infinity, as its JSON.stringify tells us
+        await http.put("/g/a", json={"text": "usual"})
+        assert {"id": "a", "text": "usual"} in await client.changed("group")
+    await sql.close()
 
 
 async def test_an_unknown_stream_is_denied(server: Any, client_folder: Path) -> None:
