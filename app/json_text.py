@@ -11,15 +11,14 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator
-from decimal import Decimal
 from typing import Any
 
 _FLOAT_DIGITS = 309  # before the point; from so many on a double may be infinite
 _SAMPLE_EVERY = _FLOAT_DIGITS // 2  # then two characters in a row that are looked at are digits of one number
 _TWO_DIGITS = re.compile("[0-9][0-9]")
 _LONG_NUMBER = re.compile(f"[0-9]{{{_FLOAT_DIGITS}}}")
-_INT_DIGITS = 4000  # Python's own limit is 4300, and a setting may lower it to 640: only speed depends on this
-_INT_BITS = 10_000  # about 3010 digits; likewise
+_CHUNK_DIGITS = 600  # at once; Python's limit can be set down to 640, and its conversion is quadratic
+_CHUNK_BITS = (10**_CHUNK_DIGITS).bit_length() - 1
 
 _TOKEN = re.compile(
     r"[ \t\n\r]*(?:(?P<mark>[][{},:])|(?P<number>-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?)"
@@ -146,13 +145,37 @@ def _parse(text: str) -> Any:
 
 
 def _number(digits: str) -> int | float:
-    if digits.lstrip("-").isdigit():
-        # Decimal has no limit, and its way to an int is not quadratic.
-        return int(digits) if len(digits) <= _INT_DIGITS else int(Decimal(digits))
+    sign = -1 if digits.startswith("-") else 1
+    whole, _, fraction = digits.removeprefix("-").partition(".")
+    if whole.isdigit() and not fraction:
+        return sign * _int_of(whole)
     number = float(digits)
-    if math.isinf(number) and "e" not in digits.lower():  # Postgres writes no exponents; with one it could be any size
-        return int(Decimal(digits))
+    if math.isinf(number) and whole.isdigit() and fraction.isdigit():  # Postgres writes no exponents
+        return sign * _int_of(whole)
     return number
+
+
+def _int_of(digits: str) -> int:
+    """int(digits), without its limit, and in less than quadratic time: two and two chunks become one."""
+    ends = range(len(digits), 0, -_CHUNK_DIGITS)
+    chunks = [int(digits[max(0, end - _CHUNK_DIGITS) : end]) for end in ends]  # the lowest first
+    base = 10**_CHUNK_DIGITS
+    while len(chunks) > 1:
+        chunks += [0] * (len(chunks) % 2)
+        chunks = [low + high * base for low, high in zip(chunks[::2], chunks[1::2], strict=True)]
+        base *= base
+    return chunks[0]
+
+
+def _digits_of(value: int) -> str:
+    """str(value) of one that isn't negative, likewise: one chunk becomes two and two."""
+    bases = [10**_CHUNK_DIGITS]
+    while bases[-1] * bases[-1] <= value:
+        bases.append(bases[-1] * bases[-1])
+    chunks = [value]  # the highest first
+    for base in reversed(bases):
+        chunks = [half for chunk in chunks for half in divmod(chunk, base)]
+    return "".join(str(chunk).zfill(_CHUNK_DIGITS) for chunk in chunks).lstrip("0")
 
 
 def _elements(array: list[Any] | tuple[Any, ...]) -> Iterator[tuple[str, Any]]:
@@ -169,6 +192,6 @@ def _members(members: dict[Any, Any], default: Callable[[Any], Any]) -> Iterator
 
 
 def _scalar(value: Any) -> str:
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > _INT_BITS:
-        return format(Decimal(value), "f")
+    if isinstance(value, int) and value.bit_length() > _CHUNK_BITS:
+        return ("-" if value < 0 else "") + _digits_of(abs(value))
     return json.dumps(value, ensure_ascii=False, allow_nan=False)

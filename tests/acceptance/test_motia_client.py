@@ -177,7 +177,7 @@ async def test_a_late_joiner_of_an_items_group_gets_its_sync(server: Any, client
 
 
 async def test_an_odd_item_hurts_no_other(server: Any, client_folder: Path) -> None:
-    """Stored by SQL, with more digits than a double has and 3,000 levels: the client has what JavaScript makes of it."""
+    """Stored by SQL, with more digits than a double has, and 3,000 levels: it is what JavaScript makes of it."""
     odd = f'{{"text": "odd", "n": [{"7" * 5000}, {"[" * 3000 + "]" * 3000}]}}'
     sql = await asyncpg.connect(server.database_url)
     async with motia_client(client_folder, server.ws_url) as client, server.http() as http:

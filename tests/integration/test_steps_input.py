@@ -14,7 +14,7 @@ import pytest
 from app.json_text import parse, write
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
-DIGITS = "7" * 131_072  # the most that jsonb's numbers have
+DIGITS = "7" * 20_000  # Python's int() ends at 4300
 DEEP = "[" * 3000 + "]" * 3000  # Python's json ends at 1000, and pydantic at 255
 ODD = {
     "digits": f'{{"text": "a", "n": {DIGITS}}}',
@@ -205,7 +205,7 @@ async def test_an_odd_item_can_be_replaced_and_deleted(floor: Floor, odd_group: 
 async def test_a_body_that_is_deep_or_huge_is_checked_against_its_response_schema(
     floor: Floor, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is JSON, and fits."""
+    """It is JSON, and fits, whatever pydantic says to its depth."""
 
     async def handler(req: dict[str, Any]) -> Any:
         return {"status": 200, "body": {"deep": parse(DEEP), "digits": parse(DIGITS)}}

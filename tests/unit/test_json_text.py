@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.json_text import parse, write
@@ -35,6 +35,7 @@ def digits(value: int) -> str:
     return format(Decimal(value), "f")
 
 
+@settings(max_examples=50)
 @given(plain, st.sampled_from([None, 2]))
 def test_it_reads_and_writes_what_python_does(value: Any, indent: int | None) -> None:
     """Also where it goes its own way, as around a number that is too long for Python."""
