@@ -119,6 +119,10 @@ class DatabaseUnavailableError(TidelogError):
     status = 503
 
 
+class NoConnectionError(DatabaseUnavailableError):
+    """No connection could be had, opened or given back in time; nothing has begun."""
+
+
 class CommitUnknownError(TidelogError):
     """The connection broke while COMMIT was on its way: only the stored items tell whether it arrived."""
 

@@ -22,6 +22,7 @@ from app.feed.sequencer import SequencerThread
 from app.feed.shortcut import Shortcut
 from app.settings import Settings
 from app.store.archive import Archive
+from app.store.capacity import warn_if_short
 from app.store.declared import check_declared
 from app.store.embedded import EmbeddedPostgres
 from app.store.engine import Database
@@ -42,7 +43,9 @@ class Tidelog:
         self.streams = discovered.streams
         self.embedded = None if settings.database_url else EmbeddedPostgres(settings.data_dir)
         self.database = Database(
-            pool_size_max=settings.pool_size_max, pool_timeout_seconds=settings.pool_timeout_seconds
+            pool_size_max=settings.pool_size_max,
+            pool_timeout_seconds=settings.pool_timeout_seconds,
+            pool_idle_seconds=settings.pool_idle_seconds,
         )
         self.archive = Archive(self.database, self.streams)
         self.broadcaster = Broadcaster(self.archive, settings)
@@ -61,6 +64,9 @@ class Tidelog:
             await self.database.open(url)
             async with self.database.engine.connect() as connection:
                 await check_declared(connection, self.streams.values())
+            await warn_if_short(
+                self.database.connect, pool_size_max=self.settings.pool_size_max, workers=self.settings.workers
+            )
             self.sequencer.start()
             reading = asyncio.create_task(self.reader.run())
             try:
@@ -81,6 +87,7 @@ class Tidelog:
         """What /health/ready reports: each part, and "ok" or its trouble."""
         return {
             "database": await self.database.trouble() or "ok",
+            "pool": self.database.pool.trouble or "ok",
             "reader": self.reader.trouble or "ok",
             "sequencer": self.sequencer.sequencer.trouble or "ok",
         }

@@ -31,6 +31,11 @@ class Settings(BaseSettings):
     pool_timeout_seconds: float = Field(
         10, gt=0, description="how long a step waits for a connection before it answers 503"
     )
+    pool_idle_seconds: float = Field(
+        30,
+        gt=0,
+        description="a connection that no step has used for so long is closed, but for one: others may need it",
+    )
     body_size_max_bytes: int = Field(
         1_048_576, ge=1, description="largest request body, item and ephemeral event, as JSON text"
     )

@@ -10,7 +10,11 @@ import asyncpg
 from sqlalchemy import Connection
 from sqlalchemy.util import await_only
 
-from app.store.checkout import Lent, Pool, Turns, raise_if_away
+from app.errors import DatabaseUnavailableError
+from app.store.checkout import TRIES_MAX, AskAgainError, Turns
+from app.store.failure import is_lost
+from app.store.lent import NEVER, Lent
+from app.store.pool import Pool
 from app.store.session import AutocommitSession
 
 logger = logging.getLogger(__name__)
@@ -23,6 +27,8 @@ class StepAutocommit:
         self._pool = pool
         self._turns = Turns()
         self._lent: Lent | None = None
+        self._failed = 0  # connections in a row that were no good
+        self._is_asked_again = False
         self._session: AutocommitSession | None = None
         self._session_lent: Lent | None = None
 
@@ -50,12 +56,16 @@ class StepAutocommit:
         await self._end_session()
 
     async def __aenter__(self) -> asyncpg.Connection[Any]:
-        await self._turns.take()
+        if self._is_asked_again:
+            self._is_asked_again = False
+        else:
+            await self._turns.take()
         try:
             self._lent = await self._pool.check_out()
         except BaseException:
             self._turns.leave()
             raise
+        self._lent.expect_answer()
         return self._lent.driver
 
     async def __aexit__(
@@ -63,21 +73,38 @@ class StepAutocommit:
     ) -> None:
         lent = self._lent
         assert lent is not None  # noqa: S101 - entered
+        lent.due_at = NEVER
+        is_away = error is not None and self._pool.note_error(lent, error)
+        self._failed = self._failed + 1 if is_away else 0
+        # What the server refused was not done. If the connection broke, it may have been.
+        if error is not None and is_away and not lent.is_closed and not is_lost(error) and self._failed < TRIES_MAX:
+            self._is_asked_again = True
         try:
             await self._pool.check_in(lent)
+        except BaseException:
+            self._is_asked_again = False
+            raise
         finally:
-            self._turns.leave()
-        raise_if_away(error, lent.driver)
+            if not self._is_asked_again:
+                self._turns.leave()
+        if self._is_asked_again:
+            raise AskAgainError from error
+        if is_away:
+            raise DatabaseUnavailableError(f"the connection to the database is no good: {error}") from error
 
     def _lend_session(self) -> Connection:
         self._turns.check()
-        lent = self._session_lent or await_only(self._check_out_for_session())
+        lent = self._session_lent
+        if lent is None or lent.is_closed:
+            lent = await_only(self._check_out_for_session())
         return lent.connection
 
     async def _check_out_for_session(self) -> Lent:
         # In its turn: of two calls at once one checks out, and none does when the step has ended.
         await self._turns.take()
         try:
+            if self._session_lent is not None and self._session_lent.is_closed:
+                await self._release_session()
             if self._session_lent is None:
                 self._session_lent = await self._pool.check_out()
             return self._session_lent

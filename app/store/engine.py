@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from contextlib import suppress
 from typing import Any, Protocol
 
 import asyncpg
@@ -12,12 +13,16 @@ from sqlalchemy.exc import MissingGreenlet, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util.concurrency import in_greenlet
 
-from app.store.checkout import Pool
-from app.store.failure import TROUBLE
+from app.errors import DatabaseUnavailableError
+from app.store.driver import KEEPALIVE_SETTINGS, DriverConnection
+from app.store.failure import TROUBLE, is_crowded
+from app.store.liveness import is_writable
 from app.store.log import FEED_SETTINGS
+from app.store.pool import Pool
 
 CONNECT_TIMEOUT_SECONDS = 10
-TROUBLE_TIMEOUT_SECONDS = 2
+TROUBLE_TIMEOUT_SECONDS = 4  # two looks of 2 s: at a connection that may have died unnoticed, and at a new one
+POOL_IDLE_SECONDS = 30.0  # long enough for a pause between two clicks, short enough for who else needs connections
 ARCHIVE_POOL_SIZE = 4
 
 
@@ -33,7 +38,10 @@ class Database:
     Made without a URL, because the embedded server's is known only once it runs: `open` it, and `close` it.
     """
 
-    def __init__(self, *, pool_size_max: int, pool_timeout_seconds: float) -> None:
+    def __init__(
+        self, *, pool_size_max: int, pool_timeout_seconds: float, pool_idle_seconds: float = POOL_IDLE_SECONDS
+    ) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._connector: Connector | None = None
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
@@ -42,26 +50,35 @@ class Database:
             pool_size=pool_size_max,
             max_overflow=0,
             pool_timeout=pool_timeout_seconds,
-            # No pre-ping: it is a round trip for each step. A dead connection is found by the step that
-            # gets it, which answers 503.
+            pool_use_lifo=True,  # Lent relies on it
+            # No pre-ping: it is a round trip for each step. A dead connection is found by BEGIN, which is then said on
+            # another one.
         )
-        self.pool = Pool(self.engine, size_max=pool_size_max, timeout_seconds=pool_timeout_seconds)
+        self.pool = Pool(
+            self.engine,
+            self.connect,
+            size_max=pool_size_max,
+            timeout_seconds=pool_timeout_seconds,
+            idle_seconds=pool_idle_seconds,
+        )
         self._archive_pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self, url: str) -> None:
         """From now on connections go to `url`, any libpq URL (postgresql://...)."""
+        self._loop = asyncio.get_running_loop()
         self._connector = self.connector(url)
         # Few: joins may wait for each other, and must not take the steps' connections.
         self._archive_pool = await asyncpg.create_pool(
-            libpq_url(url),
             min_size=0,
             max_size=ARCHIVE_POOL_SIZE,
-            timeout=CONNECT_TIMEOUT_SECONDS,
+            max_inactive_connection_lifetime=POOL_IDLE_SECONDS,
+            connection_class=DriverConnection,
+            connect=self._connect_archive,
             reset=_leave_as_it_is,
-            server_settings={"application_name": "tidelog archive", **FEED_SETTINGS},
         )
 
     async def close(self) -> None:
+        await self.pool.close()
         await self.engine.dispose()
         if self._archive_pool is not None:
             try:
@@ -81,21 +98,61 @@ class Database:
         """A new connection of its own, not from a pool. Raises OSError or asyncpg's errors."""
         if self._connector is None:
             raise RuntimeError("the database is not open yet")
-        return await self._connector(**server_settings)
+        try:
+            return await self._connector(**server_settings)
+        except asyncpg.TooManyConnectionsError:
+            if self._loop is not None and not self._loop.is_closed():  # the sequencer has a loop of its own
+                self._loop.call_soon_threadsafe(self.pool.make_room)
+            raise
+
+    async def _connect_archive(self, *_: Any, **__: Any) -> asyncpg.Connection:
+        return await self.connect(application_name="tidelog archive", **FEED_SETTINGS)
 
     def _open_for_pool(self) -> Awaitable[asyncpg.Connection[Any]]:
         if not in_greenlet():  # Pool, which tries without, goes on from here
             raise MissingGreenlet("a connection must be opened")
-        return self.connect()
+        assert self._connector is not None  # noqa: S101 - open
+        return self._connector()
 
     async def trouble(self) -> str | None:
-        """Why a step could not use the database right now, or None if it could."""
+        """Why a step could not write to the database right now, or None if it could."""
         try:
-            async with asyncio.timeout(TROUBLE_TIMEOUT_SECONDS), self.engine.connect() as connection:
-                await connection.exec_driver_sql("select 1")
-        except (*TROUBLE, SQLAlchemyError) as error:
+            async with asyncio.timeout(TROUBLE_TIMEOUT_SECONDS):
+                if await self._is_writable() or await self._is_writable():
+                    return None
+        except (*TROUBLE, SQLAlchemyError, DatabaseUnavailableError) as error:
             return f"{type(error).__name__}: {error}"
-        return None
+        return "it takes no writes: the server is a standby, or default_transaction_read_only is on"
+
+    async def _is_writable(self) -> bool:
+        """By a connection of the pool; False if it was no good. The second time it is a new or a checked one.
+
+        A pool whose connections are all in use says nothing of the database: then by one of its own.
+        """
+        lent = await self.pool.check_out_at_once()
+        if lent is None:
+            return await self._is_writable_for_others()
+        is_good = False
+        try:
+            with suppress(*TROUBLE):
+                is_good = await is_writable(lent.driver)
+        finally:
+            if not is_good:
+                self.pool.distrust(lent)
+            await self.pool.check_in(lent)
+        return is_good
+
+    async def _is_writable_for_others(self) -> bool:
+        try:
+            connection = await self.connect()
+        except TROUBLE as error:
+            if is_crowded(error):
+                return True  # the server lives, and those who have the connections are at work
+            raise
+        try:
+            return await is_writable(connection)
+        finally:
+            connection.terminate()
 
     @staticmethod
     def connector(url: str) -> Connector:
@@ -104,8 +161,13 @@ class Database:
 
         async def connect(**server_settings: str) -> asyncpg.Connection[Any]:
             # JIT compiles for longer than any statement of ours runs.
-            settings = {"application_name": "tidelog", "jit": "off", **server_settings}
-            return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_SECONDS, server_settings=settings)
+            settings = {"application_name": "tidelog", "jit": "off", **KEEPALIVE_SETTINGS, **server_settings}
+            return await asyncpg.connect(
+                dsn,
+                timeout=CONNECT_TIMEOUT_SECONDS,
+                server_settings=settings,
+                connection_class=DriverConnection,
+            )
 
         return connect
 

@@ -8,16 +8,19 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from app.errors import DatabaseUnavailableError
+from app.errors import CommitUnknownError, DatabaseUnavailableError, NoConnectionError
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 CONFLICTS = frozenset({"40001", "40P01", "55P03"})  # serialization_failure, deadlock_detected, lock_not_available
-AWAY = frozenset({"53300", "57P01", "57P02", "57P03"})  # too_many_connections, the server stops or starts
-CONNECTION_CLASS = "08"
+TOO_MANY_CONNECTIONS = "53300"
+# The server stops or starts, the database was dropped, the session was idle for too long
+LOST = ("08", TOO_MANY_CONNECTIONS, "57P", "25P03", "25P04")
+READ_ONLY = "25006"  # read_only_sql_transaction: the server was demoted, or was told to take no writes
+TYPE_IS_GONE = "cache lookup failed for type"  # of a prepared statement; an internal error, so it isn't translated
 # What passes without anybody's doing anything about the statement: lost connections, conflicts, a full disk or
 # memory, a lock that was waited for too long, a server that stops or starts, its I/O errors; and a server that was
 # demoted, or lost patience.
-PASSING = (CONNECTION_CLASS, "40", "53", "55P03", "57P", "58", "25006", "25P03")
+PASSING = (*LOST, READ_ONLY, "40", "53", "55P03", "58")
 
 # What a lost, broken, silent or restarting database looks like from a connection. The last is asyncpg's when its
 # connection ends in the middle of a statement ("cannot switch to state ...").
@@ -29,23 +32,57 @@ def is_conflict(error: BaseException) -> bool:
     return any(_sqlstate(one) in CONFLICTS for one in _unfold(error))
 
 
+def is_lost(error: BaseException) -> bool:
+    """Whether the database could not be reached or broke the connection off: what became of a COMMIT isn't known."""
+    return any(_is_lost(one) for one in _unfold(error))
+
+
+def is_crowded(error: BaseException) -> bool:
+    """Whether the server, the database or the role has no room for one more connection."""
+    return any(_sqlstate(one) == TOO_MANY_CONNECTIONS for one in _unfold(error))
+
+
+def is_outdated(error: BaseException) -> bool:
+    """Whether what the connection remembers of tables, types or statements is not true any more."""
+    return any(_is_outdated(one) for one in _unfold(error))
+
+
 def is_away(error: BaseException) -> bool:
-    """Whether the database could not be reached or broke the connection off."""
-    return any(_is_away(one) for one in _unfold(error))
+    """Whether it was the connection's fault, and not the statement's: another one may do, now or some time later."""
+    return any(_is_lost(one) or _is_outdated(one) or _sqlstate(one) == READ_ONLY for one in _unfold(error))
 
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same again, on a new connection, may succeed some time later."""
-    return any((_sqlstate(one) or "").startswith(PASSING) for one in _unfold(error))
+    return any((_sqlstate(one) or "").startswith(PASSING) or _is_outdated(one) for one in _unfold(error))
 
 
-def _is_away(error: BaseException) -> bool:
+def may_run_again(error: BaseException) -> bool:
+    """Whether a step that is undone may succeed at once: it lost against another, or its connection was no good.
+
+    Not if there was no connection to be had: the step has waited for one already.
+    """
+    if isinstance(error, CommitUnknownError | NoConnectionError):
+        return False
+    return is_conflict(error) or is_away(error)
+
+
+def _is_lost(error: BaseException) -> bool:
     if isinstance(error, DatabaseUnavailableError | PoolTimeoutError | asyncpg.InternalClientError):
         return True
     if isinstance(error, DBAPIError) and error.connection_invalidated:
         return True
-    state = _sqlstate(error)
-    return state is not None and (state in AWAY or state.startswith(CONNECTION_CLASS))
+    return (_sqlstate(error) or "").startswith(LOST)
+
+
+def _is_outdated(error: BaseException) -> bool:
+    """Of asyncpg's errors; SQLAlchemy's have them as their cause."""
+    if isinstance(error, asyncpg.InternalServerError):
+        return TYPE_IS_GONE in str(error)
+    return isinstance(
+        error,
+        asyncpg.InvalidCachedStatementError | asyncpg.InvalidSQLStatementNameError | asyncpg.OutdatedSchemaCacheError,
+    )
 
 
 def _sqlstate(error: BaseException) -> str | None:

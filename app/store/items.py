@@ -14,6 +14,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from app.errors import ItemInvalidError, KeyInvalidError, shown
 from app.json_text import is_within, parse
 from app.model.stream import Stream
+from app.store.checkout import AskAgainError
 
 KEY_LENGTH_MAX_BYTES = 1024  # two of them fit in a btree entry (2704 bytes) beside its overhead
 _INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are no key, and str() may refuse them
@@ -75,8 +76,7 @@ class Items:
     async def list(self, lend: Lend, group_id: str) -> list[Item]:
         """All items of the group, oldest first."""
         key = _key("group id", group_id)
-        async with lend() as connection:
-            rows = await connection.fetch(self._list, key)
+        rows = await _ask(lend, self._list, key)
         return [parse(row[0]) for row in rows]
 
     async def send(self, lend: Lend, group_id: str, id: str | None, type: str, data: Any) -> None:
@@ -88,15 +88,8 @@ class Items:
             raise ItemInvalidError(message, culprits=[type])
         text, value = to_json(data)
         self._check_size(text, [value])
-        async with lend() as connection:
-            await connection.fetchrow(
-                "select streams.send($1, $2, $3, $4, $5::text::jsonb)",
-                self._stream.name,
-                group_id,
-                channel_id,
-                type,
-                text,
-            )
+        sql = "select streams.send($1, $2, $3, $4, $5::text::jsonb)"
+        await _ask(lend, sql, self._stream.name, group_id, channel_id, type, text)
 
     def _check_size(self, text: str, parts: Iterable[Any]) -> None:
         size = len(text) if text.isascii() else len(text.encode())
@@ -110,9 +103,17 @@ class Items:
 
 
 async def _one(lend: Lend, sql: str, *parameters: str) -> Item | None:
-    async with lend() as connection:
-        row = await connection.fetchrow(sql, *parameters)
-    return None if row is None else parse(row[0])
+    rows = await _ask(lend, sql, *parameters)
+    return parse(rows[0][0]) if rows else None
+
+
+async def _ask(lend: Lend, sql: str, *parameters: str | None) -> list[asyncpg.Record]:
+    while True:
+        try:
+            async with lend() as connection:
+                return await connection.fetch(sql, *parameters)
+        except AskAgainError:
+            continue
 
 
 def to_json(value: Any) -> tuple[str, Any]:

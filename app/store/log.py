@@ -44,10 +44,6 @@ FEED_SETTINGS = {
     "synchronous_commit": "on",
     # A commit's time in JSON (number_commits.sql) has all its digits.
     "extra_float_digits": "1",
-    # A vanished client must not keep its locks: found dead after 5 + 3 x 2 seconds.
-    "tcp_keepalives_idle": "5",
-    "tcp_keepalives_interval": "2",
-    "tcp_keepalives_count": "3",
 }
 
 BEFORE_EVERYTHING = "1:1:"  # a pg_snapshot in which no transaction is visible

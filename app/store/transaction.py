@@ -15,8 +15,10 @@ from sqlalchemy import Connection
 from sqlalchemy.util import await_only
 
 from app.errors import CommitUnknownError, DatabaseUnavailableError, TransactionAbortedError
-from app.store.checkout import Lent, Pool, Turns, raise_if_away
-from app.store.failure import TROUBLE, is_away
+from app.store.checkout import TRIES_MAX, AskAgainError, Turns
+from app.store.failure import TROUBLE, is_lost
+from app.store.lent import NEVER, Lent
+from app.store.pool import Pool
 from app.store.session import StepSession
 
 logger = logging.getLogger(__name__)
@@ -33,6 +35,9 @@ class StepTransaction:
         self._pool = pool
         self._turns = Turns()
         self._lent: Lent | None = None
+        self._is_untouched = True  # nothing was asked in it yet but what failed
+        self._failed = 0  # connections that were no good
+        self._is_asked_again = False
         self._session: StepSession | None = None
         self._session_rolled_back = False
 
@@ -56,7 +61,7 @@ class StepTransaction:
             await self._session.flush_all()
         await self._turns.end()
         if self._lent is not None:
-            await self._say_commit(self._lent.driver)
+            await self._say_commit(self._lent)
         await self._give_back()
 
     async def rollback(self) -> None:
@@ -65,7 +70,10 @@ class StepTransaction:
         await self._give_back()
 
     async def __aenter__(self) -> asyncpg.Connection[Any]:
-        await self._turns.take()
+        if self._is_asked_again:
+            self._is_asked_again = False
+        else:
+            await self._turns.take()
         try:
             lent = self._lent or await self._begin()
             # SQLAlchemy's lock around each statement: the author's `db` may be at work in another task.
@@ -73,43 +81,72 @@ class StepTransaction:
         except BaseException:
             self._turns.leave()
             raise
+        lent.expect_answer()
         return lent.driver
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._lent is not None  # noqa: S101 - entered
-        self._lent.statement_lock.release()
+        lent = self._lent
+        assert lent is not None  # noqa: S101 - entered
+        lent.due_at = NEVER
+        lent.statement_lock.release()
+        is_away = error is not None and self._pool.note_error(lent, error)
+        if is_away and self._is_untouched and self._failed + 1 < TRIES_MAX:
+            self._failed += 1
+            self._lent = None
+            lent.driver.terminate()
+            await self._pool.check_in(lent)
+            self._is_asked_again = True
+            raise AskAgainError from error
+        self._is_untouched = False
         self._turns.leave()
-        raise_if_away(error, self._lent.driver)
+        if is_away:
+            raise DatabaseUnavailableError(f"the connection to the database is no good: {error}") from error
 
     async def _begin(self) -> Lent:
-        lent = await self._pool.check_out()
-        try:
-            await lent.driver.execute("BEGIN")
-        except BaseException as error:
-            # A BEGIN that was cancelled may still begin: nobody else may have this connection.
-            lent.driver.terminate()
-            if isinstance(error, TROUBLE):
-                raise DatabaseUnavailableError(f"BEGIN failed: {error}") from error
-            raise
-        finally:
-            self._lent = lent
-        return lent
+        """On a connection that lets us: one that was idle may have died unnoticed."""
+        while self._lent is None:
+            lent = await self._pool.check_out()
+            lent.expect_answer()
+            try:
+                await lent.driver.execute("BEGIN")
+            except BaseException as error:
+                # A BEGIN that was cancelled may still begin: nobody else may have this connection.
+                lent.driver.terminate()
+                self._failed += 1
+                is_trouble = isinstance(error, TROUBLE) and self._pool.note_error(lent, error)
+                await self._pool.check_in(lent)
+                if not is_trouble:
+                    raise
+                if self._failed >= TRIES_MAX:
+                    raise DatabaseUnavailableError(f"BEGIN failed: {error}") from error
+            else:
+                self._lent = lent
+            finally:
+                lent.due_at = NEVER
+        return self._lent
 
-    async def _say_commit(self, driver: asyncpg.Connection[Any]) -> None:
+    async def _say_commit(self, lent: Lent) -> None:
+        driver = lent.driver
         if self._session_rolled_back:
             raise TransactionAbortedError("context.db was rolled back, and the handler went on")
         if driver.is_closed():
             raise DatabaseUnavailableError("the connection to the database broke before COMMIT")
         if not driver.is_in_transaction():
             raise TransactionAbortedError("the handler ended the transaction itself, by COMMIT or ROLLBACK in SQL")
+        lent.expect_answer()
         try:
             tag = await driver.execute("COMMIT")
         except TROUBLE as error:
-            if is_away(error) or driver.is_closed():
+            self._pool.note_error(lent, error)
+            if is_lost(error) or driver.is_closed():
                 raise CommitUnknownError(f"the connection broke during COMMIT: {error}") from error
             raise
+        finally:
+            lent.due_at = NEVER
+        if tag != "COMMIT" and lent.is_spent:
+            raise DatabaseUnavailableError("the connection to the database was no good, and the handler went on")
         if tag != "COMMIT":
             # Postgres answers COMMIT in a failed transaction with ROLLBACK, and no error:
             # https://www.postgresql.org/docs/current/sql-commit.html
@@ -117,6 +154,8 @@ class StepTransaction:
 
     async def _give_back(self) -> None:
         lent, self._lent = self._lent, None
+        if lent is not None:
+            lent.expect_answer()
         try:
             if self._session is not None:
                 await self._session.end()
@@ -131,11 +170,15 @@ class StepTransaction:
             logger.warning("a step's connection was closed, it could not be given back: %r", error)
         finally:
             if lent is not None:
+                lent.due_at = NEVER
                 await self._pool.check_in(lent)
 
     def _session_connection(self) -> Connection:
         self._turns.check()
         lent = self._lent or await_only(self._begin_for_session())
+        self._is_untouched = False
+        if lent.is_closed:  # SQLAlchemy would open another one, outside of the transaction
+            raise DatabaseUnavailableError("the connection to the database broke")
         return lent.connection
 
     async def _begin_for_session(self) -> Lent:

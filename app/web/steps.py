@@ -23,7 +23,7 @@ from app.model.stream import Stream
 from app.settings import Settings
 from app.store.autocommit import StepAutocommit
 from app.store.engine import Database
-from app.store.failure import is_conflict
+from app.store.failure import may_run_again
 from app.store.items import Items
 from app.store.transaction import StepTransaction
 from app.web.answer import WITHOUT_BODY, Answer, encode_answer
@@ -141,7 +141,7 @@ class StepRunner:
             try:
                 return await self._run_once(incoming, trace_id, receive)
             except Exception as error:
-                if not is_conflict(error):
+                if not may_run_again(error):
                     raise
                 logger.info("%s, trace %s: attempt %d lost: %s", self._where, trace_id, attempt + 1, error)
             # Jitter: two steps that met in a deadlock shall not meet again.

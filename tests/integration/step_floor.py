@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,12 +73,28 @@ class Floor:
 
     def connections_out(self) -> int:
         """How many of the pool's connections are in use."""
-        out: int = self.database.engine.pool.checkedout()  # type: ignore[attr-defined]
-        return out
+        return self.database.pool.lent_count
 
     async def ids(self) -> list[str]:
         """The ids of the items that are stored, in order of their writing."""
         return await self.query("select id from streams.chat_message order by created_at")
+
+
+async def together(client: httpx.AsyncClient, paths: Sequence[str]) -> list[int]:
+    """The statuses of POSTs that are sent at once."""
+    return [answer.status_code for answer in await asyncio.gather(*(client.post(path) for path in paths))]
+
+
+def holding(count: int, use: Callable[[Any], Awaitable[Any]]) -> Callable[..., Any]:
+    """A handler that uses its context and then waits until `count` of its kind have: each has a connection then."""
+    barrier = asyncio.Barrier(count)
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        await use(context)
+        await barrier.wait()
+        return {"status": 200, "body": "ok"}
+
+    return handler
 
 
 def step(handler: Callable[..., Any], **parts: Any) -> Step:
@@ -92,11 +108,15 @@ def step(handler: Callable[..., Any], **parts: Any) -> Step:
 
 @asynccontextmanager
 async def open_floor(
-    template: FloorTemplate, *, pool_size_max: int = 5, pool_timeout_seconds: float = 60
+    template: FloorTemplate, *, pool_size_max: int = 5, pool_timeout_seconds: float = 60, pool_idle_seconds: float = 60
 ) -> AsyncIterator[Floor]:
     """A floor on a clone of the template, which is dropped afterwards."""
     url = await template.databases.create(template=template.name)
-    database = Database(pool_size_max=pool_size_max, pool_timeout_seconds=pool_timeout_seconds)
+    database = Database(
+        pool_size_max=pool_size_max,
+        pool_timeout_seconds=pool_timeout_seconds,
+        pool_idle_seconds=pool_idle_seconds,
+    )
     try:
         await database.open(url)
         yield Floor(url, database, Settings(database_url=url, body_size_max_bytes=10_000))
