@@ -132,9 +132,9 @@ async def consume(
     before this call, and a position stands for itself. `batch_max` commits share a transaction: faster when catching
     up, and rolled back together.
 
-    Lost connections, deadlocks, lock timeouts, serialisation failures and a transaction over its time are logged and
-    tried again from the stored position. Everything else that the handler raises rolls the transaction back and is
-    raised.
+    Lost connections, outdated ones (a table was altered), deadlocks, lock timeouts, serialisation failures and a
+    transaction over its time are logged and tried again from the stored position. Everything else that the handler
+    raises rolls the transaction back and is raised.
     Also raises StreamUnknownError, StreamsNotMigratedError, PositionTooOldError (commits that this consumer has not
     seen are gone), PositionForeignError (its position is not of this database), and what asyncpg raises when it is
     denied. Cancel it to stop: a transaction at work is rolled back.
@@ -206,7 +206,6 @@ class _Consumer:
         work_settings = {
             # A process that vanished or froze must not keep the consumer's row.
             "idle_in_transaction_session_timeout": f"{self.timeout_seconds * 1000:.0f}",
-            **{name: value for name, value in FEED_SETTINGS.items() if name.startswith("tcp_keepalives")},
         }
         async with self._connection(work_settings) as work, self._connection(FEED_SETTINGS) as log:
             await self._prepare(work, log)

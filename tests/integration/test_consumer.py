@@ -248,6 +248,25 @@ async def test_killed_connections_are_opened_again(floor: ConsumerFloor, numbere
     assert await floor.effects() == await floor.log()
 
 
+async def test_a_table_that_was_altered_under_a_handler_does_not_end_it(floor: ConsumerFloor, numbered: None) -> None:
+    """What its connection had prepared is outdated: the transaction is run again on a new one."""
+    await floor.connection.execute("create table mine (n int); insert into mine values (1)")
+    widths: list[int] = []
+
+    async def handler(commit: Commit, connection: asyncpg.Connection[Any]) -> None:
+        widths.append(len(await connection.fetchrow("select * from mine") or ()))
+        await store_effects(commit, connection)
+
+    async with consuming(floor.url, "mailer", handler):
+        await floor.post("a")
+        await floor.until_position("mailer", 1)
+        await floor.connection.execute("alter table mine add more int")
+        await floor.post("b")
+        await floor.until_position("mailer", 2)
+    assert widths == [1, 2]
+    assert await floor.effects() == await floor.log()
+
+
 async def test_a_transaction_over_its_time_is_rolled_back_and_tried_again(floor: ConsumerFloor, numbered: None) -> None:
     """A handler that hangs does not hold up its consumer for ever."""
 
