@@ -2,135 +2,150 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
-from app.feed.subscription import (
-    CommitHead,
-    Dialect,
-    Messages,
-    Outlet,
-    Piece,
-    Share,
-    Subscriber,
-    Subscription,
-)
+from app.feed.cohort import Cohort, Interest
+from app.feed.failures import Unserved, UnservedError
+from app.feed.subscription import CommitHead, Dialect, Messages, Piece, Subscriber, Subscription
 from app.model.change import Change, Commit, GroupCommit, Topic
 
 
-class Interest:
-    """One connection's live subscriptions to one topic. Equal keys get equal bytes. It doesn't change."""
-
-    __slots__ = ("item_ids", "key", "subscriptions")
-
-    def __init__(self, subscriptions: Sequence[Subscription], dialect: Dialect) -> None:
-        self.subscriptions = subscriptions
-        self.key = dialect.key(subscriptions)
-        ids = {subscription.item_id for subscription in subscriptions}
-        self.item_ids = None if None in ids else ids  # None: the whole group
-
-    def share(self, pieces: Sequence[Piece]) -> Share:
-        """What of the pieces is for this connection."""
-        if self.item_ids is not None:
-            pieces = [piece for piece in pieces if piece.item_id in self.item_ids]
-        return Share(self.subscriptions, pieces)
-
-
-class Cohort:
-    """Connections that want the whole group, under one key: each gets what `interest`, the first one's, gets."""
-
-    __slots__ = ("interest", "outlets", "write_all")
-
-    def __init__(self, interest: Interest, outlet: Outlet) -> None:
-        self.interest = interest
-        self.write_all = outlet.write_all
-        self.outlets: dict[Subscriber, Outlet] = {}
-
-
 class Audience:
-    """The live subscriptions of one dialect to one topic. A connection is in it once, however many it has."""
+    """The live subscriptions of one dialect to one topic. A connection is in it once, however many it has.
 
-    __slots__ = ("_cohorts", "_dialect", "_interests", "_items")
+    A connection may come and leave with a thousand of them within one turn of the event loop. So each is noted in
+    constant time, and keys, which are of all that a connection has, are made when a delivery needs them.
+    """
+
+    __slots__ = ("_both", "_changed", "_cohorts", "_dialect", "_interests", "_items", "_unfiled")
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
         self._interests: dict[Subscriber, Interest] = {}
         self._cohorts: dict[Hashable, Cohort] = {}  # those who want the group
-        self._items: dict[str | None, dict[Subscriber, Interest]] = {}  # those who want only items, by item
+        self._unfiled: dict[Subscriber, Interest] = {}  # those who want the group, and changed: in no cohort now
+        self._items: dict[str, dict[Subscriber, Interest]] = {}  # those who want items, by item
+        self._changed: set[Subscriber] = set()  # those who want only items, and have no key, or an old one
+        self._both: set[Subscriber] = set()  # those who want items, but the group as well
 
     def __bool__(self) -> bool:
         return bool(self._interests)
 
+    @property
+    def subscribers(self) -> Collection[Subscriber]:
+        return self._interests.keys()
+
     def add(self, subscription: Subscription) -> None:
-        present = self._interests.get(subscription.subscriber)
-        others = present.subscriptions if present is not None else ()
-        self._file(subscription.subscriber, [*others, subscription])
+        subscriber, item_id = subscription.subscriber, subscription.item_id
+        interest = self._interests.get(subscriber)
+        if interest is None:
+            interest = self._interests[subscriber] = Interest()
+        interest.add(subscription)
+        if item_id is not None:
+            self._items.setdefault(item_id, {})[subscriber] = interest
+        self._note_change(subscriber, interest)
 
     def remove(self, subscription: Subscription) -> None:
-        present = self._interests[subscription.subscriber].subscriptions
-        self._file(subscription.subscriber, [other for other in present if other is not subscription])
+        subscriber, item_id = subscription.subscriber, subscription.item_id
+        interest = self._interests[subscriber]
+        interest.remove(subscription)
+        if item_id is not None and item_id not in interest.item_counts:
+            del self._items[item_id][subscriber]
+            if not self._items[item_id]:
+                del self._items[item_id]
+        if not interest.subscriptions:
+            del self._interests[subscriber]
+        self._note_change(subscriber, interest)
 
-    def deliver(self, head: CommitHead, pieces: Sequence[Piece]) -> None:
-        """To everybody who wants one of these pieces, encoded once for each key."""
+    def deliver(self, head: CommitHead, pieces: Sequence[Piece], unserved: Unserved) -> None:
+        """To everybody who wants one of these pieces, encoded once for each key; who can't be served is noted."""
+        self._file_changed(unserved)
         for cohort in self._cohorts.values():
-            messages = self._dialect.commit(head, (cohort.interest.share(pieces),))
-            cohort.write_all(cohort.outlets.values(), messages)
+            outlets, messages = iter(cohort.outlets.values()), None
+            try:
+                messages = self._dialect.commit(head, (cohort.interest.share(pieces),))
+                cohort.write_all(outlets, messages)
+            except Exception as error:
+                cohort.go_on(outlets, messages, error, unserved)
         encoded: dict[Hashable, Messages] = {}
-        for subscriber, interest in self._reached_by_item(pieces).items():
-            if interest.key not in encoded:
-                encoded[interest.key] = self._dialect.commit(head, (interest.share(pieces),))
-            subscriber.deliver(encoded[interest.key])
+        reached = iter(self._reached_by_item(pieces, unserved).items())
+        while True:  # one iterator for all, so that no subscriber costs more for another's failing
+            try:
+                for subscriber, interest in reached:
+                    if interest.key not in encoded:
+                        encoded[interest.key] = self._dialect.commit(head, (interest.share(pieces),))
+                    subscriber.deliver(encoded[interest.key])
+                return
+            except Exception as error:
+                unserved[subscriber] = error
 
-    def reached(self, pieces: Sequence[Piece]) -> Iterator[tuple[Subscriber, Interest]]:
+    def reached(self, pieces: Sequence[Piece], unserved: Unserved) -> Iterator[tuple[Subscriber, Interest]]:
         """Everybody who wants one of these pieces, each once."""
+        self._file_changed(unserved)
         for cohort in self._cohorts.values():
             for subscriber in cohort.outlets:
                 yield subscriber, cohort.interest
-        yield from self._reached_by_item(pieces).items()
+        yield from self._reached_by_item(pieces, unserved).items()
 
-    def _reached_by_item(self, pieces: Sequence[Piece]) -> dict[Subscriber, Interest]:
+    def _reached_by_item(self, pieces: Sequence[Piece], unserved: Unserved) -> dict[Subscriber, Interest]:
         reached: dict[Subscriber, Interest] = {}
         if self._items:
             for piece in pieces:
                 if piece.item_id in self._items:
                     reached |= self._items[piece.item_id]
+            for subscriber in reached.keys() & self._both:
+                del reached[subscriber]
+            for subscriber in reached.keys() & self._changed:
+                self._changed.discard(subscriber)
+                if not self._make_key(subscriber, reached[subscriber], unserved):
+                    del reached[subscriber]
         return reached
 
-    def _file(self, subscriber: Subscriber, subscriptions: Sequence[Subscription]) -> None:
-        """Put a connection where its pieces are looked up, and nowhere else."""
-        if subscriber in self._interests:
-            self._unfile(subscriber, self._interests.pop(subscriber))
-        if not subscriptions:
-            return
-        interest = self._interests[subscriber] = Interest(subscriptions, self._dialect)
-        if interest.item_ids is None:
-            key = _cohort_key(interest, subscriber)
-            cohort = self._cohorts.get(key)
-            if cohort is None:
-                cohort = self._cohorts[key] = Cohort(interest, subscriber.outlet)
-            cohort.outlets[subscriber] = subscriber.outlet
-        else:
-            for id in interest.item_ids:
-                self._items.setdefault(id, {})[subscriber] = interest
-
-    def _unfile(self, subscriber: Subscriber, interest: Interest) -> None:
-        if interest.item_ids is None:
-            key = _cohort_key(interest, subscriber)
-            cohort = self._cohorts[key]
+    def _note_change(self, subscriber: Subscriber, interest: Interest) -> None:
+        """Its key is not what it was. If it wants the group, its cohort is found when something is delivered."""
+        cohort, interest.cohort = interest.cohort, None
+        if cohort is not None:
             del cohort.outlets[subscriber]
             if not cohort.outlets:
-                del self._cohorts[key]
+                del self._cohorts[cohort.key]
+            elif cohort.interest is interest:
+                cohort.interest = self._interests[next(iter(cohort.outlets))]
+        wants_group, counts = None in interest.item_counts, len(interest.item_counts)
+        if wants_group:
+            self._unfiled[subscriber] = interest
         else:
-            for id in interest.item_ids:
-                del self._items[id][subscriber]
-                if not self._items[id]:
-                    del self._items[id]
+            self._unfiled.pop(subscriber, None)
+        _keep(self._both, subscriber, wants_group and counts > 1)
+        _keep(self._changed, subscriber, not wants_group and counts > 0)
+
+    def _file_changed(self, unserved: Unserved) -> None:
+        """Put those who want the group, and changed, in the cohorts of their keys."""
+        while self._unfiled:
+            subscriber, interest = self._unfiled.popitem()
+            if not self._make_key(subscriber, interest, unserved):
+                continue
+            # Equal ones get equal bytes, by outlets of one class.
+            key = interest.key, subscriber.outlet.write_all
+            cohort = self._cohorts.get(key)
+            if cohort is None:
+                cohort = self._cohorts[key] = Cohort(key, interest, subscriber.outlet)
+            cohort.outlets[subscriber] = subscriber.outlet
+            interest.cohort = cohort
+
+    def _make_key(self, subscriber: Subscriber, interest: Interest, unserved: Unserved) -> bool:
+        try:
+            interest.key = self._dialect.key(interest.subscriptions)
+        except Exception as error:
+            unserved[subscriber] = error
+            return False
+        return True
 
 
-def _cohort_key(interest: Interest, subscriber: Subscriber) -> Hashable:
-    """Equal ones get equal bytes, by outlets of one class."""
-    return interest.key, subscriber.outlet.write_all
+def _keep(subscribers: set[Subscriber], subscriber: Subscriber, is_one: bool) -> None:
+    """Have the subscriber be in the set, or not."""
+    (subscribers.add if is_one else subscribers.discard)(subscriber)
 
 
 class Follower(Protocol):
@@ -182,31 +197,54 @@ class Touched(NamedTuple):
 
 
 def deliver(head: CommitHead, touched: Sequence[Touched]) -> None:
-    """Hand a commit to all that are live on the topics that it touched, encoded once for each key."""
+    """Hand a commit to all that are live on the topics that it touched, encoded once for each key.
+
+    Raises UnservedError for those who can't be served, when all others have been.
+    """
+    unserved: Unserved = {}
     merged: dict[Dialect, list[tuple[Audience, Sequence[Piece]]]] = {}
     for topic, channel, part, changes in touched:
         for dialect, audience in channel.audiences.items():
-            pieces = dialect.pieces(head, topic, part, changes)
-            if not pieces:
-                continue
-            if dialect.merges_groups and len(touched) > 1:
-                merged.setdefault(dialect, []).append((audience, pieces))
-            else:
-                audience.deliver(head, pieces)
+            try:
+                pieces = dialect.pieces(head, topic, part, changes)
+                if not pieces:
+                    continue
+                if dialect.merges_groups and len(touched) > 1:
+                    merged.setdefault(dialect, []).append((audience, pieces))
+                else:
+                    audience.deliver(head, pieces, unserved)
+            except Exception as error:
+                unserved.update(dict.fromkeys(audience.subscribers, error))
     for dialect, groups in merged.items():
-        _deliver_merged(head, dialect, groups)
+        try:
+            _deliver_merged(head, dialect, groups, unserved)
+        except Exception as error:
+            for audience, _ in groups:
+                unserved.update(dict.fromkeys(audience.subscribers, error))
+    if unserved:
+        raise UnservedError(unserved)
 
 
-def _deliver_merged(head: CommitHead, dialect: Dialect, groups: Sequence[tuple[Audience, Sequence[Piece]]]) -> None:
+def _deliver_merged(
+    head: CommitHead, dialect: Dialect, groups: Sequence[tuple[Audience, Sequence[Piece]]], unserved: Unserved
+) -> None:
     """For a dialect in which a commit is one message: gather what each connection gets of each group."""
     gathered: dict[Subscriber, list[tuple[int, Interest]]] = {}
     for number, (audience, pieces) in enumerate(groups):
-        for subscriber, interest in audience.reached(pieces):
+        for subscriber, interest in audience.reached(pieces, unserved):
             gathered.setdefault(subscriber, []).append((number, interest))
+    for subscriber in unserved:  # not a part of the commit either: whoever has its position has all of it
+        gathered.pop(subscriber, None)
     encoded: dict[Hashable, Messages] = {}
-    for subscriber, interests in gathered.items():
-        key = tuple((number, interest.key) for number, interest in interests)
-        if key not in encoded:
-            shares = [interest.share(groups[number][1]) for number, interest in interests]
-            encoded[key] = dialect.commit(head, shares)
-        subscriber.deliver(encoded[key])
+    waiting = iter(gathered.items())
+    while True:  # as in Audience.deliver
+        try:
+            for subscriber, interests in waiting:
+                key = tuple((number, interest.key) for number, interest in interests)
+                if key not in encoded:
+                    shares = [interest.share(groups[number][1]) for number, interest in interests]
+                    encoded[key] = dialect.commit(head, shares)
+                subscriber.deliver(encoded[key])
+            return
+        except Exception as error:
+            unserved[subscriber] = error

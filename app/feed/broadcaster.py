@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from app.errors import TidelogError
 from app.feed.audience import Channel, Follower, Touched, deliver
-from app.feed.cork import Cork
+from app.feed.cork import Cork, UnflushedError
 from app.feed.errands import Errands
+from app.feed.failures import Failures, Unserved, UnservedError
 from app.feed.opening import Opening
 from app.feed.overlay import Overlay
 from app.feed.pump import Pump
@@ -53,6 +54,7 @@ class Broadcaster:
     def __init__(self, archive: Archive, settings: Settings) -> None:
         self.archive = archive
         self.cork = Cork()
+        self.failures = Failures()
         self.errands = Errands(settings.socket_drain_timeout_seconds)
         self.position = 0
         self.at_ms = 0.0
@@ -100,7 +102,7 @@ class Broadcaster:
         starting = list(self._starting.items())
         self._starting.clear()
         for subscription, starter in starting:
-            starter.drop(subscription)
+            self._drop(subscription, starter)
         self._spoolings.clear()
         self._begin_again(list(self._channels), "epoch")
         for subscription, _ in starting:
@@ -134,10 +136,18 @@ class Broadcaster:
         return topic in self._channels
 
     def publish(self, commits: Sequence[Commit]) -> None:
-        """Deliver the next commits."""
-        with self.cork.held() if _meet_again(commits) else contextlib.nullcontext():
-            for commit in commits:
-                self._publish(commit)
+        """Deliver the next commits. Whoever can't be served, for a fault of ours, is closed: the feed goes on."""
+        try:
+            with self.cork.held() if _meet_again(commits) else contextlib.nullcontext():
+                for commit in commits:
+                    try:
+                        self._publish(commit)
+                    except Exception as error:  # contained nowhere else, so it isn't known who has been served
+                        self._fail_topics(commit.groups, error)
+                    self.position, self.at_ms = commit.number, commit.at_ms
+        except UnflushedError as error:
+            unflushed = error.unflushed
+            self.fail({one: unflushed[one.outlet] for one in self._live if one.outlet in unflushed})
 
     def _publish(self, commit: Commit) -> None:
         if self._full:
@@ -153,19 +163,31 @@ class Broadcaster:
             if commit.truncated:
                 self._begin_again([topic], "too_large")
                 continue
-            changes = net_changes(part.changes)
-            for follower in channel.followers:
-                follower.keep(commit, topic, part, changes)
+            try:
+                changes = net_changes(part.changes)
+                for follower in channel.followers:
+                    try:
+                        follower.keep(commit, topic, part, changes)
+                    except Exception as error:
+                        self._overflow(follower, error)
+            except Exception as error:
+                self._fail_topics([topic], error)
+                continue
             if channel.live:
                 touched.append(Touched(topic, channel, part, changes))
         if touched:
-            deliver(CommitHead(commit.number, commit.at_ms), touched)
-        self.position, self.at_ms = commit.number, commit.at_ms
+            try:
+                deliver(CommitHead(commit.number, commit.at_ms), touched)
+            except UnservedError as error:
+                self.fail(error.unserved)
 
     def settle(self) -> None:
         """Let those go on that wait for the feed; called between commits."""
         for overlay in list(self._overlays):
-            overlay.check(self.position)
+            try:
+                overlay.check(self.position)
+            except Exception as error:
+                self._overflow(overlay, error)
         self._tell_moved()
 
     def tell_status(self, *, interrupted: bool) -> None:
@@ -176,6 +198,8 @@ class Broadcaster:
 
     def subscribe(self, subscription: Subscription) -> None:
         """Bring the subscription to the present, and then deliver every commit: nothing missed, nothing repeated."""
+        if subscription.subscriber not in self._live:
+            return  # it could not be served, and is being closed
         if isinstance(subscription, SyncSubscription):
             self._sync(subscription)
         elif isinstance(subscription, PositionSubscription):
@@ -189,8 +213,7 @@ class Broadcaster:
             return
         channel = self._channels.get(subscription.topic)
         if channel is not None and subscription in channel.live:
-            self._leave(channel, subscription)
-            self._close_if_deserted(subscription.topic, channel)
+            self._leave([subscription])
 
     def note_full(self, subscriber: Subscriber) -> None:
         """More waits to be sent to this subscriber than should; unless it drains soon it reads from the log."""
@@ -199,14 +222,36 @@ class Broadcaster:
     def enter(self, subscriber: Subscriber) -> None:
         """A new connection; before it subscribes."""
         self._live[subscriber] = set()
-        self._status.enter(subscriber)
+        try:
+            self._status.enter(subscriber)
+        except Exception as error:
+            self.fail({subscriber: error})
 
-    def leave(self, subscriber: Subscriber) -> None:
-        """The connection has ended, and all its subscriptions with it."""
+    def leave(self, subscriber: Subscriber, subscriptions: Iterable[Subscription]) -> None:
+        """The connection has ended, and all its subscriptions with it; nothing happens if it has left already."""
+        for subscription in subscriptions:
+            starter = self._starting.pop(subscription, None)
+            if starter is not None:
+                self._drop(subscription, starter)
+        self._leave(self._live.get(subscriber, ()))
         self._live.pop(subscriber, None)
         self._behind.pop(subscriber, None)
         self._full.discard(subscriber)
         self._status.leave(subscriber)
+
+    def fail(self, unserved: Mapping[Subscriber, Exception]) -> None:
+        """These could not be served, for a fault of ours: close them, so that they come back, and forget them."""
+        unserved = {subscriber: error for subscriber, error in unserved.items() if subscriber in self._live}
+        if not unserved:
+            return
+        self.failures.note_unserved(unserved)
+        starting = [subscription for subscription in self._starting if subscription.subscriber in unserved]
+        for subscriber in unserved:
+            try:
+                subscriber.fail()
+            except Exception as error:
+                self.failures.note(error, "a connection can't even be closed, and is forgotten")
+            self.leave(subscriber, [one for one in starting if one.subscriber is subscriber])
 
     async def close(self) -> None:
         await self.errands.close()
@@ -234,9 +279,12 @@ class Broadcaster:
 
     def go_live(self, subscription: Subscription) -> None:
         self._starting.pop(subscription, None)
+        live = self._live.get(subscription.subscriber)
+        if live is None:
+            return  # it could not be served, and is being closed
         channel = self._channels.setdefault(subscription.topic, Channel())
         channel.go_live(subscription, subscription.subscriber.dialect)
-        self._live[subscription.subscriber].add(subscription)
+        live.add(subscription)
 
     def reset(self, subscription: PositionSubscription, reason: ResetReason) -> None:
         """Begin again with a snapshot, and tell why.
@@ -249,10 +297,15 @@ class Broadcaster:
 
     def begin_anew(self, subscription: Subscription, reason: ResetReason) -> None:
         """It can't go on from where it is: bring it to the present state, if it can be told why, with the reason."""
-        if isinstance(subscription, PositionSubscription):
-            self.reset(subscription, reason)
-        else:
-            self.subscribe(subscription)
+        if subscription.subscriber not in self._live:
+            return  # it could not be served, and is being closed
+        try:
+            if isinstance(subscription, PositionSubscription):
+                self.reset(subscription, reason)
+            else:
+                self.subscribe(subscription)
+        except Exception as error:
+            self.fail({subscription.subscriber: error})
 
     def pump(self, subscription: Subscription, cursor: int) -> None:
         """Deliver to this subscription, which isn't live yet, from after `cursor` on."""
@@ -301,8 +354,11 @@ class Broadcaster:
     def refuse(self, subscription: Subscription, error: TidelogError) -> None:
         """The subscription is over before it has begun."""
         self._starting.pop(subscription, None)
-        dialect = subscription.subscriber.dialect
-        subscription.subscriber.deliver(dialect.refuse(subscription, error.code, str(error)))
+        subscriber = subscription.subscriber
+        try:
+            subscriber.deliver(subscriber.dialect.refuse(subscription, error.code, str(error)))
+        except Exception as failure:  # it may be one of many that are told
+            self.fail({subscriber: failure})
 
     def _sync(self, subscription: SyncSubscription) -> None:
         key = (subscription.topic, subscription.item_id)
@@ -330,38 +386,64 @@ class Broadcaster:
         self._moved.set()
         self._moved = asyncio.Event()
 
-    def _leave(self, channel: Channel, subscription: Subscription) -> None:
-        channel.leave(subscription, subscription.subscriber.dialect)
-        self._live[subscription.subscriber].discard(subscription)
+    def _leave(self, subscriptions: Collection[Subscription]) -> None:
+        """Take live subscriptions out."""
+        for subscription in list(subscriptions):
+            channel = self._channels[subscription.topic]
+            channel.leave(subscription, subscription.subscriber.dialect)
+            self._live[subscription.subscriber].discard(subscription)
+            self._close_if_deserted(subscription.topic, channel)
+
+    def _drop(self, subscription: Subscription, starter: Starter) -> None:
+        try:
+            starter.drop(subscription)
+        except Exception as error:
+            self.failures.note(error, "what served a subscription could not be told that this has ended")
+
+    def _overflow(self, follower: Follower, error: Exception) -> None:
+        """It could not take what was published, so it is to read that."""
+        self.failures.note(error, "what was published could not be kept, and is read")
+        follower.overflow()
+
+    def _fail_topics(self, topics: Collection[Topic], error: Exception) -> None:
+        """Nobody who subscribed to these can be served."""
+        live = [one for topic in topics if topic in self._channels for one in self._channels[topic].live]
+        starting = [one for one in self._starting if one.topic in topics]
+        self.fail({one.subscriber: error for one in (*live, *starting)})
 
     def _begin_again(self, topics: Sequence[Topic], reason: ResetReason) -> None:
         """These can't be told what happened: their subscribers get the present state instead."""
         for topic in topics:
-            channel = self._channels[topic]
+            channel = self._channels.get(topic)
+            if channel is None:
+                continue  # with those who could not be served
             for follower in list(channel.followers):
                 follower.overflow()
             again = list(channel.live)
-            for subscription in again:
-                self._leave(channel, subscription)
-            self._close_if_deserted(topic, channel)
+            self._leave(again)
             for subscription in again:
                 self.begin_anew(subscription, reason)
 
     def _let_fall_behind(self) -> None:
         """Those that are full read from the log from here on, at their own pace."""
         full, self._full = self._full, set()
+        unserved: Unserved = {}
         for subscriber in full:
-            behind = list(self._live.get(subscriber, ()))
-            if not subscriber.is_full:
-                self._status.tell_missed(subscriber)
-            if not behind or not subscriber.is_full:
-                continue
-            for subscription in behind:
-                channel = self._channels[subscription.topic]
-                self._leave(channel, subscription)
-                self._close_if_deserted(subscription.topic, channel)
-            pump = self._behind[subscriber] = Pump(self, subscriber, behind, self.position, is_new=False)
-            self._start_pump(pump)
+            try:
+                self._divert(subscriber)
+            except Exception as error:
+                unserved[subscriber] = error
+        self.fail(unserved)
+
+    def _divert(self, subscriber: Subscriber) -> None:
+        behind = list(self._live.get(subscriber, ()))
+        if not subscriber.is_full:
+            self._status.tell_missed(subscriber)
+        if not behind or not subscriber.is_full:
+            return
+        self._leave(behind)
+        pump = self._behind[subscriber] = Pump(self, subscriber, behind, self.position, is_new=False)
+        self._start_pump(pump)
 
     def _close_if_deserted(self, topic: Topic, channel: Channel) -> None:
         if channel.is_deserted and self._channels.get(topic) is channel:

@@ -5,9 +5,9 @@ At idle nothing waits: a cork is held only while commits that have arrived alrea
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Corked(Protocol):
@@ -16,6 +16,14 @@ class Corked(Protocol):
     def flush(self) -> None:
         """Write what has been gathered."""
         ...
+
+
+class UnflushedError(Exception):
+    """What these had gathered could not be written, for these reasons; all others have been flushed."""
+
+    def __init__(self, unflushed: Mapping[Any, Exception]) -> None:
+        super().__init__(f"{len(unflushed)} could not be flushed")
+        self.unflushed = unflushed
 
 
 class Cork:
@@ -33,12 +41,25 @@ class Cork:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nobody may wait in here."""
+        """Nobody may wait in here. Raises UnflushedError."""
         self.is_held = True
         try:
             yield
         finally:
             self.is_held = False
             gathering, self._gathering = self._gathering, []
-            for corked in gathering:
+            _flush(gathering)
+
+
+def _flush(gathering: Sequence[Corked]) -> None:
+    unflushed: dict[Corked, Exception] = {}
+    waiting = iter(gathering)
+    while True:  # one iterator for all, so that none costs more for another's failing
+        try:
+            for corked in waiting:
                 corked.flush()
+            break
+        except Exception as error:
+            unflushed[corked] = error
+    if unflushed:
+        raise UnflushedError(unflushed)

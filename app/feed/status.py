@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from app.feed.broadcaster import Broadcaster
+    from app.feed.failures import Unserved
     from app.feed.subscription import Subscriber
 
 
@@ -29,8 +30,13 @@ class Status:
             self.tell_everybody()
 
     def tell_everybody(self) -> None:
+        unserved: Unserved = {}
         for subscriber in self._everybody():
-            self._tell(subscriber)
+            try:
+                self._tell(subscriber)
+            except Exception as error:
+                unserved[subscriber] = error
+        self._broadcaster.fail(unserved)
 
     def tell_missed(self, subscriber: Subscriber) -> None:
         """This one can take what it could not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -40,7 +40,7 @@ class Piece(NamedTuple):
 class Share(NamedTuple):
     """What of a commit's pieces in one group is for one connection, by which of its subscriptions."""
 
-    subscriptions: Sequence[Subscription]
+    subscriptions: Collection[Subscription]
     pieces: Sequence[Piece]
 
 
@@ -125,7 +125,10 @@ class Outlet(Protocol):
 
     @staticmethod
     def write_all(outlets: Iterable[Any], messages: Messages) -> None:
-        """The same to many outlets of this class: for a thousand, a call for each is much of what they cost."""
+        """The same to many outlets of this class: for a thousand, a call for each is much of what they cost.
+
+        Each is written to before the next is taken: so what is raised in spite of all is the last taken one's.
+        """
         ...
 
 

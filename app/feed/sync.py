@@ -16,6 +16,7 @@ from app.feed.overlay import Overlay
 
 if TYPE_CHECKING:
     from app.feed.broadcaster import Broadcaster
+    from app.feed.failures import Unserved
     from app.feed.subscription import Dialect, Messages, Subscription, SyncSubscription
     from app.model.change import Change, Topic
 
@@ -85,20 +86,32 @@ class Syncing:
 
     def _send(self) -> None:
         """The overlay is complete, at the feed's position: sync, and go live in the same turn."""
-        self._lay_over([change for id, change in self._overlay.changes().items() if self._item_id in (None, id)])
         syncs: dict[Dialect, Messages] = {}
+        unserved: Unserved = {}  # they are closed, the others that share the snapshot are not
         waiting, self._waiting = self._waiting, []
+        try:
+            self._lay_over([change for id, change in self._overlay.changes().items() if self._item_id in (None, id)])
+        except Exception as error:
+            unserved.update({subscription.subscriber: error for subscription in waiting})
         for subscription in waiting:
-            subscriber = subscription.subscriber
-            if subscriber.is_full or self._broadcaster.behind(subscriber) is not None:
-                self._broadcaster.sync_when_drained(subscription)
-                continue
-            dialect = subscription.dialect
-            if dialect not in syncs:
-                syncs[dialect] = dialect.sync(self._topic, self._item_id, self._texts, self._broadcaster.at_ms)
-            self._broadcaster.go_live(subscription)
-            subscriber.deliver(syncs[dialect])
+            if subscription.subscriber not in unserved:
+                try:
+                    self._send_to(subscription, syncs)
+                except Exception as error:
+                    unserved[subscription.subscriber] = error
+        self._broadcaster.fail(unserved)
         self._end()
+
+    def _send_to(self, subscription: SyncSubscription, syncs: dict[Dialect, Messages]) -> None:
+        subscriber = subscription.subscriber
+        if subscriber.is_full or self._broadcaster.behind(subscriber) is not None:
+            self._broadcaster.sync_when_drained(subscription)
+            return
+        dialect = subscription.dialect
+        if dialect not in syncs:
+            syncs[dialect] = dialect.sync(self._topic, self._item_id, self._texts, self._broadcaster.at_ms)
+        self._broadcaster.go_live(subscription)
+        subscriber.deliver(syncs[dialect])
 
     def _lay_over(self, changes: Sequence[Change]) -> None:
         """Bring what was read up to date; where nothing was changed meanwhile, its texts are ready."""

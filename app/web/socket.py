@@ -109,9 +109,7 @@ class SocketConnection:
                 raise
             self._task.uncancel()  # by _let_go
         finally:
-            for subscription in self._subscriptions.values():
-                self._gate.broadcaster.unsubscribe(subscription)
-            self._gate.broadcaster.leave(self)
+            self._gate.broadcaster.leave(self, self._subscriptions.values())
             self.outlet.end()
 
     @property
@@ -137,6 +135,8 @@ class SocketConnection:
             self._handle(text)
         except MessageInvalidError as error:
             self.deliver(self._error(error.code, str(error)))
+        except Exception as error:
+            self._gate.broadcaster.fail({self: error})
 
     def _handle(self, text: str) -> None:
         """Do what the client's message asks for, or raise MessageInvalidError."""
