@@ -49,17 +49,18 @@ def open_outlet(
     cork: Cork,
     high_water: int,
     on_full: Callable[[], None],
+    on_failure: Callable[[Exception], None],
     on_stuck: Callable[[], None],
 ) -> Outlet:
     """The outlet of an accepted connection.
 
-    `on_full` is called when more than `high_water` bytes wait to be sent, `on_stuck` when the connection can't
-    even be closed.
+    `on_full` is called when more than `high_water` bytes wait to be sent, `on_failure` when something could not be sent
+    though the client is there, `on_stuck` when the connection can't even be closed, or has gone.
     """
     protocol = (scope.get("extensions") or {}).get(EXTENSION)
     if isinstance(protocol, SocketProtocol):
         return TransportOutlet(protocol, cork, high_water, on_full)
-    return SendOutlet(send, high_water, on_full, on_stuck)
+    return SendOutlet(send, high_water, on_full, on_failure, on_stuck)
 
 
 class TransportOutlet:
@@ -152,12 +153,14 @@ class SendOutlet:
         send: Send,
         high_water: int,
         on_full: Callable[[], None],
+        on_failure: Callable[[Exception], None],
         on_stuck: Callable[[], None],
     ) -> None:
         self.is_full = False
         self._send = send
         self._high_water = high_water
         self._on_full = on_full
+        self._on_failure = on_failure
         self._on_stuck = on_stuck
         self._queue: deque[bytes] = deque()
         self._queue_bytes = 0
@@ -201,6 +204,7 @@ class SendOutlet:
         self._drained.set()
 
     async def _empty(self) -> None:
+        """Send what waits. However that fails, the connection ends: receive() may never be told of it."""
         try:
             while self._queue:
                 message = self._queue.popleft()
@@ -209,15 +213,19 @@ class SendOutlet:
                 if self.is_full and self._queue_bytes <= self._high_water // 4:
                     self.is_full = False
                     self._drained.set()
-        except (OSError, RuntimeError):
-            self._ended = True  # the client went away; receive() is told so, too, and ends the connection
-        finally:
             self._sending = None
+        except (OSError, RuntimeError):  # the client went away
+            self._sending = None
+            self.end()
+            self._on_stuck()
+        except Exception as error:
+            self._sending = None
+            self._on_failure(error)
 
     async def _close(self, code: int, reason: str) -> None:
         """Close the connection, or let go of it if the client takes nothing any more."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
-        except (OSError, RuntimeError):  # TimeoutError is an OSError
+        except Exception:  # it is over, in whatever way
             self._on_stuck()

@@ -66,24 +66,27 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         """Tell the client to come back, as the server stops; and don't wait long for it."""
+        try:
+            self._shut_down()
+        except Exception:  # it would end the whole server's shutdown at this connection
+            self.logger.exception("a client could not be told that the server stops")
+        self._abort_later(ABORT_AFTER_SECONDS_AT_STOP)
+
+    def _shut_down(self) -> None:
         if self.handshake_complete and not self.close_sent and self.conn.state is not State.OPEN:
-            # The client's closing handshake is under way. uvicorn would send a second close frame, which is an
-            # error that ends the whole server's shutdown at this connection.
+            # The client's closing handshake is under way. uvicorn would send a second close frame, which is an error.
             self.stop_keepalive()
             self.transport.close()
         else:
             super().shutdown()
-        self._abort_later(ABORT_AFTER_SECONDS_AT_STOP)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if self._on_full is not None:
-            self._on_full()
+        self._tell(self._on_full)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self._on_drained is not None:
-            self._on_drained()
+        self._tell(self._on_drained)
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -114,9 +117,10 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             self.conn.data_to_send()  # the pong is not sent to one who doesn't take what waits already
 
     def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._on_drained is not None:
-            self._on_drained()
+        try:
+            super().connection_lost(exc)
+        finally:  # or whoever waits for it would do so for ever
+            self._tell(self._on_drained)
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
@@ -125,6 +129,15 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def keepalive_timeout(self) -> None:
         super().keepalive_timeout()
         self._abort_later()
+
+    def _tell(self, callback: Callable[[], None] | None) -> None:
+        """Call back from the transport, which would only log what is raised: such a connection can't go on."""
+        try:
+            if callback is not None:
+                callback()
+        except Exception:
+            self.logger.exception("a connection's state could not be noted: it is closed")
+            self.end(CloseCode.INTERNAL_ERROR, "the server failed: come back")
 
     def _abort_later(self, seconds: float = ABORT_AFTER_SECONDS) -> None:
         if not self.disconnected:  # else the timer would only keep what is left of the connection

@@ -90,7 +90,9 @@ class SocketConnection:
         self._task = asyncio.current_task()
         self._is_stuck = False
         buffer_bytes_max = gate.settings.socket_buffer_bytes_max
-        self.outlet = open_outlet(scope, send, gate.broadcaster.cork, buffer_bytes_max, self._note_full, self._let_go)
+        self.outlet = open_outlet(
+            scope, send, gate.broadcaster.cork, buffer_bytes_max, self._note_full, self._note_failure, self._let_go
+        )
         self.deliver = self.outlet.write
 
     async def serve(self) -> None:
@@ -136,7 +138,7 @@ class SocketConnection:
         except MessageInvalidError as error:
             self.deliver(self._error(error.code, str(error)))
         except Exception as error:
-            self._gate.broadcaster.fail({self: error})
+            self._note_failure(error)
 
     def _handle(self, text: str) -> None:
         """Do what the client's message asks for, or raise MessageInvalidError."""
@@ -164,6 +166,9 @@ class SocketConnection:
 
     def _note_full(self) -> None:
         self._gate.broadcaster.note_full(self)
+
+    def _note_failure(self, error: Exception) -> None:
+        self._gate.broadcaster.fail({self: error})
 
     def _let_go(self) -> None:
         self._is_stuck = True
