@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import signal
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # While what follows is loaded there is nothing to be stopped. Ctrl-C ends it at once, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import asyncio
 import errno
+import logging
 import shlex
-import signal
 import socket
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,10 +34,13 @@ from app.settings import Settings
 from app.store.embedded import EmbeddedPostgres
 from app.store.engine import Database
 
+logger = logging.getLogger("tidelog.serve")
+
 ALEMBIC_INI = Path(__file__).parent.parent / "alembic.ini"
 # Long enough for steps that are running; sockets are told to come back, and don't hold up a stop.
 SHUTDOWN_SECONDS = 5
 START_TIMEOUT_SECONDS = 30  # of a worker, on a machine with other things to do; past it, it is taken for hung
+START_LOOK_SECONDS = 0.5  # between looks for a signal meanwhile
 
 WELCOME = """
   Tidelog serves {base}
@@ -49,6 +61,10 @@ def main() -> None:
     # As an exception, so that what was started is stopped. Uvicorn, too, passes the signals that it got on to
     # the handlers that were there before it.
     signal.signal(signal.SIGTERM, _end)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, _hang_up)
     try:
         settings = Settings()
         serve(settings, _bind(settings))
@@ -105,7 +121,10 @@ class WelcomingServer(uvicorn.Server):
 
 
 class WelcomingSupervisor(Multiprocess):
-    """Several servers on one socket, each a process. SIGHUP replaces one after the other. Says `welcome`, too."""
+    """Several servers on one socket, each a process. SIGHUP replaces one after the other. Says `welcome`, too.
+
+    `started` is False if the first of them could not begin, by its own fault.
+    """
 
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], welcome: str) -> None:
         super().__init__(config, sockets)
@@ -113,10 +132,51 @@ class WelcomingSupervisor(Multiprocess):
         self.started = False
 
     def init_processes(self) -> None:
-        super().init_processes()
-        if self.processes[0].wait_until_ready(START_TIMEOUT_SECONDS, self.should_exit):
-            self.started = True
-            print(self._welcome, flush=True)  # noqa: T201 - this is a command's output
+        with _unheard(signal.SIGINT):
+            super().init_processes()
+        deadline = time.monotonic() + START_TIMEOUT_SECONDS
+        while self.processes[0].process.is_alive() and time.monotonic() < deadline:
+            if self.processes[0].wait_until_ready(START_LOOK_SECONDS):
+                self.started = True
+                print(self._welcome, flush=True)  # noqa: T201 - this is a command's output
+                return
+            self.handle_signals()
+            if self.should_exit.is_set():
+                self.started = True
+                return
+
+    def keep_subprocess_alive(self) -> None:
+        before = [(process, process.exitcode) for process in self.processes]
+        super().keep_subprocess_alive()
+        for (process, code), now in zip(before, self.processes, strict=True):
+            if now is not process:
+                logger.error(
+                    "worker %s %s: worker %s was started in its place, and its clients come back",
+                    process.pid,
+                    _cause_of_death(code),
+                    now.pid,
+                )
+
+
+def _cause_of_death(exitcode: int | None) -> str:
+    if exitcode is None:
+        return f"did not answer for {START_TIMEOUT_SECONDS} s, and was killed"
+    if exitcode < 0:
+        return f"was killed by {signal.Signals(-exitcode).name}"
+    return f"ended with status {exitcode}"
+
+
+@contextmanager
+def _unheard(number: signal.Signals) -> Iterator[None]:
+    """Have processes that are started in here ignore a signal until they say otherwise: what is ignored is inherited.
+
+    Ctrl-C is for them as well, and a worker that is being loaded would end with a traceback.
+    """
+    handler = signal.signal(number, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)
 
 
 async def _check_database(url: str) -> None:
@@ -176,6 +236,11 @@ def _bind(settings: Settings) -> socket.socket:
 def _base_url(host: str, bound: socket.socket) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - every address is also this one
     return f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
+
+
+def _hang_up(_number: int, _frame: object) -> None:
+    """The terminal was closed: stop as when asked to. (Several workers are replaced instead.)"""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _end(number: int, _frame: object) -> NoReturn:

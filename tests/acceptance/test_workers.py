@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from contextlib import suppress
 from typing import Any
@@ -53,6 +54,24 @@ async def test_a_rolling_restart_loses_and_repeats_nothing(start_server: Any, da
         # A snapshot shows the newest number only; from there each one comes, once.
         assert numbers == list(range(numbers[0], written))
         assert set(codes) == {SERVICE_RESTART}
+
+
+async def test_a_worker_that_was_killed_is_told_of_and_replaced(start_server: Any) -> None:
+    """In one line: which, by what, and what was done. The other goes on."""
+    server = await start_server(command=["-m", "app.serve"], TIDELOG_WORKERS="2")
+    parent = psutil.Process(server.process.pid)
+    await eventually(lambda: "Tidelog serves" in server.log())
+    first = await eventually(lambda: len(workers(parent)) == 2 and workers(parent))
+    before = server.log()
+    victim = min(first)
+    os.kill(victim, signal.SIGKILL)
+    line = await eventually(lambda: server.log().removeprefix(before))
+    now = await eventually(lambda: len(workers(parent)) == 2 and workers(parent))
+    assert (first & now, len(now - first)) == (first - {victim}, 1)
+    (new,) = now - first
+    assert line == (
+        f"worker {victim} was killed by SIGKILL: worker {new} was started in its place, and its clients come back\n"
+    )
 
 
 def workers(parent: psutil.Process) -> set[int]:

@@ -1,18 +1,28 @@
-"""A server that is asked to end does, whatever its clients do, and tells all of them that can be told."""
+"""A server that is asked to end does, whatever its clients do, tells all of them that can be told, and says no more."""
 
 from __future__ import annotations
 
 import json
 import signal
+from pathlib import Path
 from typing import Any
 
 import asyncpg
+import psutil
+import pytest
 
+from tests.acceptance.test_workers import workers
 from tests.faults.wire import CLOSE, Wire, frame, text
-from tests.harness import eventually, free_port, uvicorn_command
+from tests.harness import Server, eventually, free_port, uvicorn_command
 
 SERVICE_RESTART = 1012  # RFC 6455's registry
 SUBSCRIBE = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "g"}
+# As from a terminal, also where the tests are run in the background.
+SERVE = [
+    "-c",
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.executable, [sys.executable, '-m', 'app.serve'])",
+]
 PIECE = 100_000
 # More than the kernel takes for a client that doesn't read, less than makes a subscriber slow.
 PIECES = 60
@@ -58,3 +68,63 @@ async def test_clients_that_read_nothing_hinder_no_stop(start_server: Any) -> No
     assert server.process.returncode in (0, -signal.SIGTERM)
     assert "Traceback" not in server.log()
     assert "Cancel" not in server.log()
+
+
+@pytest.mark.parametrize(
+    ("number", "worker_count", "status"),
+    [
+        (signal.SIGINT, 1, 128 + signal.SIGINT),
+        (signal.SIGTERM, 1, 128 + signal.SIGTERM),
+        (signal.SIGHUP, 1, 128 + signal.SIGTERM),  # with several workers it replaces them
+        (signal.SIGINT, 2, 0),
+        (signal.SIGTERM, 2, 0),
+    ],
+)
+async def test_a_server_that_is_stopped_says_nothing(
+    start_server: Any, number: signal.Signals, worker_count: int, status: int
+) -> None:
+    """Ctrl-C reaches all of its processes, and so does a terminal that is closed; its client is told to come back."""
+    server = await start_server(command=SERVE, TIDELOG_WORKERS=str(worker_count))
+    await eventually(lambda: "Tidelog serves" in server.log())
+    async with Wire.upgraded(server, "tidelog.v1") as client:
+        await client.send(text(SUBSCRIBE))
+        while json.loads((await client.receive())[1])["type"] != "live":
+            pass
+        before = server.log()
+        signal_all(server, number)
+        assert await client.closing_code() == SERVICE_RESTART
+    await eventually(lambda: server.process.poll() is not None)
+    assert (server.process.returncode, server.log()) == (status, before)
+
+
+async def test_ctrl_c_while_workers_begin(database_url: str) -> None:
+    """They are being loaded: none says where it was, and the server does not say that it serves."""
+    server = Server(database_url, None, {"TIDELOG_WORKERS": "2"}, free_port(), SERVE)
+    parent = psutil.Process(server.process.pid)
+    try:
+        await eventually(lambda: len(workers(parent)) == 2)
+        signal_all(server, signal.SIGINT)
+        await eventually(lambda: server.process.poll() is not None)
+        assert (server.log(), server.process.returncode) == ("", 0)
+    finally:
+        await server.stop()
+
+
+async def test_ctrl_c_while_it_is_loaded(database_url: str, tmp_path: Path) -> None:
+    """Before there is anything to be stopped."""
+    (tmp_path / "uvicorn.py").write_text("import time; print('loading', flush=True); time.sleep(600)")
+    server = Server(database_url, None, {"PYTHONPATH": str(tmp_path)}, free_port(), SERVE)
+    try:
+        await eventually(lambda: "loading" in server.log())
+        signal_all(server, signal.SIGINT)
+        await eventually(lambda: server.process.poll() is not None)
+        assert (server.log(), server.process.returncode) == ("loading\n", -signal.SIGINT)
+    finally:
+        await server.stop()
+
+
+def signal_all(server: Server, number: signal.Signals) -> None:
+    """As a terminal does: the server, and the processes that it started."""
+    parent = psutil.Process(server.process.pid)
+    for process in (parent, *parent.children()):
+        process.send_signal(number)
