@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -10,6 +11,8 @@ from app.feed.cohort import Cohort, Interest
 from app.feed.failures import Unserved, UnservedError
 from app.feed.subscription import CommitHead, Dialect, Messages, Piece, Subscriber, Subscription
 from app.model.change import Change, Commit, GroupCommit, Topic
+
+NOBODY: frozenset[Subscriber] = frozenset()
 
 
 class Audience:
@@ -27,8 +30,8 @@ class Audience:
         self._cohorts: dict[Hashable, Cohort] = {}  # those who want the group
         self._unfiled: dict[Subscriber, Interest] = {}  # those who want the group, and changed: in no cohort now
         self._items: dict[str, dict[Subscriber, Interest]] = {}  # those who want items, by item
-        self._changed: set[Subscriber] = set()  # those who want only items, and have no key, or an old one
-        self._both: set[Subscriber] = set()  # those who want items, but the group as well
+        self._changed: AbstractSet[Subscriber] = NOBODY  # those who want only items, and have no key, or an old one
+        self._both: AbstractSet[Subscriber] = NOBODY  # those who want items, but the group as well
 
     def __bool__(self) -> bool:
         return bool(self._interests)
@@ -98,7 +101,7 @@ class Audience:
             for subscriber in reached.keys() & self._both:
                 del reached[subscriber]
             for subscriber in reached.keys() & self._changed:
-                self._changed.discard(subscriber)
+                self._changed = _kept(self._changed, subscriber, False)
                 if not self._make_key(subscriber, reached[subscriber], unserved):
                     del reached[subscriber]
         return reached
@@ -112,18 +115,20 @@ class Audience:
                 del self._cohorts[cohort.key]
             elif cohort.interest is interest:
                 cohort.interest = self._interests[next(iter(cohort.outlets))]
-        wants_group, counts = None in interest.item_counts, len(interest.item_counts)
+        wants_group, wants_items = interest.group_count > 0, bool(interest.item_counts)
         if wants_group:
             self._unfiled[subscriber] = interest
         else:
             self._unfiled.pop(subscriber, None)
-        _keep(self._both, subscriber, wants_group and counts > 1)
-        _keep(self._changed, subscriber, not wants_group and counts > 0)
+        self._both = _kept(self._both, subscriber, wants_group and wants_items)
+        self._changed = _kept(self._changed, subscriber, wants_items and not wants_group)
 
     def _file_changed(self, unserved: Unserved) -> None:
         """Put those who want the group, and changed, in the cohorts of their keys."""
-        while self._unfiled:
-            subscriber, interest = self._unfiled.popitem()
+        if not self._unfiled:
+            return
+        unfiled, self._unfiled = self._unfiled, {}
+        for subscriber, interest in unfiled.items():
             if not self._make_key(subscriber, interest, unserved):
                 continue
             # Equal ones get equal bytes, by outlets of one class.
@@ -143,9 +148,12 @@ class Audience:
         return True
 
 
-def _keep(subscribers: set[Subscriber], subscriber: Subscriber, is_one: bool) -> None:
-    """Have the subscriber be in the set, or not."""
+def _kept(subscribers: AbstractSet[Subscriber], subscriber: Subscriber, is_one: bool) -> AbstractSet[Subscriber]:
+    """The set, with the subscriber or without; of most audiences it is empty, and takes no memory."""
+    if not isinstance(subscribers, set):
+        return {subscriber} if is_one else NOBODY
     (subscribers.add if is_one else subscribers.discard)(subscriber)
+    return subscribers or NOBODY
 
 
 class Follower(Protocol):
@@ -222,7 +230,7 @@ def deliver(head: CommitHead, touched: Sequence[Touched]) -> None:
             for audience, _ in groups:
                 unserved.update(dict.fromkeys(audience.subscribers, error))
     if unserved:
-        raise UnservedError(unserved)
+        raise UnservedError(unserved) from next(iter(unserved.values()))
 
 
 def _deliver_merged(

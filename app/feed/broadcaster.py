@@ -55,7 +55,7 @@ class Broadcaster:
         self.archive = archive
         self.cork = Cork()
         self.failures = Failures()
-        self.errands = Errands(settings.socket_drain_timeout_seconds)
+        self.errands = Errands(settings.socket_drain_timeout_seconds, self.fail)
         self.position = 0
         self.at_ms = 0.0
         self.epoch = ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from operator import length_hint
 
 from app.feed.failures import Unserved
@@ -12,27 +12,45 @@ from app.feed.subscription import Messages, Outlet, Piece, Share, Subscriber, Su
 class Interest:
     """One connection's live subscriptions to one topic. Equal keys get equal bytes."""
 
-    __slots__ = ("cohort", "item_counts", "key", "subscriptions")
+    __slots__ = ("_several", "cohort", "group_count", "item_counts", "key", "subscriptions")
 
     def __init__(self) -> None:
-        self.subscriptions: dict[Subscription, None] = {}  # in the order in which they came
-        self.item_counts: dict[str | None, int] = {}  # of subscriptions to each item; None: to the whole group
+        # In the order in which they came. Most connections have one, and most of these want the group: there may be a
+        # hundred thousand of them.
+        self.subscriptions: Collection[Subscription] = ()
+        self._several: dict[Subscription, None] | None = None  # the same, if there have been more than one
+        self.group_count = 0  # of the subscriptions to the whole group
+        self.item_counts: dict[str, int] = {}  # of those to each item
         self.key: Hashable = None  # as of the last delivery that reached it
         self.cohort: Cohort | None = None  # as of the last delivery, if it wants the whole group
 
     def add(self, subscription: Subscription) -> None:
-        self.subscriptions[subscription] = None
-        self.item_counts[subscription.item_id] = self.item_counts.get(subscription.item_id, 0) + 1
+        if self._several is None and not self.subscriptions:
+            self.subscriptions = (subscription,)
+        else:
+            if self._several is None:
+                self.subscriptions = self._several = dict.fromkeys(self.subscriptions)
+            self._several[subscription] = None
+        if subscription.item_id is None:
+            self.group_count += 1
+        else:
+            self.item_counts[subscription.item_id] = self.item_counts.get(subscription.item_id, 0) + 1
 
     def remove(self, subscription: Subscription) -> None:
-        del self.subscriptions[subscription]
-        self.item_counts[subscription.item_id] -= 1
-        if not self.item_counts[subscription.item_id]:
-            del self.item_counts[subscription.item_id]
+        if self._several is None:
+            self.subscriptions = ()
+        else:
+            del self._several[subscription]
+        if subscription.item_id is None:
+            self.group_count -= 1
+        else:
+            self.item_counts[subscription.item_id] -= 1
+            if not self.item_counts[subscription.item_id]:
+                del self.item_counts[subscription.item_id]
 
     def share(self, pieces: Sequence[Piece]) -> Share:
         """What of the pieces is for this connection."""
-        if None not in self.item_counts:
+        if not self.group_count:
             pieces = [piece for piece in pieces if piece.item_id in self.item_counts]
         return Share(self.subscriptions, pieces)
 

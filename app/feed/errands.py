@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 from app.feed.backoff import Backoff
+from app.feed.failures import Unserved
 from app.feed.subscription import Subscriber, Subscription
 from app.store.failure import TROUBLE
 
@@ -21,8 +22,10 @@ class FellBehindError(Exception):
 class Errands:
     """All the tasks of a broadcaster."""
 
-    def __init__(self, drain_timeout_seconds: float) -> None:
+    def __init__(self, drain_timeout_seconds: float, on_failure: Callable[[Unserved], None]) -> None:
+        """`on_failure` is told whom a task did not serve, for a fault of ours."""
         self._drain_timeout_seconds = drain_timeout_seconds
+        self._on_failure = on_failure
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(
@@ -69,8 +72,9 @@ class Errands:
             await work
         except FellBehindError:
             pass  # the connection is being closed
-        except Exception:
+        except Exception as error:
             # A bug of ours must neither go unseen nor leave somebody waiting who could come back and be served.
-            logger.exception("serving a subscription failed")
-            for subscriber in {subscription.subscriber for subscription in served()}:
-                subscriber.fail()
+            unserved: Unserved = {subscription.subscriber: error for subscription in served()}
+            if not unserved:
+                logger.exception("a task failed that served nobody any more")
+            self._on_failure(unserved)

@@ -111,8 +111,8 @@ class SocketConnection:
                 raise
             self._task.uncancel()  # by _let_go
         finally:
-            self._gate.broadcaster.leave(self, self._subscriptions.values())
             self.outlet.end()
+            self._gate.broadcaster.leave(self, self._subscriptions.values())
 
     @property
     def is_full(self) -> bool:

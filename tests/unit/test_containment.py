@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from app.errors import SnapshotTooLargeError
 from app.feed.audience import Follower
 from app.feed.broadcaster import Broadcaster
 from app.feed.overlay import Overlay
@@ -365,6 +366,41 @@ async def test_a_shared_snapshot_that_one_cannot_be_given(fault: str) -> None:
     for n in bad:
         assert_forgotten(feed, people[n])
     await feed.close()
+
+
+async def test_a_refusal_that_one_cannot_be_told_is_told_to_the_others() -> None:
+    """They wait for the same snapshot, which can't be had."""
+    feed = open_feed(Refusing())
+    dialect = MotiaDialect()
+    people = [Person(feed, dialect, fails_in=["write"] * (n == 1)) for n in range(3)]
+    for person in people:
+        feed.subscribe(SyncSubscription("s", person, ONE))
+    await eventually(lambda: all(person.got or person.closed for person in people))
+    assert [(len(person.got), person.closed) for person in people] == [(1, 0), (0, 1), (1, 0)]
+    assert_forgotten(feed, people[1])
+    await feed.close()
+
+
+async def test_one_that_fails_while_it_catches_up_is_closed_alone(
+    feed: Broadcaster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is at the present, and can't be told."""
+    good, bad = Person(feed).join(), Person(feed, fails_in=["write"])
+    subscription = PositionSubscription("s", bad, ONE)
+    feed.pump(subscription, 0)
+    await eventually(lambda: bad.closed)
+    publish(feed, commit(1))
+    assert (good.positions, good.closed, bad.attempts, bad.closed) == ([1], 0, 1, 1)
+    assert "BugError: write" in caplog.text
+    feed.leave(good, ())
+    assert feed.is_deserted
+
+
+class Refusing(NoArchive):
+    @asynccontextmanager
+    async def snapshot(self, *_: object) -> AsyncIterator[Any]:
+        raise SnapshotTooLargeError("too large")
+        yield
 
 
 class Unsynced(MotiaDialect):

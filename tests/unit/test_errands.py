@@ -21,7 +21,7 @@ async def test_an_error_of_cleaning_up_does_not_keep_a_task_alive() -> None:
         finally:
             raise ConnectionResetError
 
-    task = asyncio.create_task(Errands(1).retrying(work, "work"))
+    task = asyncio.create_task(Errands(1, lambda _: None).retrying(work, "work"))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
