@@ -20,6 +20,7 @@ from app.feed.failures import Failures, Unserved, UnservedError
 from app.feed.opening import Opening
 from app.feed.overlay import Overlay
 from app.feed.pump import Pump
+from app.feed.resume import Resumption
 from app.feed.spool import Spooling
 from app.feed.status import Status
 from app.feed.subscription import (
@@ -30,8 +31,9 @@ from app.feed.subscription import (
     SyncSubscription,
 )
 from app.feed.sync import Syncing, SyncWhenDrained
+from app.feed.turns import Turns
 from app.model.change import Commit, Topic, net_changes
-from app.model.position import Position, ResetReason
+from app.model.position import ResetReason
 from app.settings import Settings
 from app.store.archive import Archive
 from app.store.log import Head
@@ -56,6 +58,7 @@ class Broadcaster:
         self.cork = Cork()
         self.failures = Failures()
         self.errands = Errands(settings.socket_drain_timeout_seconds, self.fail)
+        self.turns = Turns()
         self.position = 0
         self.at_ms = 0.0
         self.epoch = ""
@@ -69,6 +72,7 @@ class Broadcaster:
         # Those that are read by nobody any more go with the garbage.
         self._spoolings: WeakValueDictionary[tuple[Topic, str | None], Spooling] = WeakValueDictionary()
         self._full: set[Subscriber] = set()
+        self._resumptions: dict[Subscriber, Resumption] = {}  # of connections that have one at work
         self._behind: dict[Subscriber, Pump] = {}  # whose live subscriptions fell behind
         self._live: dict[Subscriber, set[Subscription]] = {}  # every connection, with what is live of it
         self._status = Status(self, self._live.keys)
@@ -203,7 +207,11 @@ class Broadcaster:
         if isinstance(subscription, SyncSubscription):
             self._sync(subscription)
         elif isinstance(subscription, PositionSubscription):
-            self._open(subscription, subscription.since, not_before=0)
+            if subscription.since is None:
+                self._open(subscription, not_before=0)
+            else:
+                resumption = self._starting[subscription] = self._resumption(subscription.subscriber)
+                resumption.resume(subscription, subscription.since)
 
     def unsubscribe(self, subscription: Subscription) -> None:
         """Send no more for this subscription; nothing happens if it has ended already."""
@@ -236,6 +244,7 @@ class Broadcaster:
         self._leave(self._live.get(subscriber, ()))
         self._live.pop(subscriber, None)
         self._behind.pop(subscriber, None)
+        self._resumptions.pop(subscriber, None)
         self._full.discard(subscriber)
         self._status.leave(subscriber)
 
@@ -293,7 +302,7 @@ class Broadcaster:
         """
         dialect = subscription.dialect
         subscription.subscriber.deliver(dialect.reset(subscription, reason, self.position, self.epoch))
-        self._open(subscription, None, not_before=self.position)
+        self._open(subscription, not_before=self.position)
 
     def begin_anew(self, subscription: Subscription, reason: ResetReason) -> None:
         """It can't go on from where it is: bring it to the present state, if it can be told why, with the reason."""
@@ -309,7 +318,11 @@ class Broadcaster:
 
     def pump(self, subscription: Subscription, cursor: int) -> None:
         """Deliver to this subscription, which isn't live yet, from after `cursor` on."""
-        self._start_pump(Pump(self, subscription.subscriber, [subscription], cursor, is_new=True))
+        self._resumption(subscription.subscriber).go_on({subscription: cursor})
+
+    def note_starting(self, subscriptions: Iterable[Subscription], starter: Starter) -> None:
+        """Who works on these from here on."""
+        self._starting |= dict.fromkeys(subscriptions, starter)
 
     def behind(self, subscriber: Subscriber) -> Pump | None:
         """Who brings the subscriptions of this connection that have been live to the present again, if any are."""
@@ -318,10 +331,6 @@ class Broadcaster:
     def tell_missed_status(self, subscriber: Subscriber) -> None:
         """It is at the present again."""
         self._status.tell_missed(subscriber)
-
-    def caught_up(self, subscriber: Subscriber, pump: Pump) -> None:
-        if self._behind.get(subscriber) is pump:
-            del self._behind[subscriber]
 
     def spooling(self, subscription: PositionSubscription, not_before: int) -> Spooling:
         """A snapshot for this subscription, of `not_before` or later, perhaps one that is being read for others."""
@@ -369,12 +378,19 @@ class Broadcaster:
         syncing.add(subscription)
         self._starting[subscription] = syncing
 
-    def _start_pump(self, pump: Pump) -> None:
-        self._starting |= dict.fromkeys(pump.subscriptions, pump)
-        pump.start()
+    def _resumption(self, subscriber: Subscriber) -> Resumption:
+        resumption = self._resumptions.get(subscriber)
+        if resumption is None:
+            resumption = Resumption(self, subscriber, self._forget_resumption)
+            self._resumptions[subscriber] = resumption
+        return resumption
 
-    def _open(self, subscription: PositionSubscription, since: Position | None, *, not_before: int) -> None:
-        opening = Opening(self, subscription, since, not_before)
+    def _forget_resumption(self, resumption: Resumption) -> None:
+        if self._resumptions.get(resumption.subscriber) is resumption:
+            del self._resumptions[resumption.subscriber]
+
+    def _open(self, subscription: PositionSubscription, *, not_before: int) -> None:
+        opening = Opening(self, subscription, not_before)
         self._starting[subscription] = opening
         opening.start()
 
@@ -442,8 +458,14 @@ class Broadcaster:
         if not behind or not subscriber.is_full:
             return
         self._leave(behind)
-        pump = self._behind[subscriber] = Pump(self, subscriber, behind, self.position, is_new=False)
-        self._start_pump(pump)
+        cursors = dict.fromkeys(behind, self.position)
+        pump = self._behind[subscriber] = Pump(self, subscriber, cursors, self._note_caught_up, is_new=False)
+        self.note_starting(behind, pump)
+        pump.start()
+
+    def _note_caught_up(self, pump: Pump) -> None:
+        if self._behind.get(pump.subscriber) is pump:
+            del self._behind[pump.subscriber]
 
     def _close_if_deserted(self, topic: Topic, channel: Channel) -> None:
         if channel.is_deserted and self._channels.get(topic) is channel:

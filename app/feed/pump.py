@@ -1,4 +1,4 @@
-"""Brings subscriptions of one connection from a past position to the present, by reading the log.
+"""Brings subscriptions of one connection from past positions to the present, by reading the log once for all of them.
 
 It serves those who come back with a position, those whose snapshot has been sent, and those who could not
 keep up: the log is their buffer, so the server's memory does not grow with them.
@@ -7,33 +7,35 @@ keep up: the log is their buffer, so the server's memory does not grow with them
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Sequence
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from app.feed.audience import Channel, Touched, deliver
+from app.feed.recipients import Part, Recipients
 from app.feed.subscription import CommitHead, Messages, PositionSubscription, Subscriber, Subscription
 from app.model.change import Change, Commit, GroupCommit, Topic, net_changes
 from app.store.ahead import ahead
 from app.store.archive import ForgottenError
-from app.store.reading import Page, PageRequest, read_after
-from app.store.ready import ReadyRequest, Wording, read_ready
+from app.store.reading import COMMITS_AT_ONCE, Page, PageRequest, read_after
+from app.store.ready import ReadyRequest, Wanted, read_ready
 
 if TYPE_CHECKING:
     from app.feed.broadcaster import Broadcaster
     from app.model.position import ResetReason
 
-logger = logging.getLogger("tidelog.pump")
-
 # What is published while the last of the log is read, and delivered after it without waiting again. Past
 # either the pump reads on in the log.
 KEPT_COMMITS_MAX = 1000
 KEPT_BYTES_MAX = 1024 * 1024
+LIVE_AT_ONCE_MAX = 100  # new ones; some milliseconds' work
+STEP_SHRINKS_BY = 8  # from COMMITS_AT_ONCE to one commit in four time-outs
 
 
 class Pump:
-    """Delivers the commits after `cursor` to subscriptions of one connection, and then lets them go live.
+    """Delivers to each subscription the commits after its cursor, and then lets it go live.
 
     At the present, the last step is one without waiting: what was published since the log was read has been
     kept, and is delivered in the same turn in which the subscriptions join the live ones.
@@ -43,188 +45,240 @@ class Pump:
         self,
         broadcaster: Broadcaster,
         subscriber: Subscriber,
-        subscriptions: Sequence[Subscription],
-        cursor: int,
+        cursors: Mapping[Subscription, int],
+        on_end: Callable[[Pump], None],
         *,
         is_new: bool,
     ) -> None:
-        """New ones have not been live before, and are told when they are."""
-        self.subscriptions = subscriptions
-        self._broadcaster = broadcaster
-        self._subscriber = subscriber
-        self._channels: dict[Topic, Channel] = {}  # of this pump's own subscriptions, to be delivered to
-        self._cursor = cursor  # all up to it is delivered
-        self._is_new = is_new
-        self._kept: list[tuple[Commit, list[Touched]]] = []
-        self._kept_bytes = 0
-        self._overflown = False
-        self._task: asyncio.Task[None] | None = None
+        """New ones have not been live before, and are told when they are. `on_end` is called when `ended` is set."""
         self.ended = asyncio.Event()  # its subscriptions are live, or over
-        dialect = self._dialect = subscriber.dialect.replay()
-        for subscription in subscriptions:
-            self._channels.setdefault(subscription.topic, Channel()).go_live(subscription, dialect)
+        self._subscriptions = list(cursors)
+        self._broadcaster = broadcaster
+        self.subscriber = subscriber
+        self._on_end = on_end
+        self._is_new = is_new
+        self._dialect = subscriber.dialect.replay()
+        self._recipients = Recipients(subscriber, self._dialect, cursors)
+        self._cursor = min(cursors.values())  # all up to it is delivered
+        self._last_cursor = max(cursors.values())
+        self._kept: deque[tuple[CommitHead, list[Part]]] = deque()
+        self._kept_bytes = 0
+        # Whether what was kept, with the log up to the cursor, is not all that was published: the log must be read.
+        self._lacks = True
+        self._step = sys.maxsize  # commits, for which one statement or more are made; few after one that took too long
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        for topic in self._channels:
+        for topic in self._recipients.topics:
             self._broadcaster.attach(topic, self)
-        self._task = self._broadcaster.errands.spawn(self._run(), lambda: self.subscriptions)
+        self._task = self._broadcaster.errands.spawn(self._run(), lambda: list(self._recipients) or self._subscriptions)
 
     def drop(self, subscription: Subscription) -> None:
         """Deliver no more for this subscription."""
-        channel = self._channels[subscription.topic]
-        channel.leave(subscription, self._dialect)
-        if not channel.live:
-            del self._channels[subscription.topic]
-            self._broadcaster.detach(subscription.topic, self)
-        if not self._channels and self._task is not None:
+        if subscription in self._recipients:
+            self._release([subscription])
+        if not self._recipients and self._task is not None:
             self._task.cancel()
             self._end()
 
     def keep(self, commit: Commit, topic: Topic, part: GroupCommit, changes: Sequence[Change]) -> None:
         """Part of the feed's Follower: what is published meanwhile."""
-        if self._overflown or commit.number <= self._cursor:
+        if self._lacks or commit.number <= self._cursor:
             return
-        touched = Touched(topic, self._channels[topic], part, changes)
-        if self._kept and self._kept[-1][0] is commit:
-            self._kept[-1][1].append(touched)
-        else:
-            self._kept.append((commit, [touched]))
+        if not self._kept or self._kept[-1][0].number != commit.number:
+            self._kept.append((CommitHead(commit.number, commit.at_ms), []))
+        self._kept[-1][1].append(Part(topic, part, changes))
         self._kept_bytes += part.size
         if len(self._kept) > KEPT_COMMITS_MAX or self._kept_bytes > KEPT_BYTES_MAX:
             self.overflow()
 
     def overflow(self) -> None:
         """Too much came to be kept, or a commit too big to be carried: it is in the log."""
-        self._overflown = True
+        self._lacks = True
         self._kept.clear()
 
     async def _run(self) -> None:
-        await self._broadcaster.errands.retrying(self._catch_up, f"reading the log for {list(self._channels)}")
+        try:
+            what = f"reading the log for {list(islice(self._recipients.topics, 3))}"
+            await self._broadcaster.errands.retrying(self._catch_up, what)
+        finally:
+            # Whatever happened: others of the connection wait for it.
+            for topic in self._recipients.topics:
+                self._broadcaster.detach(topic, self)
+            self._end()
 
     async def _catch_up(self) -> None:
-        while self._channels:
+        self._lacks = True
+        while self._recipients:
             await self._drained()
-            # From here to the end of the log that is read, `keep` gathers what is published.
-            self._kept.clear()
-            self._kept_bytes, self._overflown = 0, False
-            try:
-                if not await self._read_log(self._broadcaster.furthest):
-                    return
-            except ForgottenError:
-                self._restart("too_old")
-                return
-            await self._drained()
-            if self._overflown:
+            if self._lacks:
+                # From here to the end of the log that is read, `keep` gathers what is published.
+                self._kept.clear()
+                self._kept_bytes, self._lacks = 0, False
+                await self._read_log(self._broadcaster.furthest)
                 continue
-            if self._broadcaster.position < self._cursor:
-                # A commit is being read, or the client comes from another process, which is further on.
-                await self._broadcaster.reached(self._cursor, self._broadcaster.joins)
-                continue
-            other = self._broadcaster.behind(self._subscriber)
-            if self._is_new and other is not None:
-                # Positions on a connection hold for all its live subscriptions: these must not overtake those.
-                await other.ended.wait()
-                continue
-            with self._broadcaster.cork.held():
-                for commit, touched in self._kept:
-                    if commit.number > self._cursor:
-                        self._deliver(commit, touched)
-            self._go_live()
-            return
+            async with self._broadcaster.turns.slice() as has_time:
+                is_ready = self._is_ready()
+                if is_ready and self._deliver_kept(has_time):
+                    self._go_live()
+            if not is_ready:
+                await self._until_ready()
 
-    async def _read_log(self, last: int) -> bool:
-        """Deliver the commits up to `last`; False if that came to an end in a commit too big to be carried."""
+    def _is_ready(self) -> bool:
+        """Whether what is kept is all that is left to be delivered before they may go live."""
+        is_at_present = self._broadcaster.position >= self._until
+        return is_at_present and not self._lacks and not self.subscriber.is_full and self._older is None
+
+    async def _until_ready(self) -> None:
+        if self._broadcaster.position < self._until:
+            # A commit is being read, or the client comes from another process, which is further on.
+            await self._broadcaster.reached(self._until, self._broadcaster.joins)
+        elif (older := self._older) is not None:
+            await older.ended.wait()
+
+    @property
+    def _until(self) -> int:
+        """The position that the feed must have reached."""
+        return max(self._cursor, self._last_cursor)
+
+    @property
+    def _older(self) -> Pump | None:
+        """Positions on a connection hold for all its live subscriptions: new ones must not overtake these."""
+        return self._broadcaster.behind(self.subscriber) if self._is_new else None
+
+    async def _read_log(self, last: int) -> None:
+        """Deliver the commits up to `last`."""
         pages_max = 1
-        while self._cursor < last:
-            only = self._only_one()
-            wording = None if only is None else self._dialect.ready(only)
-            if only is None or wording is None:
-                return await self._read_commits(last, None)
+        while self._recipients and self._cursor < last:
+            end = min(last, self._cursor + self._step)
+            joining = self._recipients.joining(self._cursor)
+            until = end if joining is None else min(end, joining)
+            # Up to where more of them join, if that is far: else very many that join one by one were a statement each.
+            is_far = until == end or until - self._cursor >= COMMITS_AT_ONCE
+            wanted = self._recipients.wanted(self._cursor) if is_far else None
             before = self._cursor
-            await self._read_ready(only, wording, last)
-            # Where none is ready it is tried again later and later.
-            pages_max = 1 if self._cursor > before else 2 * pages_max
-            if not await self._read_commits(last, pages_max):
-                return False
-        return True
+            try:
+                if wanted is not None:
+                    await self._read_ready(wanted, until)
+                if self._cursor < until:
+                    # Where none is ready it is tried again later and later.
+                    pages_max = 1 if self._cursor > before else 2 * pages_max
+                    await self._read_commits(end, pages_max)
+                self._step = min(2 * self._step, sys.maxsize)
+            except TimeoutError:
+                self._step = max(1, min(self._step, COMMITS_AT_ONCE) // STEP_SHRINKS_BY)
+                raise
+            except ForgottenError:
+                self._restart(self._recipients.joined(self._cursor), "too_old")
+                self._cursor = self._recipients.joining(self._cursor) or last
 
-    def _only_one(self) -> Subscription | None:
-        """The only subscription, if there is one."""
-        live = [subscription for channel in self._channels.values() for subscription in channel.live]
-        return live[0] if len(live) == 1 else None
-
-    async def _read_ready(self, only: Subscription, wording: Wording, last: int) -> None:
+    async def _read_ready(self, wanted: Wanted, last: int) -> None:
         """Deliver the commits up to `last`, or up to the first of which the database can't make a message."""
 
         async def fetch(request: ReadyRequest) -> Sequence[Any]:
-            return await self._broadcaster.archive.ready(request, wording, only.topic, only.item_id)
+            return await self._broadcaster.archive.ready(request, wanted)
 
         async with aclosing(ahead(read_ready(fetch, self._cursor, last))) as pages:
             async for messages, number in pages:
+                if self._recipients.wanted(self._cursor) is not wanted:
+                    return  # one of them has ended, and is named in these
                 if messages:
-                    self._subscriber.deliver(Messages(messages))
+                    self.subscriber.deliver(Messages(messages))
                 self._cursor = number
                 await self._drained()
 
-    async def _read_commits(self, last: int, pages_max: int | None) -> bool:
-        """Deliver the commits up to `last`, or some pages of them; False after one too big to be carried."""
+    async def _read_commits(self, last: int, pages_max: int) -> None:
+        """Deliver the commits up to `last`, or some pages of them."""
         pages = 0
 
         async def fetch(request: PageRequest) -> Page:
-            return await self._broadcaster.archive.page(request, self._channels)
+            if request.seq < 0:  # all before it is delivered, or nobody's: from here it goes on after a failure
+                self._cursor = max(self._cursor, request.number - 1)
+            return await self._broadcaster.archive.page(request, self._recipients.topics)
 
-        async for commits in read_after(fetch, self._cursor, last, self._channels.__contains__):
-            with self._broadcaster.cork.held():
-                for commit in commits:
-                    if commit.truncated:
-                        self._restart("too_large")
-                        return False
-                    self._deliver(commit, self._touched(commit))
-            await self._drained()
+        async for commits in read_after(fetch, self._cursor, last, self._recipients.topics.__contains__):
+            await self._deliver_all(commits)
             pages += bool(commits)
-            if pages == pages_max:
-                return True
+            if pages == pages_max or not self._recipients:
+                return
         self._cursor = max(self._cursor, last)
+
+    async def _deliver_all(self, commits: Sequence[Commit]) -> None:
+        """Deliver these, by and by."""
+        left = deque(commits)
+        while left:
+            await self._drained()
+            async with self._broadcaster.turns.slice() as has_time:
+                with self._broadcaster.cork.held():
+                    while left:
+                        self._tell(left.popleft())
+                        if not has_time() or self.subscriber.is_full:
+                            break
+        await self._drained()
+
+    def _tell(self, commit: Commit) -> None:
+        """Deliver a commit that was read."""
+        if commit.truncated:
+            told = [each for topic in commit.groups for each in self._recipients.of(topic, commit.number)]
+            self._restart(told, "too_large")
+            self._cursor = commit.number
+        else:
+            parts = [Part(topic, part, net_changes(part.changes)) for topic, part in commit.groups.items()]
+            self._deliver(CommitHead(commit.number, commit.at_ms), parts)
+
+    def _deliver_kept(self, has_time: Callable[[], bool]) -> bool:
+        """Whether all that was kept is delivered."""
+        with self._broadcaster.cork.held():
+            while self._kept and has_time():
+                head, parts = self._kept.popleft()
+                if head.number > self._cursor:
+                    self._deliver(head, parts)
+        if self._kept:
+            return False
+        self._kept_bytes = 0
         return True
 
-    def _touched(self, commit: Commit) -> list[Touched]:
-        return [
-            Touched(topic, self._channels[topic], part, net_changes(part.changes))
-            for topic, part in commit.groups.items()
-            if topic in self._channels
-        ]
-
-    def _deliver(self, commit: Commit, touched: Sequence[Touched]) -> None:
-        deliver(CommitHead(commit.number, commit.at_ms), touched)
-        self._cursor = commit.number
+    def _deliver(self, head: CommitHead, parts: Sequence[Part]) -> None:
+        self._recipients.deliver(head, parts)
+        self._cursor = head.number
 
     async def _drained(self) -> None:
-        if self._subscriber.is_full:
-            await self._broadcaster.errands.drained(self._subscriber, self._cursor)
+        if self.subscriber.is_full:
+            await self._broadcaster.errands.drained(self.subscriber, self._cursor)
 
     def _go_live(self) -> None:
-        for subscription in self._release():
-            self._broadcaster.go_live(subscription)
-            if self._is_new and isinstance(subscription, PositionSubscription):
-                broadcaster = self._broadcaster
-                message = subscription.dialect.live(subscription, broadcaster.position, broadcaster.epoch)
-                self._subscriber.deliver(message)
-        self._broadcaster.tell_missed_status(self._subscriber)
+        """They have all up to the present: they are live, or some of them, and the others soon."""
+        broadcaster = self._broadcaster
+        self._cursor = broadcaster.position
+        # What fell behind goes live as a whole: a commit is one message for all that is live.
+        subscriptions = list(islice(self._recipients, LIVE_AT_ONCE_MAX if self._is_new else None))
+        for subscription in subscriptions:
+            broadcaster.go_live(subscription)
+        self._release(subscriptions)
+        if self._is_new:
+            for subscription in subscriptions:
+                if isinstance(subscription, PositionSubscription):
+                    message = subscription.dialect.live(subscription, broadcaster.position, broadcaster.epoch)
+                    self.subscriber.deliver(message)
+        if not self._recipients:
+            self._end()
+            broadcaster.tell_missed_status(self.subscriber)
 
-    def _restart(self, reason: ResetReason) -> None:
-        """These subscriptions need the present state instead."""
-        for subscription in self._release():
+    def _restart(self, subscriptions: Sequence[Subscription], reason: ResetReason) -> None:
+        """These need the present state instead."""
+        self._release(subscriptions)
+        if not self._recipients:
+            self._end()
+        for subscription in subscriptions:
             self._broadcaster.begin_anew(subscription, reason)
 
-    def _release(self) -> list[Subscription]:
-        """Let go of all subscriptions."""
-        subscriptions = [subscription for channel in self._channels.values() for subscription in channel.live]
-        for topic in self._channels:
-            self._broadcaster.detach(topic, self)
-        self._channels.clear()
-        self._end()
-        return subscriptions
+    def _release(self, subscriptions: Iterable[Subscription]) -> None:
+        """Let go of these."""
+        for subscription in subscriptions:
+            if self._recipients.remove(subscription):
+                self._broadcaster.detach(subscription.topic, self)
 
     def _end(self) -> None:
-        self._broadcaster.caught_up(self._subscriber, self)
-        self.ended.set()
+        if not self.ended.is_set():
+            self.ended.set()
+            self._on_end(self)

@@ -68,8 +68,11 @@ class Dialect(Protocol):
         """What one connection gets of a commit."""
         ...
 
-    def ready(self, subscription: Subscription) -> Wording | None:
-        """How the database makes of a commit with one change what `commit` makes of it for this subscription alone."""
+    def ready(self, subscriptions: Sequence[Subscription]) -> Wording | None:
+        """How the database makes of a commit with one change what `commit` makes of it for these subscriptions.
+
+        All of them are to one group, or to one item of it.
+        """
         ...
 
     def refuse(self, subscription: Subscription, code: str, message: str) -> Messages:

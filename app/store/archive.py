@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.errors import StreamUnknownError
 from app.model.change import Topic
-from app.model.position import Position, ResetReason
+from app.model.position import ResetReason
 from app.model.stream import Stream
 from app.store.engine import Database
 from app.store.log import read_head
 from app.store.queries import load
 from app.store.reading import Only, Page, PageRequest, read_page
-from app.store.ready import ReadyRequest, Wording, fetch_ready
+from app.store.ready import ReadyRequest, Wanted, fetch_ready
 from app.store.retention import read_floor
 from app.store.snapshot import Snapshot, open_snapshot
 
@@ -32,13 +32,26 @@ SNAPSHOT_TIMEOUT_SECONDS = 60.0  # the largest one at a slow disk's pace; a dead
 PAGE_TIMEOUT_SECONDS = 30.0
 PAGE_ROWS_MAX = 256  # some milliseconds' work, in which the live ones wait
 PAGE_BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer grows by it at most
+# How many of each may be under way, of ARCHIVE_POOL_SIZE connections (engine.py): past commits leave the others to
+# those who come anew, and large snapshots one to past commits. Who is one too many waits in a queue, in which nobody
+# is overtaken, and that doesn't count as time of the statement's.
+PAGES_AT_ONCE_MAX = 2
+SNAPSHOTS_AT_ONCE_MAX = 3
 
 
 class Standing(NamedTuple):
-    """The head of the log, and why a position can't be gone on from, if it can't."""
+    """The log, as seen by one who comes back from an epoch."""
 
     head: int
-    refused: ResetReason | None
+    floor: int  # up to it commits are removed
+    shared: int  # up to it they are those of the epoch that was asked about; -1: there is none such
+    is_present: bool  # the epoch is the present one
+
+    def refusal(self, number: int) -> ResetReason | None:
+        """Why one who has all up to `number` can't go on from there, if he can't."""
+        if number > self.shared:
+            return "ahead" if self.is_present else "epoch"
+        return "too_old" if number < self.floor else None
 
 
 class ForgottenError(Exception):
@@ -51,6 +64,8 @@ class Archive:
     def __init__(self, database: Database, streams: Mapping[str, Stream]) -> None:
         self._database = database
         self._streams = streams
+        self._pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX)
+        self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
 
     async def reconnect(self) -> None:
         """Read by new connections: the present ones may lead to a server that is not the one any more."""
@@ -63,6 +78,7 @@ class Archive:
         if stream is None:
             raise StreamUnknownError(f"no stream is named {topic.stream!r}")
         async with (
+            self._snapshots,
             asyncio.timeout(SNAPSHOT_TIMEOUT_SECONDS),
             self._database.archive_pool.acquire() as connection,
             open_snapshot(connection, stream.name, stream.table, topic.group_id, item_id) as snapshot,
@@ -70,8 +86,8 @@ class Archive:
             yield snapshot
 
     async def page(self, request: PageRequest, topics: Collection[Topic]) -> Page:
-        """A page of past commits with the rows of `topics` (and perhaps others). Raises ForgottenError."""
-        only = Only(list({topic.stream for topic in topics}), list({topic.group_id for topic in topics}))
+        """A page of past commits with the rows of `topics`. Raises ForgottenError."""
+        only = Only([topic.stream for topic in topics], [topic.group_id for topic in topics], are_pairs=True)
         async with self._kept_from(request.number) as connection:
             return await read_page(
                 connection,
@@ -82,27 +98,28 @@ class Archive:
                 timeout_seconds=PAGE_TIMEOUT_SECONDS,
             )
 
-    async def ready(self, request: ReadyRequest, wording: Wording, topic: Topic, item_id: str | None) -> Sequence[Any]:
+    async def ready(self, request: ReadyRequest, wanted: Wanted) -> Sequence[Any]:
         """A page's rows of past commits as messages, for read_ready(). Raises ForgottenError."""
         async with self._kept_from(request.first) as connection:
-            return await fetch_ready(connection, request, wording, topic, item_id)
+            return await fetch_ready(connection, request, wanted)
 
     @asynccontextmanager
     async def _kept_from(self, number: int) -> AsyncIterator[Connection]:
         """A connection to read commits from `number` on. Raises ForgottenError if they weren't kept meanwhile."""
-        async with asyncio.timeout(PAGE_TIMEOUT_SECONDS), self._database.archive_pool.acquire() as connection:
+        async with (
+            self._pages,
+            asyncio.timeout(PAGE_TIMEOUT_SECONDS),
+            self._database.archive_pool.acquire() as connection,
+        ):
             yield connection
             # Asked after the page was read: what is kept now was kept then, and the oldest go first.
             is_kept = await connection.fetchval(IS_KEPT, number)
         if not is_kept:
             raise ForgottenError(f"commit {number} was to be read, but it is removed")
 
-    async def standing(self, position: Position) -> Standing:
-        """Whether `position` can be gone on from, and how far the log goes."""
+    async def standing(self, epoch: str) -> Standing:
+        """From where those who were in `epoch` can go on, and how far the log goes."""
         async with asyncio.timeout(PAGE_TIMEOUT_SECONDS), self._database.archive_pool.acquire() as connection:
             floor = await read_floor(connection)
-            head = await read_head(connection, position.epoch, timeout_seconds=PAGE_TIMEOUT_SECONDS)
-        refused: ResetReason | None = "too_old" if position.number < floor else None
-        if position.number > head.shared:
-            refused = "ahead" if position.epoch == head.epoch else "epoch"
-        return Standing(head.number, refused)
+            head = await read_head(connection, epoch, timeout_seconds=PAGE_TIMEOUT_SECONDS)
+        return Standing(head.number, floor, head.shared, is_present=epoch == head.epoch)

@@ -41,10 +41,11 @@ FetchPage = Callable[[PageRequest], Awaitable[Page]]
 
 
 class Only(NamedTuple):
-    """Rows of these streams and groups at most (None: of all); where there are several of each, of every pair."""
+    """Rows of these streams and groups at most (None: of all): of every pair, or of those side by side."""
 
     streams: Sequence[str] | None
     group_ids: Sequence[str] | None
+    are_pairs: bool = False
 
 
 async def read_page(
@@ -57,10 +58,8 @@ async def read_page(
     timeout_seconds: float,
 ) -> Page:
     """One page, of at least one row if there is one."""
-    streams, group_ids = only or (None, None)
-    rows = await connection.fetch(
-        READ_COMMITS, *request, rows_max, bytes_max, streams, group_ids, timeout=timeout_seconds
-    )
+    only = only or Only(None, None)
+    rows = await connection.fetch(READ_COMMITS, *request, rows_max, bytes_max, *only, timeout=timeout_seconds)
     found = rows[0]["found"] if rows else 0
     return Page(rows, more=len(rows) < found or found == rows_max)
 

@@ -5,7 +5,8 @@ The others (several changes, events, a commit larger than a page) are left to re
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+import json
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.store.queries import load
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from app.store.reading import Connection
 
 READ_READY = load("read_ready")
+READ_READY_MANY = load("read_ready_many")
 
 # Read to begin with, and up to twice as many each time: little is read in vain where most commits aren't ready.
 ROWS_FIRST = 64
@@ -24,10 +26,32 @@ BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer grow
 
 
 class Wording(NamedTuple):
-    """How a message is made: an SQL expression (see read_ready.sql), and its words, as `($1::text[])[1]` in it."""
+    """How a message is made: an SQL expression (see read_ready.sql), and its two words, as `{words}[1]` in it."""
 
     sql: str
-    words: Sequence[str]
+    words: tuple[str, str]
+
+
+class OneWanted(NamedTuple):
+    """The commits of one group, or of one item of it."""
+
+    topic: Topic
+    item_id: str | None
+    wording: Wording
+
+
+class ManyWanted:
+    """The commits of many groups, in messages of one expression. Where there is no wording, none is ready."""
+
+    def __init__(self, wordings: Mapping[Topic, Wording | None]) -> None:
+        self.sql = next(wording.sql for wording in wordings.values() if wording is not None)
+        words: dict[str, dict[str, Sequence[str] | None]] = {}
+        for topic, wording in wordings.items():
+            words.setdefault(topic.stream, {})[topic.group_id] = None if wording is None else wording.words
+        self.words = json.dumps(words)
+
+
+Wanted = OneWanted | ManyWanted
 
 
 class ReadyRequest(NamedTuple):
@@ -48,12 +72,13 @@ class ReadyPage(NamedTuple):
 FetchReady = Callable[[ReadyRequest], Awaitable[Sequence[Any]]]
 
 
-async def fetch_ready(
-    connection: Connection, request: ReadyRequest, wording: Wording, topic: Topic, item_id: str | None
-) -> Sequence[Any]:
+async def fetch_ready(connection: Connection, request: ReadyRequest, wanted: Wanted) -> Sequence[Any]:
     """One page's rows: number and message."""
-    query = READ_READY.replace("{message}", wording.sql)
-    return await connection.fetch(query, wording.words, *topic, item_id, *request, BYTES_MAX)
+    if isinstance(wanted, ManyWanted):
+        query = READ_READY_MANY.replace("{message}", wanted.sql.replace("{words}", "given.words"))
+        return await connection.fetch(query, wanted.words, *request, BYTES_MAX)
+    query = READ_READY.replace("{message}", wanted.wording.sql.replace("{words}", "($1::text[])"))
+    return await connection.fetch(query, wanted.wording.words, *wanted.topic, wanted.item_id, *request, BYTES_MAX)
 
 
 async def read_ready(fetch: FetchReady, number: int, last: int) -> AsyncGenerator[ReadyPage, None]:

@@ -14,7 +14,7 @@ from app.feed.subscription import CommitHead, Messages, Subscription
 from app.model.change import Commit, Topic, net_changes
 from app.store.log import FEED_SETTINGS, Numbering
 from app.store.reading import Page, PageRequest, read_after, read_page
-from app.store.ready import ReadyRequest, fetch_ready, read_ready
+from app.store.ready import OneWanted, ReadyRequest, fetch_ready, read_ready
 from app.store.snapshot import open_snapshot
 from app.web.dialects.tidelog import TidelogDialect
 from tests.integration.sequencer_floor import connected
@@ -95,8 +95,10 @@ async def test_commits_of_one_change(connection: asyncpg.Connection[Any], item_i
         for commit in commits:
             publish(commit)
 
+    wanted = OneWanted(topic, item_id, subscriber.dialect.ready([subscription]))
+
     async def fetch(request: ReadyRequest) -> Any:
-        return await fetch_ready(connection, request, subscriber.dialect.ready(subscription), topic, item_id)
+        return await fetch_ready(connection, request, wanted)
 
     made = [message async for page in read_ready(fetch, 0, last) for message in page.messages]
     assert made == subscriber.payloads

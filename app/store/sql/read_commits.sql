@@ -1,8 +1,9 @@
 -- A page of the numbered log, in the order of the feed.
 --
 -- $1 first number, $2 the last seq already read of that commit (-1: none), $3 last number, $4 rows at most,
--- $5 bytes of data at most (but one row at least), $6 streams and $7 group ids, or null for all. Without
--- those a commit without rows to read is one row with a null kind. `found` tells whether there is more up to
+-- $5 bytes of data at most (but one row at least), $6 streams and $7 group ids, or null for all, and $8 whether these
+-- are pairs, side by side; else it is every pair of theirs. Pairs are hashed once, not compared with each row. Without
+-- $6 a commit without rows to read is one row with a null kind. `found` tells whether there is more up to
 -- $3: then it is more than the rows of this page.
 --
 -- Each commit's rows are taken in the order of the key, at most a page of them, so that a commit of a
@@ -22,13 +23,19 @@ from (
             (select 'change' as kind, c.seq, c.stream, c.group_id, c.id, c.op, c.version, c.data::text as data
              from streams.change c
              where c.xid = n.xid and c.seq > case when n.number = $1 then $2 else -1 end
-                 and ($6::text[] is null or c.stream = any ($6)) and ($7::text[] is null or c.group_id = any ($7))
+                 and case
+                     when $8 then (c.stream, c.group_id) in (select * from unnest($6::text[], $7::text[]))
+                     else ($6::text[] is null or c.stream = any ($6)) and ($7::text[] is null or c.group_id = any ($7))
+                 end
              order by c.seq limit $4)
             union all
             (select 'event', e.seq, e.stream, e.group_id, e.id, e.type, 0, e.data::text
              from streams.event e
              where e.xid = n.xid and e.seq > case when n.number = $1 then $2 else -1 end
-                 and ($6::text[] is null or e.stream = any ($6)) and ($7::text[] is null or e.group_id = any ($7))
+                 and case
+                     when $8 then (e.stream, e.group_id) in (select * from unnest($6::text[], $7::text[]))
+                     else ($6::text[] is null or e.stream = any ($6)) and ($7::text[] is null or e.group_id = any ($7))
+                 end
              order by e.seq limit $4)
         ) w on true
         where n.number between $1 and $3 and (w.kind is not null or $6::text[] is null)

@@ -111,7 +111,7 @@ class MotiaDialect:
         items = [piece for text in texts for piece in (b",", text)][1:]
         return Messages([b"".join((head, b"[", *items, b"]}}"))])
 
-    def ready(self, _subscription: Subscription) -> None:
+    def ready(self, _subscriptions: Sequence[Subscription]) -> None:
         """A message's time depends on the one before it."""
 
     def refuse(self, subscription: Subscription, code: str, message: str) -> Messages:

@@ -37,8 +37,8 @@ POSITION_MAX = 2**63 - 1  # Postgres's bigint
 
 # What `commit` makes, in SQL.
 COMMIT_SQL = """
-($1::text[])[1] || n.number || ',"at":"' || to_char(n.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-    || '","changes":[{"op":"' || c.op || ($1::text[])[2] || to_json(c.id)
+{words}[1] || n.number || ',"at":"' || to_char(n.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    || '","changes":[{"op":"' || c.op || {words}[2] || to_json(c.id)
     || ',"version":' || c.version || ',"data":' || c.data::text || '}]}'
 """
 
@@ -135,8 +135,9 @@ class TidelogDialect:
             messages.insert(0, message.encode())
         return Messages(messages)
 
-    def ready(self, subscription: Subscription) -> Wording:
-        return Wording(COMMIT_SQL, (_commit([subscription.name]), f'",{_address(subscription.topic)},"id":'))
+    def ready(self, subscriptions: Sequence[Subscription]) -> Wording:
+        names = [subscription.name for subscription in subscriptions]
+        return Wording(COMMIT_SQL, (_commit(names), f'",{_address(subscriptions[0].topic)},"id":'))
 
     def items(self, rows: Iterable[Any]) -> list[str]:
         # A fifth of what a call for each costs; less than Postgres needs to make the same, which all would wait for.

@@ -1,0 +1,25 @@
+"""Turns at the event loop for those who catch up, so that live delivery waits for a slice of one's work at most."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+SLICE_SECONDS = 0.002  # what everybody else may have to wait
+
+
+class Turns:
+    """One slice of work for each round of the event loop, whoever's it is; nobody is overtaken who waits for one."""
+
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def slice(self) -> AsyncIterator[Callable[[], bool]]:
+        """Wait for a slice. Work in it, without waiting, as long as what it answers says that there is time."""
+        async with self._lock:
+            end = time.monotonic() + SLICE_SECONDS
+            yield lambda: time.monotonic() < end
+            await asyncio.sleep(0)  # everybody else's turn
