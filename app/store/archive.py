@@ -32,10 +32,11 @@ SNAPSHOT_TIMEOUT_SECONDS = 60.0  # the largest one at a slow disk's pace; a dead
 PAGE_TIMEOUT_SECONDS = 30.0
 PAGE_ROWS_MAX = 256  # some milliseconds' work, in which the live ones wait
 PAGE_BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer grows by it at most
-# How many of each may be under way, of ARCHIVE_POOL_SIZE connections (engine.py): past commits leave the others to
+# How many of each may be under way, of ARCHIVE_POOL_SIZE connections (engine.py): those who come back leave one to
 # those who come anew, and large snapshots one to past commits. Who is one too many waits in a queue, in which nobody
-# is overtaken, and that doesn't count as time of the statement's.
+# is overtaken, and that doesn't count as the statement's time.
 PAGES_AT_ONCE_MAX = 2
+STANDINGS_AT_ONCE_MAX = 1
 SNAPSHOTS_AT_ONCE_MAX = 3
 
 
@@ -65,6 +66,7 @@ class Archive:
         self._database = database
         self._streams = streams
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX)
+        self._standings = asyncio.Semaphore(STANDINGS_AT_ONCE_MAX)
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
 
     async def reconnect(self) -> None:
@@ -119,7 +121,11 @@ class Archive:
 
     async def standing(self, epoch: str) -> Standing:
         """From where those who were in `epoch` can go on, and how far the log goes."""
-        async with asyncio.timeout(PAGE_TIMEOUT_SECONDS), self._database.archive_pool.acquire() as connection:
+        async with (
+            self._standings,
+            asyncio.timeout(PAGE_TIMEOUT_SECONDS),
+            self._database.archive_pool.acquire() as connection,
+        ):
             floor = await read_floor(connection)
             head = await read_head(connection, epoch, timeout_seconds=PAGE_TIMEOUT_SECONDS)
         return Standing(head.number, floor, head.shared, is_present=epoch == head.epoch)

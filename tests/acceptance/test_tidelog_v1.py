@@ -110,6 +110,33 @@ async def test_resume_gives_exactly_what_was_missed(server: Server, sql: Any) ->
         assert (await two.next())["changes"][0]["data"]["n"] == 5
 
 
+async def test_a_page_of_many_subscriptions_comes_back(server: Server, sql: Any) -> None:
+    """Each with a position of its own, more of them than the server reads at once: all get what they missed."""
+    async with peer(server) as one:
+        await one.subscribe("s", "g")
+        _, live = await one.until("live")
+    for n in range(20):
+        async with sql.transaction():
+            await put(sql, "g", f"i{n % 3}", n)
+            await put(sql, f"g{n}", "a", n)
+    await until_numbered(sql)
+    async with peer(server) as two:
+        names = [f"s{n}" for n in range(400)]
+        for n, name in enumerate(names):
+            since = live["position"] + n % 4
+            await two.subscribe(name, "g" if n % 2 else f"g{n % 20}", since=since, epoch=live["epoch"])
+        messages = []
+        while sum(message["type"] == "live" for message in messages) < len(names):
+            messages.append(await two.next())
+        commits = [message for message in messages if message["type"] == "commit"]
+        assert [commit["position"] for commit in commits] == [live["position"] + n + 1 for n in range(20)]
+        for number, commit in enumerate(commits):
+            told = [n for n in range(400) if n % 4 <= number and (n % 2 or n % 20 == number)]
+            assert sorted(commit["subscriptions"]) == sorted(f"s{n}" for n in told)
+        await put(sql, "g", "a", 20)
+        assert len((await two.next())["subscriptions"]) == 200
+
+
 @pytest.mark.parametrize(
     ("since", "epoch", "reason"), [(10**9, None, "ahead"), (0, OTHER_EPOCH, "epoch")], ids=["ahead", "epoch"]
 )

@@ -14,7 +14,7 @@ from app.feed.subscription import CommitHead, Messages, Subscription
 from app.model.change import Commit, Topic, net_changes
 from app.store.log import FEED_SETTINGS, Numbering
 from app.store.reading import Page, PageRequest, read_after, read_page
-from app.store.ready import OneWanted, ReadyRequest, fetch_ready, read_ready
+from app.store.ready import ManyWanted, OneWanted, ReadyRequest, Wanted, fetch_ready, read_ready
 from app.store.snapshot import open_snapshot
 from app.web.dialects.tidelog import TidelogDialect
 from tests.integration.sequencer_floor import connected
@@ -95,14 +95,32 @@ async def test_commits_of_one_change(connection: asyncpg.Connection[Any], item_i
         for commit in commits:
             publish(commit)
 
-    wanted = OneWanted(topic, item_id, subscriber.dialect.ready([subscription]))
+    wording = subscriber.dialect.ready([subscription])
+    wanted: list[Wanted] = [OneWanted(topic, item_id, wording)]
+    if item_id is None:
+        others = {Topic("chatMessage", f"{GROUP} {n}"): wording for n in range(3)}
+        wanted.append(ManyWanted({**others, topic: wording, Topic(HOSTILE, GROUP): None}))
+    for one in wanted:
+        made = await _make(connection, one, last)
+        assert made == subscriber.payloads
+        assert len(made) == (last if item_id is None else len(DATA) + 1)
+
+
+async def test_what_no_words_are_given_for_is_not_made(connection: asyncpg.Connection[Any]) -> None:
+    """Of many groups: the first commit of such a one is left to be told by the dialect."""
+    subscriber: Any = Connection()
+    other = Topic("chatMessage", "other")
+    wording = subscriber.dialect.ready([Subscription("s", subscriber, other)])
+    assert await _make(connection, ManyWanted({Topic("chatMessage", GROUP): None, other: wording}), 5) == []
+
+
+async def _make(connection: asyncpg.Connection[Any], wanted: Wanted, last: int) -> list[bytes]:
+    """The messages that the database makes."""
 
     async def fetch(request: ReadyRequest) -> Any:
         return await fetch_ready(connection, request, wanted)
 
-    made = [message async for page in read_ready(fetch, 0, last) for message in page.messages]
-    assert made == subscriber.payloads
-    assert len(made) == (last if item_id is None else len(DATA) + 1)
+    return [message async for page in read_ready(fetch, 0, last) for message in page.messages]
 
 
 async def test_items(connection: asyncpg.Connection[Any]) -> None:

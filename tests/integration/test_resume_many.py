@@ -20,7 +20,7 @@ from app.store import archive as archive_module
 from app.store import reading as reading_module
 from app.store.archive import PAGES_AT_ONCE_MAX, ForgottenError
 from app.store.reading import PageRequest
-from tests.harness import eventually, until_numbered
+from tests.harness import Databases, eventually, until_numbered
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_rejoin import Feed, Person, write
 
@@ -142,15 +142,22 @@ def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff_module, "FIRST_SECONDS", 0.001)
 
 
-@pytest.fixture
-async def feed(database_url: str) -> AsyncIterator[Feed]:
-    """Behind commits of every kind, and followed by a sequencer."""
-    with sequencing(database_url):
-        async with connected(database_url) as sql:
+@pytest.fixture(scope="module")
+async def url(databases: Databases, template_database: str) -> AsyncIterator[str]:
+    """A database with commits of every kind, and a sequencer at work. Tests may add to it."""
+    url = await databases.create(template=template_database)
+    with sequencing(url):
+        async with connected(url) as sql:
             await sql.execute(FILL)
             await until_numbered(sql)
-        async with Feed.on(database_url) as feed:
-            yield feed
+        yield url
+    await databases.drop(url)
+
+
+@pytest.fixture
+async def feed(url: str) -> AsyncIterator[Feed]:
+    async with Feed.on(url) as feed:
+        yield feed
 
 
 KINDS: dict[str, Callable[[int], Subscribed]] = {
@@ -262,10 +269,10 @@ async def test_what_is_not_kept_any_more_resets_those_that_need_it(feed: Feed, m
 
 
 async def test_a_commit_too_big_to_be_carried_resets_those_that_it_touches(
-    feed: Feed, database_url: str, monkeypatch: pytest.MonkeyPatch
+    feed: Feed, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other groups of the connection go on, and so do those of its group that have it."""
-    async with connected(database_url) as sql:
+    async with connected(url) as sql:
         fill = "insert into streams.chat_message (group_id, id, data) select 'large', 'l' || i, "
         await sql.execute(fill + "jsonb_build_object('pad', repeat('x', 1000)) from generate_series(1, 50) i")
         await until_numbered(sql)
@@ -305,15 +312,13 @@ async def test_those_that_come_meanwhile_go_on_together(feed: Feed, monkeypatch:
     assert len(begun) == 2 and sum(begun) == 30
 
 
-async def test_many_go_live_while_the_feed_goes_on(
-    feed: Feed, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_many_go_live_while_the_feed_goes_on(feed: Feed, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In several turns, between which commits come: each is told of every commit once."""
     monkeypatch.setattr(pump_module, "LIVE_AT_ONCE_MAX", 2)
-    async with connected(database_url) as sql:
+    async with connected(url) as sql:
         page = Page(feed)
         for n in range(GROUPS):
-            page.subscribe(f"s{n}", group(n), None, COMMITS)
+            page.subscribe(f"s{n}", group(n), None, feed.broadcaster.position)
         for n in range(100):
             await write(sql, f"live {n}", f"g{n % GROUPS}")
         await page.until_live()
@@ -324,12 +329,12 @@ async def test_many_go_live_while_the_feed_goes_on(
         assert ids == [f"live {i}" for i in range(n, 100, GROUPS)]
 
 
-async def test_one_that_fell_behind_is_not_overtaken_by_many(feed: Feed, database_url: str) -> None:
+async def test_one_that_fell_behind_is_not_overtaken_by_many(feed: Feed, url: str) -> None:
     """They walk beside it, and are live only when it is at the present again."""
     page = Page(feed)
     page.subscribe("first", group(0))
     await page.until_live()
-    async with connected(database_url) as sql:
+    async with connected(url) as sql:
         page.is_full = True
         feed.broadcaster.note_full(page)
         await write(sql, "missed", "g0")
@@ -453,7 +458,7 @@ async def test_a_short_way_is_not_kept_waiting_by_long_ones(feed: Feed, monkeypa
 
 @pytest.mark.parametrize("is_new", [True, False])
 async def test_a_walk_that_fails_opens_the_gate(
-    feed: Feed, database_url: str, monkeypatch: pytest.MonkeyPatch, is_new: bool
+    feed: Feed, url: str, monkeypatch: pytest.MonkeyPatch, is_new: bool
 ) -> None:
     """A bug of ours ends the connection, and nobody waits for what will not be."""
 
@@ -461,7 +466,7 @@ async def test_a_walk_that_fails_opens_the_gate(
         raise ZeroDivisionError
 
     page = Page(feed)
-    async with connected(database_url) as sql:
+    async with connected(url) as sql:
         if is_new:
             monkeypatch.setattr(Pump, "_read_log", fail)
             page.subscribe("s", group(0), None, 0)
@@ -471,7 +476,7 @@ async def test_a_walk_that_fails_opens_the_gate(
             monkeypatch.setattr(Pump, "_read_log", fail)
             page.is_full = True
             feed.broadcaster.note_full(page)
-            await write(sql, "missed", "g0")
+            await write(sql, "failed", "g0")
             await eventually(lambda: feed.broadcaster.behind(page))
             page.is_full = False
         await eventually(lambda: page.has_failed)
