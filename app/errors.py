@@ -73,6 +73,18 @@ class StreamUnknownError(TidelogError):
     code = "stream_unknown"
 
 
+class StreamUnreadableError(TidelogError):
+    """A stream's table is gone, was altered, or may not be read: so it is until somebody acts."""
+
+    code = "stream_unreadable"
+
+
+class SubscriptionUnavailableError(TidelogError):
+    """A subscription could not be served for some time, for a trouble that may pass: subscribe again later."""
+
+    code = "subscription_unavailable"
+
+
 class BodyInvalidError(TidelogError):
     """The request body is not JSON, or doesn't fit the step's bodySchema."""
 

@@ -89,8 +89,13 @@ class Tidelog:
             "database": await self.database.trouble() or "ok",
             "pool": self.database.pool.trouble or "ok",
             "reader": self.reader.trouble or "ok",
+            "subscriptions": self.broadcaster.troubles.of_all or "ok",
             "sequencer": self.sequencer.sequencer.trouble or "ok",
         }
+
+    def warnings(self) -> dict[str, str]:
+        """What /health/ready reports beside: trouble of single streams, for which the others must not be unserved."""
+        return {f"stream {name}": trouble for name, trouble in self.broadcaster.troubles.of_streams.items()}
 
 
 def create_app(settings: Settings | None = None) -> Litestar:
@@ -107,7 +112,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         discovered.steps,
         route_handlers=[
             *step_controllers(discovered.steps, discovered.streams, tidelog.database, settings),
-            health_controller(tidelog.checks),
+            health_controller(tidelog.checks, tidelog.warnings),
         ],
         lifespan=[tidelog.lifespan],
         exception_handlers=exception_handlers,

@@ -49,6 +49,12 @@ class Settings(BaseSettings):
     socket_drain_timeout_seconds: float = Field(
         30, gt=0, description="a connection that has not taken what waits for it in this time is closed"
     )
+    subscribe_patience_seconds: float = Field(
+        45,
+        gt=0,
+        description="how long a subscription is tried to be served for want of connections or disk, say; "
+        "more than the 32 s after which a silent database is known to be away, which is waited for without a limit",
+    )
     sync_size_max_bytes: int = Field(
         67_108_864, ge=1, description="largest snapshot sent as one sync frame; the Motia dialect has no pages"
     )

@@ -43,6 +43,8 @@ CLOSE_TIMEOUT_SECONDS = 2.0
 COME_BACK_AT_ONCE = 1012
 COME_BACK = frozenset({1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015})
 
+ASK_AGAIN = "subscription_unavailable"  # the code of what the server could not serve for some time, but may later
+
 DELAY_FIRST_SECONDS = 0.25
 DELAY_MAX_SECONDS = 10.0
 
@@ -76,6 +78,7 @@ class Client:
         self._ids = (f"s{number}" for number in itertools.count(1))
         self._subscriptions: dict[str, Subscription] = {}
         self._asked: set[str] = set()  # the subscriptions that this connection was asked for
+        self._asking_again: set[asyncio.Task[None]] = set()
         self._socket: ClientConnection | None = None
         self._delays = _delays()
         self._complaint = ""  # the server's last word about the connection
@@ -96,6 +99,8 @@ class Client:
         self._running.cancel()
         with suppress(asyncio.CancelledError):
             await self._running
+        for task in self._asking_again:
+            task.cancel()
 
     def subscribe(
         self, stream: str, group: str, *, item: str | None = None, since: int | None = None, epoch: str | None = None
@@ -215,6 +220,12 @@ class Client:
         with suppress(ConnectionClosed):
             await socket.send(json.dumps(subscription.request()))
 
+    async def _ask_again(self, socket: ClientConnection, subscription: Subscription) -> None:
+        """After a pause, unless another connection asks before; the server took its time for it, too."""
+        await asyncio.sleep(random.uniform(0, DELAY_MAX_SECONDS))  # noqa: S311 - jitter, not a secret
+        if self._socket is socket:
+            await self._ask(socket, subscription)
+
     async def _receive(self, frame: Frame, size: int) -> bool:
         """Hand a frame to its subscriptions; answers whether it was for one. Unknown frames are of newer servers."""
         match frame["type"]:
@@ -251,8 +262,15 @@ class Client:
             self._complaint = f"{code}: {message}"
             logger.warning("%s complains: %s", self._url, self._complaint)
             return
-        subscription = self._subscriptions.pop(id, None)
         self._asked.discard(id)
+        if code == ASK_AGAIN and id in self._subscriptions and self._socket is not None:
+            logger.warning("%s: %s", self._url, message)
+            self._subscriptions[id].is_live = False  # the others go on without it
+            task = asyncio.create_task(self._ask_again(self._socket, self._subscriptions[id]))
+            self._asking_again.add(task)
+            task.add_done_callback(self._asking_again.discard)
+            return
+        subscription = self._subscriptions.pop(id, None)
         if subscription is not None:
             subscription.end(SubscriptionRefusedError(f"{subscription.stream}/{subscription.group}: {message}", code))
 

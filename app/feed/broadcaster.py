@@ -19,6 +19,7 @@ from app.feed.errands import Errands
 from app.feed.failures import Failures, Unserved, UnservedError
 from app.feed.opening import Opening
 from app.feed.overlay import Overlay
+from app.feed.patience import Patience
 from app.feed.pump import Pump
 from app.feed.resume import Resumption
 from app.feed.spool import Spooling
@@ -31,6 +32,7 @@ from app.feed.subscription import (
     SyncSubscription,
 )
 from app.feed.sync import Syncing, SyncWhenDrained
+from app.feed.trouble import Troubles
 from app.feed.turns import Turns
 from app.model.change import Commit, Topic, net_changes
 from app.model.position import ResetReason
@@ -57,7 +59,10 @@ class Broadcaster:
         self.archive = archive
         self.cork = Cork()
         self.failures = Failures()
-        self.errands = Errands(settings.socket_drain_timeout_seconds, self.fail)
+        self.troubles = Troubles()
+        patience = Patience(settings.subscribe_patience_seconds, self, self.troubles)
+        drain_timeout_seconds = settings.socket_drain_timeout_seconds
+        self.errands = Errands(drain_timeout_seconds, patience, self.troubles, self.refuse, self._fail_told)
         self.turns = Turns()
         self.position = 0
         self.at_ms = 0.0
@@ -123,6 +128,11 @@ class Broadcaster:
     def furthest(self) -> int:
         """The last commit that somebody may have been given: a pump reads in the log what the reader has in part."""
         return max(self.position, self.frontier)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the feed stands still for want of a database."""
+        return self._status.is_interrupted
 
     @property
     def is_deserted(self) -> bool:
@@ -213,15 +223,17 @@ class Broadcaster:
                 resumption = self._starting[subscription] = self._resumption(subscription.subscriber)
                 resumption.resume(subscription, subscription.since)
 
-    def unsubscribe(self, subscription: Subscription) -> None:
-        """Send no more for this subscription; nothing happens if it has ended already."""
+    def unsubscribe(self, subscription: Subscription) -> bool:
+        """Send no more for this subscription; False, and nothing happens, if it has ended already."""
         starter = self._starting.pop(subscription, None)
         if starter is not None:
             starter.drop(subscription)
-            return
+            return True
         channel = self._channels.get(subscription.topic)
-        if channel is not None and subscription in channel.live:
-            self._leave([subscription])
+        if channel is None or subscription not in channel.live:
+            return False
+        self._leave([subscription])
+        return True
 
     def note_full(self, subscriber: Subscriber) -> None:
         """More waits to be sent to this subscriber than should; unless it drains soon it reads from the log."""
@@ -248,12 +260,15 @@ class Broadcaster:
         self._full.discard(subscriber)
         self._status.leave(subscriber)
 
-    def fail(self, unserved: Mapping[Subscriber, Exception]) -> None:
-        """These could not be served, for a fault of ours: close them, so that they come back, and forget them."""
+    def fail(self, unserved: Mapping[Subscriber, Exception], *, is_told: bool = False) -> None:
+        """These could not be served, for a fault of ours: close them, so that they come back, and forget them.
+
+        `is_told`: the log has it already.
+        """
         unserved = {subscriber: error for subscriber, error in unserved.items() if subscriber in self._live}
         if not unserved:
             return
-        self.failures.note_unserved(unserved)
+        self.failures.note_unserved(unserved, is_told=is_told)
         starting = [subscription for subscription in self._starting if subscription.subscriber in unserved]
         for subscriber in unserved:
             try:
@@ -261,6 +276,9 @@ class Broadcaster:
             except Exception as error:
                 self.failures.note(error, "a connection can't even be closed, and is forgotten")
             self.leave(subscriber, [one for one in starting if one.subscriber is subscriber])
+
+    def _fail_told(self, unserved: Mapping[Subscriber, Exception]) -> None:
+        self.fail(unserved, is_told=True)
 
     async def close(self) -> None:
         await self.errands.close()
@@ -361,13 +379,12 @@ class Broadcaster:
         return self.joins == joins
 
     def refuse(self, subscription: Subscription, error: TidelogError) -> None:
-        """The subscription is over before it has begun."""
-        self._starting.pop(subscription, None)
-        subscriber = subscription.subscriber
-        try:
-            subscriber.deliver(subscriber.dialect.refuse(subscription, error.code, str(error)))
-        except Exception as failure:  # it may be one of many that are told
-            self.fail({subscriber: failure})
+        """End a subscription, live or on its way, that can't be had; nothing happens if it has ended already."""
+        if self.unsubscribe(subscription):
+            try:
+                subscription.subscriber.refuse(subscription, error)
+            except Exception as failure:  # it may be one of many that are told
+                self.fail({subscription.subscriber: failure})
 
     def _sync(self, subscription: SyncSubscription) -> None:
         key = (subscription.topic, subscription.item_id)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
-from app.feed.backoff import Backoff
+from app.errors import TidelogError
 from app.feed.failures import Unserved
+from app.feed.patience import Patience
 from app.feed.subscription import Subscriber, Subscription
-from app.store.failure import TROUBLE
+from app.feed.trouble import Troubles
 
-logger = logging.getLogger("tidelog.errands")
+Refuse = Callable[[Subscription, TidelogError], None]
 
 
 class FellBehindError(Exception):
@@ -22,16 +22,26 @@ class FellBehindError(Exception):
 class Errands:
     """All the tasks of a broadcaster."""
 
-    def __init__(self, drain_timeout_seconds: float, on_failure: Callable[[Unserved], None]) -> None:
-        """`on_failure` is told whom a task did not serve, for a fault of ours."""
+    def __init__(
+        self,
+        drain_timeout_seconds: float,
+        patience: Patience,
+        troubles: Troubles,
+        refuse: Refuse,
+        on_failure: Callable[[Unserved], None],
+    ) -> None:
+        """`refuse` is called for each subscription that can't be had; `on_failure` with whom a bug left unserved."""
         self._drain_timeout_seconds = drain_timeout_seconds
+        self._patience = patience
+        self._troubles = troubles
+        self._refuse = refuse
         self._on_failure = on_failure
         self._tasks: set[asyncio.Task[None]] = set()
 
     def spawn(
         self, work: Coroutine[Any, Any, None], served: Callable[[], Iterable[Subscription]]
     ) -> asyncio.Task[None]:
-        """A task for the subscriptions in `served`; a bug in it ends their connections."""
+        """A task for the subscriptions in `served`: a TidelogError ends them, a bug in it ends their connections."""
         task = asyncio.create_task(self._guard(work, served))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -43,15 +53,18 @@ class Errands:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def retrying(self, work: Callable[[], Awaitable[None]], what: str) -> None:
-        """Do `work`, again and again while the database is away. Raises its other errors."""
-        backoff = Backoff()
-        while True:
-            try:
-                return await work()
-            except TROUBLE as error:
-                logger.warning("%s failed, trying again: %s: %s", what, type(error).__name__, error)
-            await backoff.wait()
+    async def retrying(
+        self,
+        work: Callable[[], Awaitable[None]],
+        stream: str | None = None,
+        progress: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Do `work`, which may be of one stream, again and again while the database is away.
+
+        Raises SubscriptionUnavailableError and StreamUnreadableError if it can't be done though the database is there,
+        for too long without a change of `progress`; and the other errors of `work`.
+        """
+        await self._patience.retrying(work, stream, progress)
 
     async def drained(self, subscriber: Subscriber, cursor: int | None) -> None:
         """Wait until the subscriber, which got all up to `cursor`, can take more.
@@ -72,9 +85,11 @@ class Errands:
             await work
         except FellBehindError:
             pass  # the connection is being closed
+        except TidelogError as error:
+            for subscription in list(served()):
+                self._refuse(subscription, error)
         except Exception as error:
             # A bug of ours must neither go unseen nor leave somebody waiting who could come back and be served.
-            unserved: Unserved = {subscription.subscriber: error for subscription in served()}
-            if not unserved:
-                logger.exception("a task failed that served nobody any more")
-            self._on_failure(unserved)
+            subscriptions = list(served())
+            self._troubles.note_bug({subscription.topic.stream for subscription in subscriptions}, error)
+            self._on_failure({subscription.subscriber: error for subscription in subscriptions})

@@ -33,16 +33,16 @@ class Failures:
         self.connections = 0
         self.causes: Counter[str] = Counter()  # as many as there are lines in the program that can raise
 
-    def note_unserved(self, unserved: Mapping[Subscriber, Exception]) -> None:
+    def note_unserved(self, unserved: Mapping[Subscriber, Exception], *, is_told: bool = False) -> None:
         """These connections are closed. Those of one group or dialect mostly share one error."""
         self.connections += len(unserved)
         for error in {id(error): error for error in unserved.values()}.values():
-            self.note(error, "connections are closed (1011), as they could not be served")
+            self.note(error, "connections are closed (1011), as they could not be served", is_told=is_told)
 
-    def note(self, error: Exception, what: str) -> None:
-        """Log what became of it, if it is the first of its cause: of its kind, raised at its place."""
+    def note(self, error: Exception, what: str, *, is_told: bool = False) -> None:
+        """Count it, and log what became of it if it is the first of its cause: of its kind, raised at its place."""
         frames = traceback.extract_tb(error.__traceback__, limit=-1)
         cause = f"{type(error).__name__} at {frames[0].filename}:{frames[0].lineno}" if frames else repr(error)
         self.causes[cause] += 1
-        if self.causes[cause] == 1:
-            logger.error("%s (told once for this cause)", what, exc_info=error)
+        if self.causes[cause] == 1 and not is_told:
+            logger.error("%s (told once for this cause): %s", what, error, exc_info=error)

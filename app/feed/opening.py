@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from app.errors import TidelogError
-
 if TYPE_CHECKING:
     from app.feed.broadcaster import Broadcaster
     from app.feed.subscription import PositionSubscription, Subscription
@@ -26,15 +24,11 @@ class Opening:
 
     def drop(self, _subscription: Subscription) -> None:
         """Its only subscription has ended."""
-        if self._task is not None:
+        if self._task is not None and self._task is not asyncio.current_task():
             self._task.cancel()
 
     async def _run(self) -> None:
-        what = f"opening a subscription to {self._subscription.topic}"
-        try:
-            await self._broadcaster.errands.retrying(self._begin_with_snapshot, what)
-        except TidelogError as error:
-            self._broadcaster.refuse(self._subscription, error)
+        await self._broadcaster.errands.retrying(self._begin_with_snapshot, self._subscription.topic.stream)
 
     async def _begin_with_snapshot(self) -> None:
         subscription, subscriber = self._subscription, self._subscription.subscriber

@@ -17,6 +17,13 @@ from app.store.snapshot import SnapshotHead
 
 # What may gather while a snapshot is read; past it the snapshot is read again, from further on.
 KEPT_CHANGES_MAX = 50_000
+# Without a sign of the feed's for so long, nobody numbers what the snapshot shows. Longer than a frozen sequencer needs
+# to be replaced; and a large commit is read in pages, each of them a sign.
+STALL_SECONDS = 20.0
+
+
+class FeedStalledError(TimeoutError):
+    """The feed doesn't come to where a snapshot is."""
 
 
 class Overlay:
@@ -25,6 +32,8 @@ class Overlay:
     def __init__(self, on_complete: Callable[[], None]) -> None:
         self._on_complete = on_complete
         self._settled = asyncio.Event()
+        self._signs = 0  # how often the feed asked
+        self._failure: Exception | None = None  # of on_complete
         self.clear()
 
     def clear(self) -> None:
@@ -59,16 +68,29 @@ class Overlay:
 
     def check(self, position: int) -> None:
         """Whether the feed, at `position`, has passed everything that the snapshot shows."""
+        self._signs += 1
         head = self._head
         if self._overflown or self._settled.is_set() or head is None:
             return
         if head.number <= position and head.unnumbered <= self._seen:
             self._settled.set()
-            self._on_complete()
+            try:
+                self._on_complete()
+            except Exception as error:  # theirs who wait for the snapshot, not the feed's
+                self._failure = error
 
     async def settled(self) -> Literal["complete", "overflown"]:
-        """Wait for either."""
-        await self._settled.wait()
+        """Wait for either. Raises FeedStalledError if the feed stands still, and what `on_complete` raised."""
+        while not self._settled.is_set():
+            signs = self._signs
+            try:
+                async with asyncio.timeout(STALL_SECONDS):
+                    await self._settled.wait()
+            except TimeoutError:
+                if signs == self._signs:
+                    raise FeedStalledError(f"no number for what is in the tables, for {STALL_SECONDS} s") from None
+        if self._failure is not None:
+            raise self._failure
         return "overflown" if self._overflown else "complete"
 
     def changes(self) -> dict[str, Change]:

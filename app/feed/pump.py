@@ -68,6 +68,11 @@ class Pump:
         self._step = sys.maxsize  # commits, for which one statement or more are made; few after one that took too long
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def cursor(self) -> int:
+        """All up to it is delivered."""
+        return self._cursor
+
     def start(self) -> None:
         for topic in self._recipients.topics:
             self._broadcaster.attach(topic, self)
@@ -99,8 +104,7 @@ class Pump:
 
     async def _run(self) -> None:
         try:
-            what = f"reading the log for {list(islice(self._recipients.topics, 3))}"
-            await self._broadcaster.errands.retrying(self._catch_up, what)
+            await self._broadcaster.errands.retrying(self._catch_up, progress=lambda: self._cursor)
         finally:
             # Whatever happened: others of the connection wait for it.
             for topic in self._recipients.topics:

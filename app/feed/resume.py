@@ -65,7 +65,7 @@ class Resumption:
         """Gather those that come while the first are being checked; then they go on."""
         while self._unchecked:
             try:
-                await self._broadcaster.errands.retrying(self._check_some, "resuming subscriptions")
+                await self._broadcaster.errands.retrying(self._check_some)
             except TidelogError as error:
                 unchecked, self._unchecked = self._unchecked, {}
                 for subscription in unchecked:

@@ -10,7 +10,7 @@ import asyncio
 import tempfile
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
@@ -37,10 +37,11 @@ class Spool:
         self._ends: list[int] = []
 
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # what is still to be written is not needed any more
+            self._file.close()
 
     def add(self, items: Sequence[str]) -> None:
-        """Append items, each a text. Raises SnapshotTooLargeError."""
+        """Append items, each a text. Raises SnapshotTooLargeError, and OSError for want of room."""
         sizes = list(accumulate(map(len, items)))
         begin = size = 0
         while begin < len(items):
@@ -49,16 +50,22 @@ class Spool:
             begin, size = end, sizes[end - 1]
 
     def finish(self) -> None:
-        """There are no more items."""
+        """There are no more items. Raises OSError, so that reading the pages doesn't."""
         if not self._ends:
             self._add_page(b"")
+        with _telling_the_folder():
+            self._file.flush()
 
     def pages(self) -> Iterator[tuple[bytes, bool]]:
         """Each page, and whether there are more."""
         begin = 0
         for number, end in enumerate(self._ends, start=1):
-            self._file.seek(begin)
-            yield self._file.read(end - begin), number < len(self._ends)
+            try:
+                self._file.seek(begin)
+                page = self._file.read(end - begin)
+            except OSError as error:  # not to be tried again: some pages may have been sent
+                raise RuntimeError("a snapshot's temporary file can't be read") from error
+            yield page, number < len(self._ends)
             begin = end
 
     def _add_page(self, page: bytes) -> None:
@@ -68,7 +75,8 @@ class Spool:
                 f"the group has over {self._size_max_bytes} bytes of items: subscribe to single items, "
                 "or raise TIDELOG_SNAPSHOT_SIZE_MAX_BYTES"
             )
-        self._file.write(page)
+        with _telling_the_folder():
+            self._file.write(page)
         self._ends.append(end)
 
 
@@ -146,6 +154,15 @@ class Spooling:
         spool.add(dialect.items([_row(change) for change in created if change.op != "delete"]))
         spool.finish()
         return True
+
+
+@contextmanager
+def _telling_the_folder() -> Iterator[None]:
+    """An error of the disk says where: "no space" may be the database's, too."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, f"no snapshot fits in the temporary folder {tempfile.tempdir}: {error}") from error
 
 
 def _as_of(later: dict[str, Change], rows: Sequence[Any]) -> list[Any]:

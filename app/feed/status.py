@@ -5,6 +5,7 @@ It knows the connections' subscribers and nothing of subscriptions; what it tell
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,14 @@ class Status:
     def __init__(self, broadcaster: Broadcaster, everybody: Callable[[], Collection[Subscriber]]) -> None:
         self._broadcaster = broadcaster
         self._everybody = everybody
-        self._interrupted = False
-        self._untold: set[Subscriber] = set()  # as they could not take it
+        self.is_interrupted = False
+        # Those who could not take it, and are waited for: the next commit may be far.
+        self._untold: dict[Subscriber, asyncio.Task[None]] = {}
 
     def tell(self, *, interrupted: bool) -> None:
         """Tell everybody, if it is news."""
-        if interrupted != self._interrupted:
-            self._interrupted = interrupted
+        if interrupted != self.is_interrupted:
+            self.is_interrupted = interrupted
             self.tell_everybody()
 
     def tell_everybody(self) -> None:
@@ -45,21 +47,29 @@ class Status:
 
     def enter(self, subscriber: Subscriber) -> None:
         """A new connection; that all is well is no news to it."""
-        if self._interrupted:
+        if self.is_interrupted:
             self._tell(subscriber)
 
     def leave(self, subscriber: Subscriber) -> None:
-        self._untold.discard(subscriber)
+        waiting = self._untold.pop(subscriber, None)
+        if waiting is not None and waiting is not asyncio.current_task():
+            waiting.cancel()
 
     def _tell(self, subscriber: Subscriber) -> None:
         broadcaster = self._broadcaster
-        # The position holds for all that is live: one that fell behind is told when it is at the present again.
-        if subscriber.is_full or broadcaster.behind(subscriber) is not None:
-            self._untold.add(subscriber)
+        if subscriber.is_full:
+            if subscriber not in self._untold:
+                self._untold[subscriber] = broadcaster.errands.spawn(self._tell_when_drained(subscriber), tuple)
             return
-        self._untold.discard(subscriber)
-        message = subscriber.dialect.status(
-            interrupted=self._interrupted, position=broadcaster.position, epoch=broadcaster.epoch
-        )
+        self.leave(subscriber)
+        # The position holds for all that is live of the connection, and that may have fallen behind.
+        behind = broadcaster.behind(subscriber)
+        position = broadcaster.position if behind is None else behind.cursor
+        message = subscriber.dialect.status(interrupted=self.is_interrupted, position=position, epoch=broadcaster.epoch)
         if message is not None:
             subscriber.deliver(message)
+
+    async def _tell_when_drained(self, subscriber: Subscriber) -> None:
+        while subscriber.is_full:
+            await subscriber.drained()
+        self.tell_missed(subscriber)

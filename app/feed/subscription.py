@@ -6,6 +6,7 @@ from collections.abc import Collection, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from app.errors import TidelogError
 from app.model.change import Change, GroupCommit, Topic
 from app.model.position import Position, ResetReason
 from app.store.ready import Wording
@@ -167,6 +168,10 @@ class Subscriber(Protocol):
 
     def give_up(self, position: int | None) -> None:
         """It has not drained in time: close the connection and tell it to resume from `position`, if it has one."""
+        ...
+
+    def refuse(self, subscription: Subscription, error: TidelogError) -> None:
+        """This subscription of its is over, or can't be had: tell the client."""
         ...
 
     def fail(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
-from app.errors import SnapshotTooLargeError, TidelogError
+from app.errors import SnapshotTooLargeError
 from app.feed.overlay import Overlay
 
 if TYPE_CHECKING:
@@ -33,20 +33,22 @@ class Syncing:
         self._topic = topic
         self._item_id = item_id
         self._size_max_bytes = size_max_bytes
-        self._waiting: list[SyncSubscription] = []
+        self._waiting: dict[SyncSubscription, None] = {}  # in their order
         self._items: dict[str, str] = {}
         self._texts: list[bytes] = []  # the same, encoded while the database makes more
         self._overlay = Overlay(self._send)
         self._task: asyncio.Task[None] | None = None
 
     def add(self, subscription: SyncSubscription) -> None:
-        self._waiting.append(subscription)
+        self._waiting[subscription] = None
 
     def drop(self, subscription: Subscription) -> None:
         """This subscription has ended."""
-        self._waiting = [waiting for waiting in self._waiting if waiting is not subscription]
+        self._waiting.pop(subscription, None)  # type: ignore[call-overload]  # it was added
         if not self._waiting:
-            self._end()
+            self._leave()
+            if self._task is not None and self._task is not asyncio.current_task():
+                self._task.cancel()
 
     def start(self) -> None:
         self._broadcaster.attach(self._topic, self._overlay)
@@ -54,12 +56,9 @@ class Syncing:
 
     async def _run(self) -> None:
         try:
-            await self._broadcaster.errands.retrying(self._read, f"snapshot of {self._topic}")
-        except TidelogError as error:
-            for subscription in self._waiting:
-                self._broadcaster.refuse(subscription, error)
+            await self._broadcaster.errands.retrying(self._read, self._topic.stream)
         finally:
-            self._end()
+            self._leave()
 
     async def _read(self) -> None:
         """Read the snapshot, again if need be, until the feed has passed it and it is sent."""
@@ -88,7 +87,7 @@ class Syncing:
         """The overlay is complete, at the feed's position: sync, and go live in the same turn."""
         syncs: dict[Dialect, Messages] = {}
         unserved: Unserved = {}  # they are closed, the others that share the snapshot are not
-        waiting, self._waiting = self._waiting, []
+        waiting, self._waiting = self._waiting, {}
         try:
             self._lay_over([change for id, change in self._overlay.changes().items() if self._item_id in (None, id)])
         except Exception as error:
@@ -100,7 +99,7 @@ class Syncing:
                 except Exception as error:
                     unserved[subscription.subscriber] = error
         self._broadcaster.fail(unserved)
-        self._end()
+        self._leave()
 
     def _send_to(self, subscription: SyncSubscription, syncs: dict[Dialect, Messages]) -> None:
         subscriber = subscription.subscriber
@@ -123,12 +122,10 @@ class Syncing:
         if changes:
             self._texts = [",".join(self._items.values()).encode()] if self._items else []
 
-    def _end(self) -> None:
-        """Nobody waits any more."""
+    def _leave(self) -> None:
+        """Nobody waits any more, nor may join."""
         self._broadcaster.detach(self._topic, self._overlay)
         self._broadcaster.end_syncing(self._topic, self._item_id, self)
-        if self._task is not None and self._task is not asyncio.current_task():
-            self._task.cancel()
 
 
 class SyncWhenDrained:

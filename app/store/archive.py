@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from app.errors import StreamUnknownError
@@ -21,13 +21,14 @@ from app.store.queries import load
 from app.store.reading import Only, Page, PageRequest, read_page
 from app.store.ready import ReadyRequest, Wanted, fetch_ready
 from app.store.retention import read_floor
-from app.store.snapshot import Snapshot, open_snapshot
+from app.store.snapshot import ItemsUnreadableError, Snapshot, open_snapshot
 
 if TYPE_CHECKING:
     from app.store.reading import Connection
 
 IS_KEPT = load("is_kept")
 
+CONNECTION_TIMEOUT_SECONDS = 60.0  # in the line for one
 SNAPSHOT_TIMEOUT_SECONDS = 60.0  # the largest one at a slow disk's pace; a dead connection shows itself
 PAGE_TIMEOUT_SECONDS = 30.0
 PAGE_ROWS_MAX = 256  # some milliseconds' work, in which the live ones wait
@@ -75,17 +76,33 @@ class Archive:
 
     @asynccontextmanager
     async def snapshot(self, topic: Topic, item_id: str | None) -> AsyncIterator[Snapshot]:
-        """Begin to read a group, or one item. Raises StreamUnknownError."""
+        """Begin to read a group, or one item. Raises StreamUnknownError, ItemsUnreadableError."""
         stream = self._streams.get(topic.stream)
         if stream is None:
             raise StreamUnknownError(f"no stream is named {topic.stream!r}")
-        async with (
-            self._snapshots,
-            asyncio.timeout(SNAPSHOT_TIMEOUT_SECONDS),
-            self._database.archive_pool.acquire() as connection,
-            open_snapshot(connection, stream.name, stream.table, topic.group_id, item_id) as snapshot,
-        ):
-            yield snapshot
+        try:
+            async with (
+                self._connection() as connection,
+                _time_limit(SNAPSHOT_TIMEOUT_SECONDS),
+                open_snapshot(connection, stream.name, stream.table, topic.group_id, item_id) as snapshot,
+            ):
+                yield snapshot
+        except ItemsUnreadableError as error:
+            if error.is_outdated:
+                await self.reconnect()  # what one connection remembers of the table, the others may, too
+            raise
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """One for a snapshot, when it is this one's turn."""
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(CONNECTION_TIMEOUT_SECONDS):
+                    await stack.enter_async_context(self._snapshots)
+                    connection = await stack.enter_async_context(self._database.archive_pool.acquire())
+            except TimeoutError as error:
+                raise TimeoutError(f"no connection for a snapshot within {CONNECTION_TIMEOUT_SECONDS} s") from error
+            yield connection
 
     async def page(self, request: PageRequest, topics: Collection[Topic]) -> Page:
         """A page of past commits with the rows of `topics`. Raises ForgottenError."""
@@ -129,3 +146,15 @@ class Archive:
             floor = await read_floor(connection)
             head = await read_head(connection, epoch, timeout_seconds=PAGE_TIMEOUT_SECONDS)
         return Standing(head.number, floor, head.shared, is_present=epoch == head.epoch)
+
+
+@asynccontextmanager
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """Raises ItemsUnreadableError after so long: the others have their connections meanwhile."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise ItemsUnreadableError(TimeoutError(f"a snapshot took over {seconds} s"), may_pass=True) from error

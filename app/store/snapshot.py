@@ -7,8 +7,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+import asyncpg
+
 from app.store.ahead import ahead
 from app.store.epoch import known_epoch
+from app.store.failure import is_outdated, is_passing
 from app.store.queries import load
 
 if TYPE_CHECKING:
@@ -24,6 +27,23 @@ FETCH_ROWS_FIRST = 64
 FETCH_ROWS_MAX = 4096
 
 Columns = Literal["id, data", "id, version, data"]  # data comes as JSON text
+
+LOCK_NOT_AVAILABLE = "55P03"
+QUERY_CANCELED = "57014"
+
+
+class ItemsUnreadableError(Exception):
+    """The stream's table can't be read, for a reason of its own: all others may be."""
+
+    def __init__(self, cause: BaseException, *, may_pass: bool = False) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.may_pass = may_pass  # without anybody's doing anything about it
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether the connection only remembers the table as it was before somebody altered it."""
+        return is_outdated(self.cause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +69,21 @@ class Snapshot:
         self._arguments = arguments
 
     def batches(self, columns: Columns) -> AsyncGenerator[Sequence[Any], None]:
-        """All items, oldest first: for each a row. Close it before the snapshot ends."""
+        """All items, oldest first: for each a row. Close it before the snapshot ends. Raises ItemsUnreadableError."""
         return ahead(self._fetch(self._query.replace("{columns}", columns)))
 
     async def _fetch(self, query: str) -> AsyncGenerator[Sequence[Any], None]:
-        cursor = await self._connection.cursor(query, *self._arguments)
-        rows = await cursor.fetch(FETCH_ROWS_FIRST)
-        while rows:
-            yield rows
-            size = sum([len(row[-1]) for row in rows])
-            rows = await cursor.fetch(min(FETCH_ROWS_MAX, max(1, FETCH_BYTES * len(rows) // max(1, size))))
+        try:
+            cursor = await self._connection.cursor(query, *self._arguments)
+            rows = await cursor.fetch(FETCH_ROWS_FIRST)
+            while rows:
+                yield rows
+                size = sum([len(row[-1]) for row in rows])
+                rows = await cursor.fetch(min(FETCH_ROWS_MAX, max(1, FETCH_BYTES * len(rows) // max(1, size))))
+        except (asyncpg.PostgresError, asyncpg.OutdatedSchemaCacheError) as error:
+            if (trouble := _of_the_table(error)) is not None:
+                raise trouble from error
+            raise
 
 
 @asynccontextmanager
@@ -74,3 +99,13 @@ async def open_snapshot(
         only, arguments = ("", (group_id,)) if item_id is None else ("and id = $2", (group_id, item_id))
         query = READ_ITEMS.replace("{table}", table).replace("{only}", only)
         yield Snapshot(connection, head, query, *arguments)
+
+
+def _of_the_table(error: Exception) -> ItemsUnreadableError | None:
+    """The same as the table's trouble, unless it is the database's or the connection's."""
+    state = getattr(error, "sqlstate", None)
+    if state == LOCK_NOT_AVAILABLE:
+        return ItemsUnreadableError(error, may_pass=True)
+    if is_outdated(error):
+        return ItemsUnreadableError(error)
+    return None if state == QUERY_CANCELED or is_passing(error) else ItemsUnreadableError(error)

@@ -5,12 +5,13 @@ from collections.abc import Awaitable, Callable
 
 from litestar import Controller, Response, get
 
+Warnings = Callable[[], dict[str, str]]  # name -> what is wrong, but keeps nothing else from being served
 Checks = Callable[[], Awaitable[dict[str, str]]]  # name -> "ok", or what is wrong
 
 CHECKS_TIMEOUT_SECONDS = 5  # longer than any single check's own; orchestrators give up after 1 to 10
 
 
-def health_controller(checks: Checks) -> type[Controller]:
+def health_controller(checks: Checks, warnings: Warnings = dict) -> type[Controller]:
     """`/health/live` and `/health/ready`; the latter answers 503 unless each of `checks` says "ok"."""
 
     class HealthController(Controller):
@@ -31,8 +32,13 @@ def health_controller(checks: Checks) -> type[Controller]:
             except Exception as error:
                 results = {"checks": f"failed: {type(error).__name__}: {error}"}
             is_ready = all(result == "ok" for result in results.values())
+            found = warnings()
             return Response(
-                {"status": "ready" if is_ready else "not ready", "checks": results},
+                {
+                    "status": "ready" if is_ready else "not ready",
+                    "checks": results,
+                    **({"warnings": found} if found else {}),
+                },
                 status_code=200 if is_ready else 503,
                 headers={"cache-control": "no-store"},
             )

@@ -9,7 +9,7 @@ from typing import Any, cast
 from litestar.enums import ScopeType
 from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from app.errors import MessageInvalidError
+from app.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError
 from app.feed.broadcaster import Broadcaster
 from app.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
 from app.model.change import Topic
@@ -130,6 +130,12 @@ class SocketConnection:
         """A fault of ours: it may come back."""
         self.outlet.close(INTERNAL_ERROR, "the server failed: come back")
 
+    def refuse(self, subscription: Subscription, error: TidelogError) -> None:
+        """It is over, by the server's doing: its name and its place are free, and the client is told."""
+        if self._subscriptions.get(subscription.name) is subscription:
+            del self._subscriptions[subscription.name]
+        self.deliver(self.dialect.refuse(subscription, error.code, str(error)))
+
     def _take(self, text: str | None) -> None:
         try:
             if text is None:
@@ -190,6 +196,13 @@ class MotiaConnection(SocketConnection):
         self._unsubscribe(request.subscription_id)  # a join that repeats a subscription's name replaces it
         if request.type == "join":
             self._subscribe(SyncSubscription(request.subscription_id, self, request.topic, request.item_id))
+
+    def refuse(self, subscription: Subscription, error: TidelogError) -> None:
+        """Its client subscribes again when a connection was lost, and only then: so for what may pass this one ends."""
+        if isinstance(error, SubscriptionUnavailableError):
+            self.fail()
+        else:
+            super().refuse(subscription, error)
 
     def _error(self, code: str, message: str) -> Messages:
         return self.dialect.error(NO_TOPIC, None, code, message)

@@ -13,11 +13,12 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from app.discovery import discover
+from app.errors import TidelogError
 from app.feed import reader as reader_module
 from app.feed.broadcaster import Broadcaster
 from app.feed.reader import Reader
 from app.feed.shortcut import Shortcut
-from app.feed.subscription import Dialect, Messages, PositionSubscription, SyncSubscription
+from app.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
 from app.model.change import Topic
 from app.model.position import Position
 from app.settings import Settings
@@ -42,6 +43,8 @@ class Person:
 
     def __init__(self, feed: Feed, topic: Topic = TOPIC, since: Position | None = None) -> None:
         self.is_full = False
+        self.refused: list[str] = []
+        self.has_failed = False
         self.dialect: Dialect = DIALECT
         self.outlet = self
         self.frames: list[Frame] = []
@@ -64,8 +67,22 @@ class Person:
     def give_up(self, position: int | None) -> None:
         raise AssertionError
 
+    def refuse(self, _subscription: Subscription, error: TidelogError) -> None:
+        self.refused.append(error.code)
+
     def fail(self) -> None:
-        raise AssertionError
+        self.has_failed = True
+
+    def statuses(self) -> list[str]:
+        return [frame["feed"] for frame in self.frames if frame["type"] == "status"]
+
+    def check_order(self) -> None:
+        """A position that it was told holds: nothing of before comes after it."""
+        position = 0
+        for frame in self.frames:
+            if frame["type"] in ("commit", "status"):
+                assert frame["position"] >= position + (frame["type"] == "commit"), self.frames
+                position = frame["position"]
 
     def reasons(self) -> list[str]:
         """Of the resets."""
@@ -79,19 +96,19 @@ class Person:
 class Feed:
     """A reader and a broadcaster, and what stands between them and the database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, settings: Settings) -> None:
         self._connect = database.connect
         self._is_open = asyncio.Event()
         self._is_open.set()
-        self.broadcaster = Broadcaster(Archive(database, discover(ROOT / "app/steps").streams), Settings())
+        self.broadcaster = Broadcaster(Archive(database, discover(ROOT / "app/steps").streams), settings)
         self.reader = Reader(self._connect_reader, self.broadcaster, Shortcut(self.broadcaster))
 
     @classmethod
     @asynccontextmanager
-    async def on(cls, url: str) -> AsyncIterator[Feed]:
+    async def on(cls, url: str, **settings: Any) -> AsyncIterator[Feed]:
         database = Database(pool_size_max=2, pool_timeout_seconds=5)
         await database.open(url)
-        feed = cls(database)
+        feed = cls(database, Settings(**settings))
         reading = asyncio.create_task(feed.reader.run())
         try:
             await feed.reader.started.wait()
@@ -182,9 +199,77 @@ async def test_the_status_is_told_to_one_that_could_not_take_it(database_url: st
             await eventually(lambda: feed.broadcaster.behind(person))
             assert person.frames[-1]["type"] == "live"
             person.is_full = False
-            await eventually(lambda: person.frames[-1]["type"] == "status")
-            assert (person.frames[-1]["position"], person.frames[-1]["epoch"]) == (SHARED + 1, epoch)
             await person.until_told("missed")
+            await eventually(lambda: person.statuses())
+            assert [frame["epoch"] for frame in person.frames if frame["type"] == "status"] == [epoch]
+            person.check_order()
+
+
+async def test_the_status_is_told_as_soon_as_a_connection_has_drained(database_url: str, other_url: str) -> None:
+    """Not with the next commit, which does not come while the feed is interrupted."""
+    async with Feed.on(database_url) as feed, connected(database_url) as sql:
+        person = feed.subscribe()
+        await eventually(lambda: person.frames and person.frames[-1]["type"] == "live")
+        person.is_full = True
+        feed.broadcaster.note_full(person)
+        await feed.cut(sql)
+        assert person.statuses() == []
+        person.is_full = False
+        await eventually(lambda: person.statuses() == ["interrupted"])
+        person.is_full = True
+        await feed.mend()
+        await feed.cut(sql)
+        await feed.mend()
+        person.is_full = False
+        await eventually(lambda: person.statuses() == ["interrupted", "live"])  # what holds now, once
+        person.check_order()
+
+
+async def test_the_status_is_told_to_one_that_reads_the_log(
+    database_url: str, other_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the interruption begins and when it ends, with the position that this one has come to."""
+    may_read = asyncio.Event()
+    async with Feed.on(database_url) as feed, connected(database_url) as sql:
+        person = feed.subscribe()
+        await eventually(lambda: person.frames and person.frames[-1]["type"] == "live")
+        ready = feed.broadcaster.archive.ready
+
+        async def wait_and_read(*arguments: Any) -> Any:
+            await may_read.wait()
+            return await ready(*arguments)
+
+        monkeypatch.setattr(feed.broadcaster.archive, "ready", wait_and_read)
+        person.is_full = True
+        feed.broadcaster.note_full(person)
+        with sequencing(database_url):
+            await write(sql, "missed")
+            await eventually(lambda: feed.broadcaster.position == SHARED + 1)
+            person.is_full = False
+            await feed.cut(sql)
+            await eventually(lambda: person.statuses() == ["interrupted"])
+            await feed.mend()
+            await eventually(lambda: person.statuses() == ["interrupted", "live"])
+            assert {frame["position"] for frame in person.frames if frame["type"] == "status"} == {SHARED}
+            may_read.set()
+            await person.until_told("missed")
+            await write(sql, "live")
+            await person.until_told("live")
+        person.check_order()
+
+
+async def test_a_connection_that_ends_is_not_waited_for(database_url: str, other_url: str) -> None:
+    """Nothing of one that was full when it should have been told stays behind."""
+    async with Feed.on(database_url) as feed, connected(database_url) as sql:
+        person = feed.subscribe()
+        await eventually(lambda: person.frames and person.frames[-1]["type"] == "live")
+        person.is_full = True
+        await feed.cut(sql)
+        assert feed.broadcaster.errands._tasks
+        feed.broadcaster.unsubscribe(person.subscription)
+        feed.broadcaster.leave(person, ())
+        await eventually(lambda: not feed.broadcaster.errands._tasks)
+        assert person.statuses() == []
 
 
 async def test_one_that_waits_goes_on_if_nothing_is_lost(database_url: str, other_url: str) -> None:

@@ -482,6 +482,6 @@ async def test_a_walk_that_fails_opens_the_gate(
         await eventually(lambda: page.has_failed)
     assert feed.broadcaster.behind(page) is None
     page.unsubscribe("s")
-    feed.broadcaster.leave(page)
+    feed.broadcaster.leave(page, ())
     assert feed.broadcaster.is_deserted
     assert not feed.broadcaster._resumptions and not feed.broadcaster._starting

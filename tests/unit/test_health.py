@@ -5,11 +5,11 @@ from __future__ import annotations
 import httpx
 from litestar import Litestar
 
-from app.web.health import Checks, health_controller
+from app.web.health import Checks, Warnings, health_controller
 
 
-async def ask(checks: Checks) -> dict[str, httpx.Response]:
-    app = Litestar(route_handlers=[health_controller(checks)], logging_config=None)
+async def ask(checks: Checks, warnings: Warnings = dict) -> dict[str, httpx.Response]:
+    app = Litestar(route_handlers=[health_controller(checks, warnings)], logging_config=None)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://health") as client:
         return {path: await client.get(f"/health/{path}") for path in ("live", "ready")}
 
@@ -40,3 +40,18 @@ async def test_not_ready_says_what_is_wrong_and_lives_on() -> None:
         assert answers["ready"].status_code == 503
         assert words in answers["ready"].text
         assert answers["live"].status_code == 200
+
+
+async def test_ready_names_what_concerns_single_streams_and_serves_the_others() -> None:
+    """It is in the body, and not for a balancer to act on; beside what is wrong for all it is told, too."""
+
+    async def fine() -> dict[str, str]:
+        return {"database": "ok"}
+
+    async def broken() -> dict[str, str]:
+        return {"database": "connection refused"}
+
+    for checks, status in ((fine, 200), (broken, 503)):
+        answers = await ask(checks, lambda: {"stream job": "UndefinedTableError"})
+        assert answers["ready"].status_code == status
+        assert answers["ready"].json()["warnings"] == {"stream job": "UndefinedTableError"}

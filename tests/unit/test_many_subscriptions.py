@@ -89,8 +89,8 @@ async def test_ending_while_it_catches_up_is_linear() -> None:
     for number in (FEW, 2 * FEW):
         feed = open_feed()
         many = subscriptions(feed, TidelogDialect(), number, "of items")
-        pump = Pump(feed, many[0].subscriber, many, 0, is_new=True)
-        feed._start_pump(pump)
+        feed.note_starting(many, pump := Pump(feed, many[0].subscriber, dict.fromkeys(many, 0), print, is_new=True))
+        pump.start()
         costs.append(operations(lambda many=many, feed=feed: feed.leave(many[0].subscriber, many)))  # type: ignore[misc]
         assert feed.is_deserted
         await feed.close()

@@ -8,7 +8,9 @@
 --
 -- It also has the second statement read the table in the order of its pages rather than of the key, as items were mostly
 -- written oldest first; and sort in memory, for which 64 MB are no more than the archive's few connections may take
--- (100,000 chat messages are 20 MB). Together a sixth less time. Both settings end with the transaction.
+-- (100,000 chat messages are 20 MB). Together a sixth less time. And it does not wait long for a table that somebody has
+-- locked (ALTER TABLE, VACUUM FULL): the archive's few connections are needed for other streams, too. The settings end with
+-- the transaction.
 -- Locks: none.
 with
 head as materialized (
@@ -39,5 +41,6 @@ select
           and c.stream = $1 and c.group_id = $2
     ) as xids,
     set_config('enable_bitmapscan', 'on', true),
-    set_config('work_mem', greatest(pg_size_bytes(current_setting('work_mem')) / 1024, 65536) || 'kB', true)
+    set_config('work_mem', greatest(pg_size_bytes(current_setting('work_mem')) / 1024, 65536) || 'kB', true),
+    set_config('lock_timeout', '1s', true)
 from since

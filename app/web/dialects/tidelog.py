@@ -13,7 +13,8 @@
 ID is the client's name for its subscription. A commit is one message for a connection, with all that it
 subscribed to; of a delete, `data` is the item as it was. Messages come in the order of the feed, so a position
 holds for all live subscriptions of the connection. With `since` and `epoch`, as last received, the missed
-commits come first; a snapshot is complete with the page that has `more: false`.
+commits come first; a snapshot is complete with the page that has `more: false`. A subscription that an error names
+is over, and its name free, but for `subscription_exists`.
 """
 
 from __future__ import annotations
