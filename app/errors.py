@@ -40,6 +40,18 @@ class StreamsNotMigratedError(TidelogError):
     code = "streams_not_migrated"
 
 
+class StreamTableError(TidelogError):
+    """A declared stream's table is not as it should be, and somebody has to decide; the message has the statements."""
+
+    code = "stream_table_unfit"
+
+
+class EncodingError(TidelogError):
+    """The database, or our session with it, has another encoding than UTF8: it can't hold or tell every text."""
+
+    code = "encoding_unsupported"
+
+
 class KeyInvalidError(TidelogError):
     """A group id or an item id that can't be a key: empty, too long, or with a NUL character.
 

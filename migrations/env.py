@@ -14,8 +14,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from app.discovery import discover
 from app.model.stream import Stream
 from app.settings import Settings
-from app.store.declared import declaration_sql, declare_streams
+from app.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
 from app.store.embedded import EmbeddedPostgres
+from app.store.encoding import ENCODINGS, check_encodings
 from app.store.engine import Database
 
 # Held by whoever migrates, to the end of the transaction: advisory (1953064044 "tidl", 3).
@@ -38,15 +39,22 @@ def is_upgrade_to_head() -> bool:
 
 
 def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
+    """Raises StreamTableError, with all that could be done committed, if a stream's table is for somebody to mend."""
     context.configure(connection=connection, version_table_schema="streams", transaction_per_migration=False)
+    troubles: list[Declared] = []
     with context.begin_transaction():
+        check_encodings(*connection.exec_driver_sql(ENCODINGS).one())
         connection.exec_driver_sql(LOCK)
         if not context.get_context().opts.get("dont_mutate"):  # `alembic current` asks only
             connection.exec_driver_sql("create schema if not exists streams")
         context.run_migrations()
         if is_upgrade_to_head():
-            for stream in declare_streams(connection, streams):
-                print(f"migrations: made streams.{stream.table} for stream {stream.name}", file=sys.stderr)
+            for declared in declare_streams(connection, streams):
+                if declared.trouble is not None:
+                    troubles.append(declared)
+                else:
+                    print(f"migrations: {declared.done}", file=sys.stderr)
+    refuse_troubles(troubles)
 
 
 def run_offline(streams: Iterable[Stream]) -> None:

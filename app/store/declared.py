@@ -3,26 +3,62 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.errors import StreamsNotMigratedError
+from app.errors import StreamsNotMigratedError, StreamTableError
 from app.model.stream import Stream
+from app.store.queries import load
 
+EXAMINE_STREAMS = load("examine_streams")
 MIGRATE = "run `scripts/migrate` (alembic upgrade head)"
 
+logger = logging.getLogger("tidelog.streams")
 
-def declare_streams(connection: Connection, streams: Iterable[Stream]) -> Iterator[Stream]:
-    """Make what is missing in the connection's transaction; yields the streams whose tables it made."""
+
+class Declared(NamedTuple):
+    """What became of a stream's declaration: something was done, or could not be."""
+
+    stream: Stream
+    done: str | None
+    trouble: str | None
+
+
+def declare_streams(connection: Connection, streams: Iterable[Stream]) -> Iterator[Declared]:
+    """Make or mend what is to be, in the connection's transaction; one that can't be does not hinder the others."""
     for stream in streams:
-        made = connection.exec_driver_sql(
-            "select streams.declare($1, $2, $3::text::jsonb)",
-            (stream.name, stream.table, json.dumps(stream.schema.document)),
-        ).scalar_one()
-        if made:
-            yield stream
+        done = trouble = None
+        try:
+            with connection.begin_nested():
+                done = connection.exec_driver_sql(
+                    "select streams.declare($1, $2, $3::text::jsonb)",
+                    (stream.name, stream.table, json.dumps(stream.schema.document)),
+                ).scalar_one()
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise
+            trouble = _told(error)
+        if done or trouble:
+            yield Declared(stream, done, trouble)
+
+
+def _told(error: DBAPIError) -> str:
+    """The database's message and hint."""
+    cause = error.orig.__cause__ if error.orig is not None else None
+    message, hint = getattr(cause, "message", None), getattr(cause, "hint", None)
+    return str(error.orig) if message is None else f"{message}: {hint}" if hint else str(message)
+
+
+def refuse_troubles(troubles: Iterable[Declared]) -> None:
+    """Raise StreamTableError if there are any."""
+    told = [f"stream {declared.stream.name}: {declared.trouble}" for declared in troubles]
+    if told:
+        raise StreamTableError("\n  ".join(["not all streams can be served:", *told]))
 
 
 def declaration_sql(stream: Stream) -> str:
@@ -32,15 +68,30 @@ def declaration_sql(stream: Stream) -> str:
 
 
 async def check_declared(connection: AsyncConnection, streams: Iterable[Stream]) -> None:
-    """Raise StreamsNotMigratedError if the core or the table of one of `streams` is missing."""
-    core = await connection.exec_driver_sql("select to_regclass('streams.commit') is not null")
-    if not core.scalar_one():
-        raise StreamsNotMigratedError(f"this database has no Tidelog tables yet: {MIGRATE}")
-    result = await connection.exec_driver_sql(
-        "select s.name, s.table_name from streams.stream s "
-        "where to_regclass(format('streams.%I', s.table_name)) is not null"
+    """Raise StreamsNotMigratedError or StreamTableError if the core, or what one of `streams` needs, is not there."""
+    core = await connection.exec_driver_sql(
+        "select to_regclass('streams.commit') is not null, to_regproc('streams.examine') is not null"
     )
-    migrated = {tuple(row) for row in result}
-    missing = sorted(stream.name for stream in streams if (stream.name, stream.table) not in migrated)
+    has_core, is_recent = tuple(core.one())
+    if not has_core:
+        raise StreamsNotMigratedError(f"this database has no Tidelog tables yet: {MIGRATE}")
+    if not is_recent:
+        raise StreamsNotMigratedError(f"this database's Tidelog tables are older than this server: {MIGRATE}")
+    declared = list(streams)
+    result = await connection.exec_driver_sql(
+        EXAMINE_STREAMS, ([stream.name for stream in declared], [stream.table for stream in declared])
+    )
+    missing, unfit = [], []
+    for row in result:
+        name, is_missing, severity, trouble, remedy = tuple(row)
+        if severity == "warn":
+            logger.warning("stream %s: %s; %s", name, trouble, remedy)
+        elif is_missing and severity == "mend":
+            missing.append(name)
+        else:
+            unfit.append(f"stream {name}: {trouble}: {remedy or MIGRATE}")
     if missing:
-        raise StreamsNotMigratedError(f"no tables yet for the streams {', '.join(missing)}: {MIGRATE}")
+        unfit.insert(0, f"no tables yet for the streams {', '.join(sorted(missing))}: {MIGRATE}")
+    if unfit:
+        kind = StreamsNotMigratedError if missing else StreamTableError
+        raise kind("\n  ".join(unfit))

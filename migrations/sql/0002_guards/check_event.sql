@@ -1,0 +1,49 @@
+-- BEFORE INSERT on streams.event: a role puts events only into streams whose items it may write, and none with an
+-- address that no subscriber could have. Roles that may delete from streams.event are the feed's own: for them the
+-- table of the stream is not looked up.
+--
+-- It also draws the event's place in the order of writes, for which a writer has no right of his own.
+--
+-- It runs with the rights and in the search_path of whoever inserts, and so looks up nothing there: see
+-- complete_item.sql for how this is written. Not a row-level security policy, for which pg_dump would refuse a role
+-- that may only read. Locks: none.
+create function streams.check_event() returns trigger
+language plpgsql
+as $$
+begin
+    if pg_catalog.octet_length(new.group_id) operator(pg_catalog.<) 1
+        or pg_catalog.octet_length(new.group_id) operator(pg_catalog.>) 1024
+        or pg_catalog.octet_length(new.id) operator(pg_catalog.<) 1
+        or pg_catalog.octet_length(new.id) operator(pg_catalog.>) 1024
+    then
+        raise check_violation using
+            message = pg_catalog.format('group_id and id of an event of stream %s must have 1 to 1024 bytes', new.stream),
+            schema = tg_table_schema, table = tg_table_name;
+    end if;
+    if pg_catalog.octet_length(new.type) operator(pg_catalog.<) 1
+        or pg_catalog.octet_length(new.type) operator(pg_catalog.>) 256
+    then
+        raise check_violation using
+            message = pg_catalog.format('the type of an event of stream %s must have 1 to 256 bytes', new.stream),
+            schema = tg_table_schema, table = tg_table_name, column = 'type';
+    end if;
+    new.seq := streams.next_seq();
+    if pg_catalog.has_table_privilege(tg_relid, 'DELETE'::pg_catalog.text) then
+        return new;
+    end if;
+    -- INSERT on the table, or on the column that holds the item.
+    if not exists (
+        select from streams.stream s
+        where s.name operator(pg_catalog.=) new.stream
+          and pg_catalog.has_column_privilege(
+              pg_catalog.to_regclass(pg_catalog.format('streams.%I', s.table_name))::pg_catalog.oid,
+              'data'::pg_catalog.text, 'INSERT'::pg_catalog.text
+          )
+    ) then
+        raise insufficient_privilege using
+            message = pg_catalog.format('permission denied to send to stream %s', new.stream),
+            hint = 'It takes the right to insert into the stream''s table.';
+    end if;
+    return new;
+end
+$$;
