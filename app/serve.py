@@ -32,6 +32,7 @@ from uvicorn.supervisors import Multiprocess
 from app.errors import TidelogError
 from app.settings import Settings
 from app.store.embedded import EmbeddedPostgres
+from app.store.encoding import check_encoding_of
 from app.store.engine import Database
 
 logger = logging.getLogger("tidelog.serve")
@@ -180,13 +181,19 @@ def _unheard(number: signal.Signals) -> Iterator[None]:
 
 
 async def _check_database(url: str) -> None:
-    """End with a line about the setting, not with a migration's traceback, if the server there can't be used."""
+    """End with a line about the setting, not with a migration's traceback, if the server there can't be used.
+
+    Raises EncodingError.
+    """
     try:
         connection = await Database.connector(url)()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
         cause = str(error) or type(error).__name__  # a timeout has no text
         sys.exit(f"tidelog: can't connect to the database of TIDELOG_DATABASE_URL: {cause}")
-    await connection.close()
+    try:
+        await check_encoding_of(connection)
+    finally:
+        await connection.close()
 
 
 def _wrong_settings(error: ValidationError) -> str:

@@ -9,6 +9,7 @@ from uuid import UUID
 import asyncpg
 
 from app.errors import AdoptionError
+from app.store.encoding import check_encoding_of
 from app.store.epoch import begin_epoch, read_epoch_state
 from app.store.log import LIFT_TRANSACTION_TIMEOUT
 from app.store.queries import load
@@ -45,10 +46,11 @@ class Adoption:
 
 
 async def adopt(connect: Connector) -> Adoption:
-    """Do it, all or nothing. Raises AdoptionError if there is nothing to adopt, or writers don't end."""
+    """Do it, all or nothing. Raises AdoptionError if there is nothing to adopt, or writers don't end; EncodingError."""
     connection = await connect(**SETTINGS)
     try:
         await connection.execute(LIFT_TRANSACTION_TIMEOUT)
+        await check_encoding_of(connection)
         if await connection.fetchval("select to_regclass('streams.epoch') is null"):
             raise AdoptionError("this database has no Tidelog tables: there is nothing to adopt")
         await _refuse_own_log(connection)  # before a lock is taken that a healthy sequencer holds

@@ -9,6 +9,7 @@ from uuid import UUID
 
 from app.errors import PositionForeignError, PositionTooOldError, StreamsNotMigratedError, StreamUnknownError
 from app.store.declared import MIGRATE
+from app.store.encoding import check_encoding_of
 from app.store.queries import load
 from app.store.reading import COMMITS_AT_ONCE, Only, PageRequest, read_page
 
@@ -109,7 +110,11 @@ async def is_registered(connection: Connection, name: str) -> bool:
 
 
 async def check_migrated(connection: Connection, streams: Sequence[str]) -> None:
-    """Raise StreamsNotMigratedError or StreamUnknownError: a misspelt stream would match nothing for ever."""
+    """Raise StreamsNotMigratedError or StreamUnknownError: a misspelt stream would match nothing for ever.
+
+    Or EncodingError.
+    """
+    await check_encoding_of(connection)
     if not await connection.fetchval("select to_regclass('streams.consumer') is not null"):
         raise StreamsNotMigratedError(f"this database has no table of consumers: {MIGRATE}")
     unknown = await connection.fetchval(

@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import StreamsNotMigratedError, StreamTableError
 from app.model.stream import Stream
+from app.store.encoding import ENCODINGS, check_encodings
 from app.store.queries import load
 
 EXAMINE_STREAMS = load("examine_streams")
@@ -68,7 +69,11 @@ def declaration_sql(stream: Stream) -> str:
 
 
 async def check_declared(connection: AsyncConnection, streams: Iterable[Stream]) -> None:
-    """Raise StreamsNotMigratedError or StreamTableError if the core, or what one of `streams` needs, is not there."""
+    """Raise StreamsNotMigratedError or StreamTableError if the core, or what one of `streams` needs, is not there.
+
+    Or EncodingError, which no migration mends.
+    """
+    check_encodings(*tuple((await connection.exec_driver_sql(ENCODINGS)).one()))
     core = await connection.exec_driver_sql(
         "select to_regclass('streams.commit') is not null, to_regproc('streams.examine') is not null"
     )

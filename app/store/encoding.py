@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from app.errors import EncodingError
+
+if TYPE_CHECKING:
+    import asyncpg
 
 ENCODINGS = """
     select current_database(), current_setting('server_encoding'), current_setting('client_encoding')
@@ -28,3 +33,10 @@ def check_encodings(database: str, of_server: str, of_session: str) -> None:
             f"the session's client_encoding is {of_session}, though UTF8 was asked for: something between here and the "
             f"database {database} sets it (a pooler, say); have it leave that to its clients"
         )
+
+
+async def check_encoding_of(connection: asyncpg.Connection[Any]) -> None:
+    """Raise EncodingError if this connection's database, or its session, is no good."""
+    row = await connection.fetchrow(ENCODINGS)
+    assert row is not None  # noqa: S101 - a select without from
+    check_encodings(*row)

@@ -1,8 +1,6 @@
 -- BEFORE INSERT on streams.event: a role puts events only into streams whose items it may write, and none with an
--- address that no subscriber could have. Roles that may delete from streams.event are the feed's own: for them the
--- table of the stream is not looked up.
---
--- It also draws the event's place in the order of writes, for which a writer has no right of his own.
+-- address that no subscriber could have. Roles that may use the sequence of writes are the feed's own: for them the
+-- table of the stream is not looked up. For the others streams.next_seq draws the event's place.
 --
 -- It runs with the rights and in the search_path of whoever inserts, and so looks up nothing there: see
 -- complete_item.sql for how this is written. Not a row-level security policy, for which pg_dump would refuse a role
@@ -27,8 +25,8 @@ begin
             message = pg_catalog.format('the type of an event of stream %s must have 1 to 256 bytes', new.stream),
             schema = tg_table_schema, table = tg_table_name, column = 'type';
     end if;
-    new.seq := streams.next_seq();
-    if pg_catalog.has_table_privilege(tg_relid, 'DELETE'::pg_catalog.text) then
+    if pg_catalog.has_sequence_privilege('streams.write_seq'::pg_catalog.text, 'USAGE'::pg_catalog.text) then
+        new.seq := pg_catalog.nextval('streams.write_seq'::pg_catalog.regclass);
         return new;
     end if;
     -- INSERT on the table, or on the column that holds the item.
@@ -44,6 +42,7 @@ begin
             message = pg_catalog.format('permission denied to send to stream %s', new.stream),
             hint = 'It takes the right to insert into the stream''s table.';
     end if;
+    new.seq := streams.next_seq();
     return new;
 end
 $$;

@@ -9,13 +9,16 @@ create or replace function streams.send(stream text, group_id text, id text, typ
 language plpgsql
 as $$
 begin
-    if not exists (select from streams.stream s where s.name operator(pg_catalog.=) send.stream) then
+    -- One statement, as each costs: the stream is looked up in it. check_event draws the seq.
+    insert into streams.event (seq, stream, group_id, id, type, data)
+    select 0, s.name, send.group_id, send.id, send.type, send.data
+    from streams.stream s
+    where s.name operator(pg_catalog.=) send.stream;
+    if not found then
         raise undefined_object using
             message = pg_catalog.format('no stream is named %L', send.stream),
             hint = 'If it is declared, run scripts/migrate.';
     end if;
-    insert into streams.event (seq, stream, group_id, id, type, data)
-    values (0, send.stream, send.group_id, send.id, send.type, send.data);  -- check_event draws the seq
     if not pg_catalog.pg_try_advisory_xact_lock_shared(1953064044, 2) then
         perform pg_catalog.pg_notify('tidelog_doorbell', '');
     end if;
