@@ -92,9 +92,11 @@ class Broadcaster:
         self.at_ms = at_ms
         self._tell_moved()
 
-    def go_on(self, epoch: str) -> None:
+    def go_on(self, head: Head) -> None:
         """The reader is connected again, and all that was published is in the log that it found."""
-        self.epoch = epoch
+        self.epoch = head.epoch
+        # What another process published in the epoch before, and is lost, is older than what is sent from here on.
+        self.at_ms = max(self.at_ms, head.began_at_ms)
         for overlay in list(self._overlays):  # what is being read may show what a crash of the database has undone
             overlay.overflow()
         self._tell_joined()

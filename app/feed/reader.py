@@ -8,7 +8,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from app.feed.backoff import Backoff
-from app.store.epoch import server_of
+from app.store.epoch import server_of, until_begun
 from app.store.failure import TROUBLE
 from app.store.log import FEED_SETTINGS, Head, read_head
 from app.store.reading import Page, PageRequest, read_after, read_page
@@ -26,6 +26,7 @@ HEAD_CHANNEL = "tidelog_head"  # the sequencer's NOTIFY; the payload is the new 
 EPOCH_CHANNEL = "tidelog_epoch"  # its payload comes before the first head of the new epoch
 STATEMENT_TIMEOUT_SECONDS = 30.0
 PASSING_PAUSE_SECONDS = 0.05  # between looks at the head while nobody subscribes
+BEGUN_TIMEOUT_SECONDS = 5.0  # a sequencer begins an epoch within half a second; one that can't must not keep us
 SLOW_POLL_SECONDS = 1.0  # stands behind the NOTIFY, and finds a dead connection, whatever the shortcut brings
 
 
@@ -80,6 +81,7 @@ class Reader:
         await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
         await broadcaster.archive.reconnect()
         self._shortcut.follow(await server_of(connection))
+        await until_begun(connection, BEGUN_TIMEOUT_SECONDS)
         head = await self._read_head(connection, epoch)
         self._is_joined = True
         if not self.started.is_set():
@@ -87,7 +89,7 @@ class Reader:
             broadcaster.start(head.number, head.at_ms)
             self.started.set()
         elif broadcaster.furthest <= head.shared:
-            broadcaster.go_on(head.epoch)
+            broadcaster.go_on(head)
         else:
             logger.error(
                 "the database has lost commits from %d on, which were delivered up to %d (was a replica promoted "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 EPOCH_STATE = load("epoch_state")
 BEGIN_EPOCH = load("begin_epoch")
 SERVER = "select pg_postmaster_start_time() || ' ' || oid from pg_database where datname = current_database()"
+
+
+BEGUN_POLL_SECONDS = 0.02
 
 
 class NotBegunError(ConnectionError):
@@ -46,6 +50,19 @@ async def read_epoch_state(connection: Connection) -> EpochState:
         return EpochState(None, is_foreign=row["has_log"], goes_on=False)
     is_foreign = row["system_identifier"] != row["log_system_identifier"] or row["log_is_ahead"]
     return EpochState(row["epoch"], is_foreign, goes_on=row["goes_on"] and not is_foreign)
+
+
+async def until_begun(connection: Connection, seconds: float) -> None:
+    """Wait, for so long at most, until a sequencer has begun this history's epoch, if one is to be begun.
+
+    What is told to clients before it has begun would be dated and named as of the history before.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    state = await read_epoch_state(connection)
+    while not state.goes_on and not state.is_foreign and loop.time() < until:
+        await asyncio.sleep(BEGUN_POLL_SECONDS)
+        state = await read_epoch_state(connection)
 
 
 async def server_of(connection: Connection) -> str:

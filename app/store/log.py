@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -52,6 +53,15 @@ FEW_ROWS = 10_000
 _NO_LIMIT = 2**62
 _BEFORE_ALL_TIME = datetime(2000, 1, 1, tzinfo=UTC)
 
+# 30 seconds: as in number_commits.sql.
+WENT_BACK = (
+    "the clock was ahead: commit %d is dated %s, the next ones from %s on again; their order is that of their numbers. "
+    "To date anew what was dated ahead: update streams.commit set at = clock_timestamp() "
+    "where at > clock_timestamp() + interval '30 seconds'"
+)
+
+logger = logging.getLogger("tidelog.sequencer")
+
 
 @dataclass(slots=True)
 class Numbering:
@@ -66,9 +76,8 @@ class Numbering:
     @classmethod
     async def load(cls, connection: Connection) -> Numbering:
         row = await connection.fetchrow(SEQUENCER_STATE)
-        if row is None:
-            return cls(0, _BEFORE_ALL_TIME, BEFORE_EVERYTHING)
-        return cls(row["number"], row["at"], row["snapshot"])
+        assert row is not None  # noqa: S101 - a left join from one row
+        return cls(row["number"] or 0, row["at"] or _BEFORE_ALL_TIME, row["snapshot"] or BEFORE_EVERYTHING)
 
     async def advance(self, connection: Connection, *, tell_rows_max: int = 0) -> int:
         """Number every commit that became visible; answers how many. Up to so many rows of theirs are in `rows` then.
@@ -82,6 +91,8 @@ class Numbering:
             assert row is not None  # noqa: S101 - as above
         numbered: int = row["numbered"]
         if numbered:
+            if row["at"] < self.at:
+                logger.warning(WENT_BACK, self.number, self.at, row["at"])
             self.number, self.at = row["number"], row["at"]
         self.snapshot = row["snapshot"]
         self.rows = json.loads(row["rows"]) if row["rows"] else ()
@@ -89,18 +100,23 @@ class Numbering:
 
 
 class Head(NamedTuple):
-    """The last number, its time (epoch milliseconds) and its epoch; 0, 0.0 before the first commit."""
+    """The last number (0 before the first commit), the time, as epoch milliseconds, and the epoch.
+
+    The time is the last commit's, or that of the epoch's beginning if it is later.
+    """
 
     number: int
     at_ms: float
     epoch: str
+    began_at_ms: float  # when the epoch began
     shared: int  # up to it, the commits are those of the epoch that was asked about; -1 if there is none such
 
 
 async def read_head(
-    connection: Connection | PoolConnectionProxy[Any], epoch: str | None, *, timeout_seconds: float
+    connection: Connection | PoolConnectionProxy[Any], since_epoch: str | None, *, timeout_seconds: float
 ) -> Head:
-    """Where the log ends, for one who was in `epoch`. Raises NotBegunError if no sequencer has worked here yet."""
-    row = await connection.fetchrow(HEAD, epoch, timeout=timeout_seconds)
+    """Where the log ends, for one who was in `since_epoch`. Raises NotBegunError if no sequencer has worked here."""
+    row = await connection.fetchrow(HEAD, since_epoch, timeout=timeout_seconds)
     assert row is not None  # noqa: S101 - an aggregate answers one row
-    return Head(row["number"], row["at_ms"], known_epoch(row["epoch"]), row["shared"])
+    epoch = known_epoch(row["epoch"])
+    return Head(row["number"], row["at_ms"], epoch, row["began_at_ms"], row["shared"])

@@ -54,7 +54,6 @@ class SnapshotHead:
     """
 
     number: int
-    at_ms: float
     epoch: str
     unnumbered: frozenset[int]
 
@@ -94,7 +93,7 @@ async def open_snapshot(
     async with connection.transaction(isolation="repeatable_read", readonly=True):
         row = await connection.fetchrow(SNAPSHOT_HEAD, stream, group_id)
         assert row is not None  # noqa: S101 - `since` is one row
-        head = SnapshotHead(row["number"], row["at_ms"], known_epoch(row["epoch"]), frozenset(row["xids"]))
+        head = SnapshotHead(row["number"], known_epoch(row["epoch"]), frozenset(row["xids"]))
         # Two statements, as each has one plan for all: that of a group would go through all of it for an item.
         only, arguments = ("", (group_id,)) if item_id is None else ("and id = $2", (group_id, item_id))
         query = READ_ITEMS.replace("{table}", table).replace("{only}", only)

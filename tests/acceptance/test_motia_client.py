@@ -15,6 +15,7 @@ import asyncpg
 import pytest
 
 from app.json_text import parse
+from tests.harness import Databases
 from tests.node import has_node, install_packages
 
 FOLDER = Path(__file__).parent / "motia_client"
@@ -222,3 +223,26 @@ async def test_quick_sets_of_one_item_end_on_the_last(server: Any, client_folder
                 await client.until(lambda told: told.get("name") == "group" and len(told.get("changed") or ()) == 2)
                 assert await client.state("item") == last
                 assert last in await client.state("group")
+
+
+@pytest.mark.slow
+async def test_a_client_that_was_open_while_the_database_was_wiped_shows_what_is_there(
+    databases: Databases, template_database: str, start_server: Any, server: Any, client_folder: Path
+) -> None:
+    """It comes back by itself, forgets the items that are gone, and takes the new history's, also of the same names."""
+    async with motia_client(client_folder, server.ws_url) as client:
+        await client.subscribe("group", "chatMessage", "g")
+        await client.subscribe("item", "chatMessage", "g", "a")
+        async with server.http() as http:
+            for text in ("created", "updated"):  # the client notes the time of updates, not of creates
+                await http.put("/g/a", json={"text": text})
+            await client.until(lambda told: told.get("changed") == [{"id": "a", "text": "updated"}])
+        await server.stop()
+        await databases.replace(server.database_url, await databases.create(template=template_database))
+        again = await start_server(steps_dir=server.steps_dir, port=server.port)
+        await client.until(lambda told: told.get("name") == "group" and told.get("changed") == [])
+        async with again.http() as http:
+            await http.put("/g/a", json={"text": "of the new one"})
+        new = {"id": "a", "text": "of the new one"}
+        await client.until(lambda told: told.get("name") == "group" and told.get("changed") == [new])
+        assert await client.state("item") == new

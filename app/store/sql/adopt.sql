@@ -29,7 +29,11 @@ leftover as materialized (
     group by c.xid
 ),
 clock as materialized (
-    select greatest(clock_timestamp(), head.at + interval '10 microseconds') as at from head
+    select case  -- as in number_commits.sql
+        when head.at > clock_timestamp() + interval '30 seconds' then clock_timestamp()
+        else greatest(clock_timestamp(), head.at + interval '10 microseconds')
+    end as at
+    from head
 ),
 numbered_changes as (
     update streams.change c set xid = (9223372036854775808 + n.number)::text::xid8

@@ -21,6 +21,11 @@
 -- one after the other, by its row lock, so the later one's last write is later, whatever else it wrote
 -- before. By min(seq) it may have touched another item first, and the item's changes would be swapped.
 --
+-- Times grow from commit to commit by 10 microseconds at least, whatever the clock does: clients that order by time need
+-- the room. So the log may run ahead of the clock, after that was set back or after very many commits at once; but by no
+-- more than 30 seconds (a batch of three million). If it is further ahead, the clock was wrong when the last commit was
+-- numbered, and the log takes the clock's time again. The order of commits is that of their numbers, always.
+--
 -- Locks: none that a writer could wait for. Called by the sequencer, which is alone; the unique keys of
 -- streams.commit stop a second one.
 with recursive
@@ -43,7 +48,10 @@ fresh as (
     group by xid
 ),
 clock as materialized (
-    select greatest(clock_timestamp(), $3::timestamptz + interval '10 microseconds') as at
+    select case
+        when $3::timestamptz > clock_timestamp() + interval '30 seconds' then clock_timestamp()
+        else greatest(clock_timestamp(), $3::timestamptz + interval '10 microseconds')
+    end as at
 ),
 numbered as (
     insert into streams.commit (number, xid, last_seq, at, snapshot)

@@ -4,13 +4,21 @@
 -- the new floor. Never the newest commit, whose snapshot is where numbering goes on; never one that a durable
 -- consumer has still to read.
 --
+-- They go from the lowest, without a gap, and a commit is at least as old as every later one: one that is dated ahead, by a
+-- clock that was wrong, goes with the next one that is old enough. (If a whole batch is dated ahead, it stays until its
+-- time comes, or until somebody dates it again.)
+--
 -- Called by the housekeeper. Locks: the rows it deletes, which nobody else writes.
 with
-old as materialized (
-    select number, xid
+batch as materialized (
+    select number, xid, at
     from streams.commit
     where number > $1::bigint and number <= $1::bigint + $3::bigint
-      and at < clock_timestamp() - $2::interval
+),
+old as materialized (
+    select number, xid
+    from batch
+    where number <= (select max(number) from batch where at < clock_timestamp() - $2::interval)
       and number < (select number from streams.commit order by number desc limit 1)
       and number <= coalesce((select min(position) from streams.consumer), number)
 ),

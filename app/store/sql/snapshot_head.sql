@@ -14,7 +14,7 @@
 -- Locks: none.
 with
 head as materialized (
-    select number, (extract(epoch from at) * 1000)::float8 as at_ms, snapshot
+    select number, snapshot
     from streams.commit
     order by number desc
     limit 1
@@ -22,11 +22,10 @@ head as materialized (
 since as materialized (
     select
         coalesce((select number from head), 0) as number,
-        coalesce((select at_ms from head), 0) as at_ms,
         coalesce((select snapshot from head), '1:1:'::pg_snapshot) as snapshot
 )
 select
-    number, at_ms,
+    number,
     (select e.epoch from streams.epoch e order by e.began_at desc limit 1) as epoch,
     array(
         select c.xid from streams.change c

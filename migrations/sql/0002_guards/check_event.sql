@@ -25,7 +25,7 @@ begin
             message = pg_catalog.format('the type of an event of stream %s must have 1 to 256 bytes', new.stream),
             schema = tg_table_schema, table = tg_table_name, column = 'type';
     end if;
-    if pg_catalog.has_sequence_privilege('streams.write_seq'::pg_catalog.text, 'USAGE'::pg_catalog.text) then
+    if pg_catalog.has_sequence_privilege('streams.write_seq'::pg_catalog.regclass::pg_catalog.oid, 'USAGE'::pg_catalog.text) then
         new.seq := pg_catalog.nextval('streams.write_seq'::pg_catalog.regclass);
         return new;
     end if;

@@ -18,6 +18,13 @@ function subscribe({ subscribe: name, stream: streamName, group, item, events })
   for (const type of events) subscription.onEvent(type, (data) => tell({ name, event: type, data }))
 }
 
+// In Node an error that nobody listens to ends the process, and the client listens to none; in a browser nothing ends.
+const createSocket = stream.createSocket
+stream.createSocket = function () {
+  const socket = createSocket.call(this)
+  socket.ws.on('error', () => {})
+  return socket
+}
 stream.ws.onOpen(() => tell({ open: true }))
 readline.createInterface({ input: process.stdin }).on('line', (line) => {
   const command = JSON.parse(line)

@@ -150,7 +150,7 @@ FUNCTIONS = [
     ("nextval", "regclass", "bigint"),
     ("pg_current_xact_id", "", "xid8"),
     ("to_regclass", "text", "regclass"),
-    ("has_sequence_privilege", "text, text", "bool"),
+    ("has_sequence_privilege", "oid, text", "bool"),
     ("has_column_privilege", "oid, text, text", "bool"),
 ]
 OPERATORS = [
