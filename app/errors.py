@@ -79,10 +79,11 @@ class ItemInvalidError(TidelogError):
         self.culprits = tuple(culprits)  # the values that are wrong; none if it is not known which
 
 
-class StreamUnknownError(TidelogError):
-    """No stream of this name is declared."""
+class StreamUnknownError(TidelogError, AttributeError, KeyError):
+    """No stream of this name is declared. It is what Python expects where `hasattr` or a mapping's `get` asks."""
 
     code = "stream_unknown"
+    __str__ = Exception.__str__  # a KeyError's is quoted
 
 
 class StreamUnreadableError(TidelogError):
@@ -164,6 +165,12 @@ class StepEndedError(TidelogError):
     """A context was used after its step's handler had returned."""
 
     code = "step_ended"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the step's handler has returned, and its context ended with it: do the work before it returns, "
+            "or on a connection of your own"
+        )
 
 
 class AnswerInvalidError(TidelogError):

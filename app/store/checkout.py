@@ -28,10 +28,7 @@ class Turns:
 
     def check(self) -> None:
         if self._ended:
-            raise StepEndedError(
-                "the step's handler has returned, and its context ended with it: do the work before it returns, "
-                "or on a connection of your own"
-            )
+            raise StepEndedError
 
     async def take(self) -> None:
         self.check()

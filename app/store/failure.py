@@ -17,6 +17,7 @@ TOO_MANY_CONNECTIONS = "53300"
 LOST = ("08", TOO_MANY_CONNECTIONS, "57P", "25P03", "25P04")
 READ_ONLY = "25006"  # read_only_sql_transaction: the server was demoted, or was told to take no writes
 TYPE_IS_GONE = "cache lookup failed for type"  # of a prepared statement; an internal error, so it isn't translated
+FAILED_BEFORE = "25P02"  # in_failed_sql_transaction
 # What passes without anybody's doing anything about the statement: lost connections, conflicts, a full disk or
 # memory, a lock that was waited for too long, a server that stops or starts, its I/O errors; and a server that was
 # demoted, or lost patience.
@@ -45,6 +46,11 @@ def is_crowded(error: BaseException) -> bool:
 def is_outdated(error: BaseException) -> bool:
     """Whether what the connection remembers of tables, types or statements is not true any more."""
     return any(_is_outdated(one) for one in _unfold(error))
+
+
+def is_aftermath(error: BaseException) -> bool:
+    """Whether it says no more than that the transaction had failed before."""
+    return any(_sqlstate(one) == FAILED_BEFORE for one in _unfold(error))
 
 
 def is_away(error: BaseException) -> bool:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session, SessionTransaction
+from sqlalchemy.util import await_only
 
 from app.errors import NotSupportedError
+
+
+class Earlier(Protocol):
+    """What a session's statements come after."""
+
+    @property
+    def is_idle(self) -> bool: ...
+
+    async def settle(self) -> None: ...
 
 
 class LentSession(AsyncSession):
@@ -21,6 +31,10 @@ class LentSession(AsyncSession):
     def __init__(self, connection: Callable[[], Connection]) -> None:
         super().__init__(sync_session_class=_LentSyncSession, expire_on_commit=False, close_resets_only=False)
         self.sync_session.info["connection"] = connection
+
+    def follow(self, earlier: Earlier) -> None:
+        """From now on each statement waits for what `earlier` has begun by then."""
+        self.sync_session.info["earlier"] = earlier
 
     async def end(self) -> None:
         await super().close()
@@ -88,6 +102,9 @@ class AutocommitSession(LentSession):
 
 class _LentSyncSession(Session):
     def get_bind(self, *_: Any, **__: Any) -> Engine | Connection:
+        earlier: Earlier | None = self.info.get("earlier")
+        if earlier is not None and not earlier.is_idle:
+            await_only(earlier.settle())
         connection: Connection = self.info["connection"]()
         return connection
 

@@ -9,19 +9,15 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping
-from inspect import CORO_CLOSED, CORO_CREATED, getcoroutinestate
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import ItemInvalidError, NotSupportedError, StreamUnknownError, shown
 from app.model.step import Step
 from app.store.items import Items, Lend
-
-CALLS_KEPT_MAX = 64  # calls looked through at the end, before those that are over are sorted out
-
-_T = TypeVar("_T")
+from app.store.session import LentSession
+from app.web.calls import Calls
 
 _log = logging.getLogger("tidelog.steps")
 
@@ -32,52 +28,18 @@ class Work(Protocol):
     def lend(self) -> Any: ...
 
     @property
-    def session(self) -> AsyncSession: ...
-
-
-class Calls:
-    """The calls on streams that a handler made, awaited or not.
-
-    Motia starts a call when it is made, and its authors leave `await` out where they don't need the answer.
-    Here a call that nobody awaits is made when the handler has returned, in its order, before the commit.
-    """
-
-    def __init__(self) -> None:
-        self._made: list[Coroutine[Any, Any, Any]] = []
-        self._limit = CALLS_KEPT_MAX
-
-    def __call__(self, call: Coroutine[Any, Any, _T]) -> Coroutine[Any, Any, _T]:
-        self._made.append(call)
-        if len(self._made) >= self._limit:
-            self._made = [made for made in self._made if getcoroutinestate(made) == CORO_CREATED]
-            self._limit = max(CALLS_KEPT_MAX, 2 * len(self._made))
-        return call
-
-    async def finish(self) -> None:
-        """Make the calls that nobody awaited; raises what they raise."""
-        if all(getcoroutinestate(made) == CORO_CLOSED for made in self._made):
-            return
-        await asyncio.sleep(0)  # calls that were made tasks of start themselves
-        for made in self._made:
-            if getcoroutinestate(made) == CORO_CREATED:
-                await made
-
-    def discard(self) -> None:
-        """Forget the calls that nobody awaited, as the step fails anyway."""
-        for made in self._made:
-            if getcoroutinestate(made) == CORO_CREATED:
-                made.close()
+    def session(self) -> LentSession: ...
 
 
 class StreamCalls:
-    """`context.streams.<name>`. Every item is a dict with its `id`. The calls are coroutines."""
+    """`context.streams.<name>`. Every item is a dict with its `id`. The calls are begun at once, like tasks."""
 
     __slots__ = ("_items", "_lend", "_run")
 
     def __init__(self, items: Items, lend: Lend, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         self._items = items
         self._lend = lend
-        self._run = run  # keeps the coroutine and hands it back; or, for plain handlers, waits for it
+        self._run = run  # Calls; or, for plain handlers, waits for the answer
 
     def get(self, group_id: str, id: str) -> Any:
         """The item, or None."""
@@ -173,26 +135,37 @@ class StepContext:
     """The second argument of a handler. Nothing of it can be used after the handler has returned."""
 
     def __init__(
-        self, step: Step, trace_id: str, items: Mapping[str, Items], work: Work, loop: asyncio.AbstractEventLoop | None
+        self,
+        step: Step,
+        trace_id: str,
+        items: Mapping[str, Items],
+        work: Work,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        is_plain: bool,
     ) -> None:
-        """`loop` is given for a plain handler, in a thread: there, calls on streams wait for their answer."""
+        """A plain handler runs in a thread: there, calls on streams wait for their answer."""
         self.trace_id = self.traceId = trace_id
         self.flows = list(step.flows)
         self.logger = StepLogger(step.name, trace_id)
-        self.calls = Calls()
-        self.streams = Streams(items, work.lend, self.calls if loop is None else _blocking(loop))
+        self.calls = Calls(loop)
+        self.streams = Streams(items, work.lend, _blocking(loop) if is_plain else self.calls)
         self._work = work
-        self._is_plain = loop is not None
+        self._is_plain = is_plain
 
     @property
-    def db(self) -> AsyncSession:
+    def db(self) -> LentSession:
         """SQLAlchemy's session, in the step's transaction; see StepSession for what it refuses.
 
-        Not to be used by several tasks at once, like any AsyncSession; beside calls on streams it may.
+        Its statements come after the calls on streams that were made before, awaited or not. (What is executed on
+        `await db.connection()`, and the end of a `begin_nested()`, come after the awaited ones.) Not to be used by
+        several tasks at once, like any AsyncSession; beside calls on streams it may.
         """
         if self._is_plain:
             raise NotSupportedError("context.db is for async handlers: write `async def handler(req, context)`")
-        return self._work.session
+        session = self._work.session
+        session.follow(self.calls)
+        return session
 
     @property
     def state(self) -> NoReturn:

@@ -8,7 +8,7 @@ import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 from litestar import Controller, HttpMethod
 from litestar.handlers import HTTPRouteHandler
@@ -23,7 +23,7 @@ from app.model.stream import Stream
 from app.settings import Settings
 from app.store.autocommit import StepAutocommit
 from app.store.engine import Database
-from app.store.failure import may_run_again
+from app.store.failure import is_aftermath, is_conflict, may_run_again
 from app.store.items import Items
 from app.store.transaction import StepTransaction
 from app.web.answer import WITHOUT_BODY, Answer, encode_answer
@@ -153,8 +153,8 @@ class StepRunner:
         req["body"] = _checked_body(self.step.body_schema, req["body"])
         pool = self._database.pool
         work = StepTransaction(pool) if self.step.transaction else StepAutocommit(pool)
-        loop = asyncio.get_running_loop() if self._is_plain else None
-        context = StepContext(self.step, trace_id, self._items, work, loop)
+        loop = asyncio.get_running_loop()
+        context = StepContext(self.step, trace_id, self._items, work, loop, is_plain=self._is_plain)
         watch = DisconnectWatch(receive)
         try:
             returned = await self._call(req, context)
@@ -168,9 +168,9 @@ class StepRunner:
             await work.commit()
         except BaseException as error:
             watch.stop()
-            context.calls.discard()
+            unseen = context.calls.discard()
             await work.rollback()
-            _raise_for(error, watch)
+            _raise_for(error, watch, unseen)
         return answer
 
     async def _call(self, req: dict[str, Any], context: StepContext) -> Any:
@@ -262,8 +262,8 @@ def _is_gone(receive: Receive) -> bool:
     return False
 
 
-def _raise_for(error: BaseException, watch: DisconnectWatch) -> None:
-    """Raise what `error`, which ended a handler, means."""
+def _raise_for(error: BaseException, watch: DisconnectWatch, unseen: BaseException | None) -> NoReturn:
+    """Raise what `error`, which ended a handler, means; `unseen` is that of an earlier call that nobody awaited."""
     task = asyncio.current_task()
     if watch.gone:
         if task is not None:
@@ -273,6 +273,10 @@ def _raise_for(error: BaseException, watch: DisconnectWatch) -> None:
         raise RuntimeError("the handler was cancelled by its own doing") from error
     if isinstance(error, SystemExit):
         raise RuntimeError("the handler called sys.exit(); that would stop the server") from error
+    if unseen is not None and is_aftermath(error):
+        raise unseen
+    if unseen is not None:
+        error.add_note(f"Before that, a call on a stream that was not awaited failed: {unseen!r}")
     raise error
 
 
