@@ -173,6 +173,26 @@ class StepEndedError(TidelogError):
         )
 
 
+class StepTimedOutError(TidelogError):
+    """A step's handler ran longer than it may; its transaction is rolled back."""
+
+    code = "step_timed_out"
+    status = 504
+
+    def __init__(self, limit_seconds: float) -> None:
+        super().__init__(
+            f"the step's handler ran for longer than its {limit_seconds:g} s and was broken off; more is given by "
+            '"timeoutSeconds" in its config, or for all steps by TIDELOG_STEP_TIMEOUT_SECONDS'
+        )
+
+
+class ThreadsStuckError(TidelogError):
+    """Every thread for plain handlers is held by one that does not end: only a restart helps."""
+
+    code = "threads_stuck"
+    status = 503
+
+
 class AnswerInvalidError(TidelogError):
     """A step's handler answered something that can't be sent; its transaction is rolled back."""
 

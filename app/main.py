@@ -26,11 +26,15 @@ from app.store.capacity import warn_if_short
 from app.store.declared import check_declared
 from app.store.embedded import EmbeddedPostgres
 from app.store.engine import Database
+from app.web.blocked import BlockedLoopWatch
 from app.web.failures import exception_handlers
 from app.web.health import health_controller
 from app.web.openapi import openapi_config
 from app.web.socket import SocketGate, SocketsAnywhere
-from app.web.steps import step_controllers
+from app.web.steps import step_controllers, step_in
+from app.web.threads import DaemonThreads, HandlerThreads
+
+LOOP_THREADS_MAX = 32  # what asyncio takes at most for its own executor
 
 logger = logging.getLogger("tidelog")
 
@@ -46,7 +50,10 @@ class Tidelog:
             pool_size_max=settings.pool_size_max,
             pool_timeout_seconds=settings.pool_timeout_seconds,
             pool_idle_seconds=settings.pool_idle_seconds,
+            step_idle_timeout_seconds=settings.step_idle_timeout_seconds,
         )
+        self.threads = HandlerThreads()
+        self.blocked = BlockedLoopWatch(step_in(discovered.steps))
         self.archive = Archive(self.database, self.streams)
         self.broadcaster = Broadcaster(self.archive, settings)
         shortcut = Shortcut(self.broadcaster)
@@ -56,6 +63,8 @@ class Tidelog:
     @asynccontextmanager
     async def lifespan(self, _app: Litestar) -> AsyncIterator[None]:
         """Start what serves, in the order in which one stands on the other; stop it in the other order."""
+        # Of authors' asyncio.to_thread, too, the end of the process waits for none.
+        asyncio.get_running_loop().set_default_executor(DaemonThreads(LOOP_THREADS_MAX, "tidelog-loop"))
         url = self.settings.database_url
         if self.embedded is not None:
             url = await asyncio.to_thread(self.embedded.start)
@@ -71,8 +80,10 @@ class Tidelog:
             reading = asyncio.create_task(self.reader.run())
             try:
                 await self.reader.started.wait()
+                self.blocked.start()
                 yield
             finally:
+                self.blocked.stop()
                 reading.cancel()
                 with suppress(asyncio.CancelledError):
                     await reading
@@ -91,6 +102,7 @@ class Tidelog:
             "reader": self.reader.trouble or "ok",
             "subscriptions": self.broadcaster.troubles.of_all or "ok",
             "sequencer": self.sequencer.sequencer.trouble or "ok",
+            "threads": self.threads.trouble or "ok",
         }
 
     def warnings(self) -> dict[str, str]:
@@ -111,7 +123,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         SocketGate(tidelog.broadcaster, discovered.streams, settings),
         discovered.steps,
         route_handlers=[
-            *step_controllers(discovered.steps, discovered.streams, tidelog.database, settings),
+            *step_controllers(discovered.steps, discovered.streams, tidelog.database, settings, tidelog.threads),
             health_controller(tidelog.checks, tidelog.warnings),
         ],
         lifespan=[tidelog.lifespan],

@@ -6,6 +6,9 @@ from pathlib import Path
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+STEP_TIMEOUT_MAX_SECONDS = 86_400.0  # a day; Postgres counts milliseconds in 32 bits, which end at 24 days
+STEP_IDLE_MARGIN_SECONDS = 30.0  # after its time a step is broken off, which gets so long before Postgres does it
+
 
 class Settings(BaseSettings):
     """Read from `TIDELOG_*` environment variables; `Settings()` raises pydantic's ValidationError."""
@@ -36,6 +39,13 @@ class Settings(BaseSettings):
         gt=0,
         description="a connection that no step has used for so long is closed, but for one: others may need it",
     )
+    step_timeout_seconds: float = Field(
+        60,
+        ge=0,
+        le=STEP_TIMEOUT_MAX_SECONDS,
+        description="how long a step's handler may run unless its config says otherwise (timeoutSeconds); 0: no limit. "
+        "Proxies give up an answer after as much (nginx, AWS), and an open transaction keeps vacuum from its work",
+    )
     body_size_max_bytes: int = Field(
         1_048_576, ge=1, description="largest request body, item and ephemeral event, as JSON text"
     )
@@ -65,5 +75,15 @@ class Settings(BaseSettings):
     socket_ping_timeout_seconds: float = Field(20, gt=0, description="a client that does not pong in this time is dead")
 
     @property
+    def step_idle_timeout_seconds(self) -> float:
+        """How long Postgres leaves a step's transaction without a statement; 0 if there is no limit."""
+        return idle_timeout_seconds(self.step_timeout_seconds)
+
+    @property
     def retention(self) -> timedelta | None:
         return None if self.retention_seconds is None else timedelta(seconds=self.retention_seconds)
+
+
+def idle_timeout_seconds(step_timeout_seconds: float) -> float:
+    """What stands behind a step's limit, for a process that died or hangs; 0 is none."""
+    return step_timeout_seconds + STEP_IDLE_MARGIN_SECONDS if step_timeout_seconds else 0

@@ -10,6 +10,7 @@ from typing import Any, Self
 from app.errors import DeclarationError
 from app.json_text import is_within
 from app.model.schema import Schema, compile_declared
+from app.settings import STEP_TIMEOUT_MAX_SECONDS
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
 RETRIES_MAX = 10  # a step that lost this often fights over one row; more tries make it hotter
@@ -17,12 +18,11 @@ TYPES_NOT_SERVED = frozenset({"event", "cron", "noop"})  # Motia's other types o
 
 _KEYS_READ = frozenset(
     {"type", "name", "method", "path", "description", "flows", "bodySchema", "responseSchema", "middleware"}
-    | {"transaction", "retries"}  # Tidelog's own
+    | {"transaction", "retries", "timeoutSeconds"}  # Tidelog's own
+    | {"infrastructure"}  # of which the handler's timeout is read
 )
 # Motia's, and without a meaning here: Tidelog has no topics, no workbench and bundles nothing.
-_KEYS_IGNORED = frozenset(
-    {"emits", "virtualEmits", "virtualSubscribes", "queryParams", "includeFiles", "infrastructure"}
-)
+_KEYS_IGNORED = frozenset({"emits", "virtualEmits", "virtualSubscribes", "queryParams", "includeFiles"})
 
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _NOT_IN_A_SEGMENT = re.compile(r"[\s:{}*?#%\\\x00-\x1f]")
@@ -42,6 +42,7 @@ class Step:
     response_schemas: dict[int, dict[str, Any] | bool] = field(default_factory=dict, repr=False)  # by status
     transaction: bool = True  # False: every stream operation commits by itself
     retries: int = 0  # how often the handler is run again after a deadlock, lock timeout or serialisation failure
+    timeout_seconds: float | None = None  # how long the handler may run; 0: no limit; None: the server's setting
     file: Path | None = None
 
     @classmethod
@@ -72,6 +73,7 @@ class Step:
             response_schemas=_response_schemas(given.get("responseSchema", {})),
             transaction=_transaction(given),
             retries=_retries(given),
+            timeout_seconds=_timeout_seconds(given),
             file=file,
         )
 
@@ -149,6 +151,24 @@ def _retries(given: dict[str, Any]) -> int:
             'config["retries"] needs a transaction, as without one the first try\'s work stays: remove one of them'
         )
     return retries
+
+
+def _timeout_seconds(given: dict[str, Any]) -> float | None:
+    if "timeoutSeconds" in given:
+        return _limit('config["timeoutSeconds"]', given["timeoutSeconds"])
+    infrastructure = given.get("infrastructure")
+    handler = infrastructure.get("handler") if isinstance(infrastructure, dict) else None
+    timeout = handler.get("timeout") if isinstance(handler, dict) else None
+    return None if timeout is None else _limit('config["infrastructure"]["handler"]["timeout"]', timeout)
+
+
+def _limit(key: str, seconds: Any) -> float:
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds <= STEP_TIMEOUT_MAX_SECONDS:
+        raise DeclarationError(
+            f"{key} must be a number of seconds up to {STEP_TIMEOUT_MAX_SECONDS:g}, 0 for no limit, not {seconds!r:.80}"
+        )
+    return float(seconds)
 
 
 def _response_schemas(declared: Any) -> dict[int, dict[str, Any] | bool]:

@@ -39,10 +39,22 @@ class Database:
     """
 
     def __init__(
-        self, *, pool_size_max: int, pool_timeout_seconds: float, pool_idle_seconds: float = POOL_IDLE_SECONDS
+        self,
+        *,
+        pool_size_max: int,
+        pool_timeout_seconds: float,
+        pool_idle_seconds: float = POOL_IDLE_SECONDS,
+        step_idle_timeout_seconds: float = 0,
     ) -> None:
+        """Postgres ends a step's transaction that has sent nothing for `step_idle_timeout_seconds`, unless 0."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connector: Connector | None = None
+        # The step's own limit ends its transaction before; this is for a process that died or stands still.
+        self._step_settings = (
+            {"idle_in_transaction_session_timeout": str(round(step_idle_timeout_seconds * 1000))}
+            if step_idle_timeout_seconds
+            else {}
+        )
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._open_for_pool,
@@ -112,7 +124,7 @@ class Database:
         if not in_greenlet():  # Pool, which tries without, goes on from here
             raise MissingGreenlet("a connection must be opened")
         assert self._connector is not None  # noqa: S101 - open
-        return self._connector()
+        return self._connector(**self._step_settings)
 
     async def trouble(self) -> str | None:
         """Why a step could not write to the database right now, or None if it could."""

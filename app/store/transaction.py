@@ -21,7 +21,14 @@ from app.store.lent import NEVER, Lent
 from app.store.pool import Pool
 from app.store.session import StepSession
 
+BEGIN = "BEGIN"
+
 logger = logging.getLogger(__name__)
+
+
+def begin_with(*, idle_timeout_seconds: float) -> str:
+    """BEGIN, with another limit for the time between two statements than the connection's; 0 is none."""
+    return f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {round(idle_timeout_seconds * 1000)}"
 
 
 class StepTransaction:
@@ -31,8 +38,10 @@ class StepTransaction:
     of a handler (asyncio.gather) queue up for it in their order.
     """
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Pool, begin: str = BEGIN) -> None:
+        """`begin` is what begins it, in one round trip; see begin_with."""
         self._pool = pool
+        self._begin_sql = begin
         self._turns = Turns()
         self._lent: Lent | None = None
         self._is_untouched = True  # nothing was asked in it yet but what failed
@@ -110,7 +119,7 @@ class StepTransaction:
             lent = await self._pool.check_out()
             lent.expect_answer()
             try:
-                await lent.driver.execute("BEGIN")
+                await lent.driver.execute(self._begin_sql)
             except BaseException as error:
                 # A BEGIN that was cancelled may still begin: nobody else may have this connection.
                 lent.driver.terminate()

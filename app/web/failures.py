@@ -15,7 +15,15 @@ from litestar import MediaType, Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
-from app.errors import BodyInvalidError, ClientGoneError, CommitUnknownError, TidelogError, Violation
+from app.errors import (
+    BodyInvalidError,
+    ClientGoneError,
+    CommitUnknownError,
+    StepTimedOutError,
+    ThreadsStuckError,
+    TidelogError,
+    Violation,
+)
 from app.store.failure import is_away, is_conflict
 
 RETRY_CONFLICT_SECONDS = 1  # the other transaction is over by then
@@ -58,6 +66,8 @@ def failure_of(error: BaseException, where: str) -> Failure:
     if isinstance(error, CommitUnknownError):
         # No Retry-After: done twice may be worse than not at all.
         return _internal(error, where, "the connection broke while the step was committed; look before you repeat it")
+    if isinstance(error, StepTimedOutError):
+        return _internal(error, where, "the step took longer than it may, and was broken off")
     if is_conflict(error):
         logger.warning("%s: lost against another transaction: %s", where, error)
         return Failure(
@@ -74,6 +84,8 @@ def failure_of(error: BaseException, where: str) -> Failure:
             "the database is not available; nothing was stored, try again",
             headers={"retry-after": str(RETRY_DATABASE_SECONDS)},
         )
+    if isinstance(error, ThreadsStuckError):
+        return _internal(error, where, "the server has no thread left for this step; its log has the cause")
     return _internal(error, where, "the server failed; its log has the cause, under this id")
 
 

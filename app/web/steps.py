@@ -7,7 +7,8 @@ import logging
 import random
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from types import FrameType
 from typing import Any, NoReturn, cast
 
 from litestar import Controller, HttpMethod
@@ -15,26 +16,26 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
 from pydantic_core import from_json
 
-from app.errors import AnswerInvalidError, BodyInvalidError, ClientGoneError, DeclarationError
+from app.errors import AnswerInvalidError, BodyInvalidError, ClientGoneError, DeclarationError, StepTimedOutError
 from app.json_text import parse
 from app.model.schema import Schema, compile_schema
 from app.model.step import Step
 from app.model.stream import Stream
-from app.settings import Settings
+from app.settings import Settings, idle_timeout_seconds
 from app.store.autocommit import StepAutocommit
 from app.store.engine import Database
-from app.store.failure import is_aftermath, is_conflict, may_run_again
+from app.store.failure import is_aftermath, may_run_again
 from app.store.items import Items
-from app.store.transaction import StepTransaction
+from app.store.transaction import BEGIN, StepTransaction, begin_with
 from app.web.answer import WITHOUT_BODY, Answer, encode_answer
 from app.web.context import StepContext
 from app.web.failures import failure_of
 from app.web.origin import refusal_of
 from app.web.paths import VALUES, methods_of, route_of
 from app.web.request import Incoming, read_body, read_headers, trace_id_of
+from app.web.threads import HandlerThreads
+from app.web.watch import HandlerWatch
 
-PLAIN_HANDLERS_MAX = 40  # threads for handlers without `async`; the others wait. Not the loop's own: DNS needs those
-WATCH_AFTER_SECONDS = 0.25  # before a running handler's client is listened to
 BACKOFF_SECONDS = 0.01  # before the first retry, at most; twice that before the next. A deadlock's winner needs ms
 
 logger = logging.getLogger(__name__)
@@ -43,14 +44,17 @@ _PARAMETER = re.compile(r":([^/]+)")
 
 
 def step_controllers(
-    steps: Iterable[Step], streams: Mapping[str, Stream], database: Database, settings: Settings
+    steps: Iterable[Step],
+    streams: Mapping[str, Stream],
+    database: Database,
+    settings: Settings,
+    threads: HandlerThreads,
 ) -> list[type[Controller]]:
     """A controller for each step; where steps share a path, one that inherits from theirs.
 
     (Litestar gives each controller an OPTIONS route, and refuses the second one at a path.)
     """
     items = {name: Items(stream, size_max_bytes=settings.body_size_max_bytes) for name, stream in streams.items()}
-    threads = ThreadPoolExecutor(PLAIN_HANDLERS_MAX, thread_name_prefix="tidelog-step")
     at_path: dict[str, list[type[Controller]]] = {}
     steps = list(steps)
     for step in steps:
@@ -92,7 +96,7 @@ class StepRunner:
         items: Mapping[str, Items],
         database: Database,
         settings: Settings,
-        threads: ThreadPoolExecutor,
+        threads: HandlerThreads,
     ) -> None:
         self.step = step
         self._items = items
@@ -106,16 +110,20 @@ class StepRunner:
         }
         # Without a transaction the handler's work is done already: again would be twice.
         self._retries = step.retries if step.transaction else 0
+        self._limit_seconds = settings.step_timeout_seconds if step.timeout_seconds is None else step.timeout_seconds
+        own_limit = step.timeout_seconds is not None
+        self._begin = begin_with(idle_timeout_seconds=idle_timeout_seconds(self._limit_seconds)) if own_limit else BEGIN
         self._is_plain = not _is_async(step.handler)
         self._takes_context = _takes_context(step.handler)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request, as an ASGI application."""
-        answer = await self._answer(scope, receive)
-        await answer.send(send)
+        answer = await self._answer(scope, receive, send)
+        if answer is not None:
+            await answer.send(send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        """Whatever goes wrong is an answer, too."""
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> Answer | None:
+        """Whatever goes wrong is an answer, too. None if it was sent already."""
         headers = read_headers(scope["headers"])
         trace_id = trace_id_of(headers)
         incoming: Incoming | None = None
@@ -127,59 +135,75 @@ class StepRunner:
                 path_params=dict(zip(self._parameters, values, strict=True)),
                 query=scope["query_string"],
             )
-            answer = await self._try(incoming, trace_id, receive)
+            answer = await self._try(incoming, trace_id, receive, send)
         except Exception as error:
-            where = f"{self._where}, trace {trace_id}"
-            failure = refusal_of(error, incoming, where) or failure_of(error, where)
-            answer = encode_answer({"status": failure.status, "body": failure.body(), "headers": failure.headers})
-        answer.headers.append((b"x-trace-id", trace_id.encode()))
+            answer = self._failed(error, incoming, trace_id)
+        if answer is not None:
+            answer.headers.append((b"x-trace-id", trace_id.encode()))
         return answer
 
-    async def _try(self, incoming: Incoming, trace_id: str, receive: Receive) -> Answer:
+    def _failed(self, error: Exception, incoming: Incoming | None, trace_id: str) -> Answer:
+        where = f"{self._where}, trace {trace_id}"
+        failure = refusal_of(error, incoming, where) or failure_of(error, where)
+        return encode_answer({"status": failure.status, "body": failure.body(), "headers": failure.headers})
+
+    async def _try(self, incoming: Incoming, trace_id: str, receive: Receive, send: Send) -> Answer | None:
         """Run the handler; again, from the start, if its transaction lost against another and the step says so."""
         for attempt in range(self._retries):
             try:
-                return await self._run_once(incoming, trace_id, receive)
+                return await self._run_once(incoming, trace_id, receive, send)
             except Exception as error:
                 if not may_run_again(error):
                     raise
                 logger.info("%s, trace %s: attempt %d lost: %s", self._where, trace_id, attempt + 1, error)
             # Jitter: two steps that met in a deadlock shall not meet again.
             await asyncio.sleep(random.uniform(0, BACKOFF_SECONDS * 2**attempt))  # noqa: S311 - no secret
-        return await self._run_once(incoming, trace_id, receive)
+        return await self._run_once(incoming, trace_id, receive, send)
 
-    async def _run_once(self, incoming: Incoming, trace_id: str, receive: Receive) -> Answer:
+    async def _run_once(self, incoming: Incoming, trace_id: str, receive: Receive, send: Send) -> Answer | None:
         req = incoming.req()
         req["body"] = _checked_body(self.step.body_schema, req["body"])
         pool = self._database.pool
-        work = StepTransaction(pool) if self.step.transaction else StepAutocommit(pool)
+        work = StepTransaction(pool, self._begin) if self.step.transaction else StepAutocommit(pool)
         loop = asyncio.get_running_loop()
         context = StepContext(self.step, trace_id, self._items, work, loop, is_plain=self._is_plain)
-        watch = DisconnectWatch(receive)
+        give_up = partial(self._give_up, context, work, trace_id, send)
+        watch = HandlerWatch(receive, self._limit_seconds, give_up)
         try:
             returned = await self._call(req, context)
             await context.calls.finish()
             answer = encode_answer(returned)
             self._check_answer(answer, trace_id)
             watch.stop()
-            if watch.has_gone():  # unseen as yet, or the handler swallowed its cancellation
-                raise ClientGoneError("the client closed its connection while the step ran; it is rolled back")
+            watch.check()
             # From here on nothing cancels this task but the end of the process.
             await work.commit()
         except BaseException as error:
             watch.stop()
             unseen = context.calls.discard()
             await work.rollback()
+            if watch.is_given_up:
+                return None
             _raise_for(error, watch, unseen)
         return answer
+
+    async def _give_up(
+        self, context: StepContext, work: StepTransaction | StepAutocommit, trace_id: str, send: Send
+    ) -> None:
+        """Answer for a handler that goes on though it was cancelled, and take from it what it has of the database."""
+        logger.error("%s, trace %s: its handler was cancelled, and goes on; it is given up", self._where, trace_id)
+        context.calls.discard()
+        await work.rollback()
+        answer = self._failed(StepTimedOutError(self._limit_seconds), None, trace_id)
+        answer.headers.append((b"x-trace-id", trace_id.encode()))
+        await answer.send(send)
 
     async def _call(self, req: dict[str, Any], context: StepContext) -> Any:
         arguments = (req, context) if self._takes_context else (req,)
         if not self._is_plain:
             return await self.step.handler(*arguments)
         in_context = contextvars.copy_context().run
-        loop = asyncio.get_running_loop()
-        returned = await loop.run_in_executor(self._threads, in_context, self._call_plain, arguments)
+        returned = await self._threads.run(self.step.name, partial(in_context, self._call_plain, arguments))
         if inspect.iscoroutine(returned):
             returned.close()
             raise AnswerInvalidError("a plain handler returned a coroutine: write `async def handler(req, context)`")
@@ -212,63 +236,14 @@ class StepRunner:
         )
 
 
-class DisconnectWatch:
-    """Cancels the task that made it when the client goes away, until it is stopped.
-
-    Listening takes a task, whose cancellation leaves cyclic garbage, too. So it begins when the handler has run for
-    WATCH_AFTER_SECONDS; most have returned by then, and their clients are looked for once.
-    """
-
-    __slots__ = ("_receive", "_task", "_timer", "_watcher", "gone")
-
-    def __init__(self, receive: Receive) -> None:
-        self.gone = False
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - requests are served by tasks
-        self._task = task
-        self._receive = receive
-        self._watcher: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(WATCH_AFTER_SECONDS, self._start)
-
-    def stop(self) -> None:
-        self._timer.cancel()
-        if self._watcher is not None:
-            self._watcher.cancel()
-
-    def has_gone(self) -> bool:
-        """Whether the client has gone by now; to be asked once, when it is stopped."""
-        if self._watcher is None:
-            self.gone = _is_gone(self._receive)
-        return self.gone
-
-    def _start(self) -> None:
-        self._watcher = asyncio.create_task(self._watch())
-
-    async def _watch(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.gone = True
-            self._task.cancel()
-
-
-def _is_gone(receive: Receive) -> bool:
-    """Whether `receive`, called when the whole body is there, has an answer at once: that the client has gone."""
-    receiving = receive().__await__()
-    try:
-        next(receiving)
-    except StopIteration as received:
-        return bool(received.value["type"] == "http.disconnect")
-    receiving.close()
-    return False
-
-
-def _raise_for(error: BaseException, watch: DisconnectWatch, unseen: BaseException | None) -> NoReturn:
+def _raise_for(error: BaseException, watch: HandlerWatch, unseen: BaseException | None) -> NoReturn:
     """Raise what `error`, which ended a handler, means; `unseen` is that of an earlier call that nobody awaited."""
+    broken_off = watch.error()
+    if isinstance(broken_off, ClientGoneError):
+        raise broken_off from None
+    if broken_off is not None:
+        raise broken_off  # the log shows where it stood
     task = asyncio.current_task()
-    if watch.gone:
-        if task is not None:
-            task.uncancel()
-        raise ClientGoneError("the client closed its connection while the step ran; it is rolled back") from None
     if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
         raise RuntimeError("the handler was cancelled by its own doing") from error
     if isinstance(error, SystemExit):
@@ -278,6 +253,19 @@ def _raise_for(error: BaseException, watch: DisconnectWatch, unseen: BaseExcepti
     if unseen is not None:
         error.add_note(f"Before that, a call on a stream that was not awaited failed: {unseen!r}")
     raise error
+
+
+def step_in(steps: Iterable[Step]) -> Callable[[FrameType], str | None]:
+    """Names the step that a frame belongs to: the handler's call, or, in a task of its own, any code of its file."""
+    by_file = {str(step.file): step.name for step in steps if step.file is not None}
+
+    def name(frame: FrameType) -> str | None:
+        if frame.f_code is StepRunner._call.__code__:
+            runner: StepRunner = frame.f_locals["self"]
+            return runner.step.name
+        return by_file.get(frame.f_code.co_filename)
+
+    return name
 
 
 def _checked_body(schema: Schema | None, body: Any) -> Any:

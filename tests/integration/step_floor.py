@@ -24,6 +24,7 @@ from app.web.failures import exception_handlers
 from app.web.openapi import openapi_config
 from app.web.paths import StepsApp
 from app.web.steps import step_controllers
+from app.web.threads import HandlerThreads
 from tests.harness import Databases, migrate
 
 CONFIG = {
@@ -41,9 +42,12 @@ class Floor:
         self.url = url
         self.database = database
         self.settings = settings
+        self.threads = HandlerThreads()
 
     def app(self, *steps: Step, database: Database | None = None) -> Litestar:
-        controllers = step_controllers(steps, {STREAM.name: STREAM}, database or self.database, self.settings)
+        controllers = step_controllers(
+            steps, {STREAM.name: STREAM}, database or self.database, self.settings, self.threads
+        )
         return StepsApp(
             steps,
             route_handlers=[*controllers],

@@ -56,6 +56,24 @@ def test_all_of_motias_keys_are_accepted() -> None:
     assert (step.description, step.flows) == ("Posts", ("chat",))
 
 
+@pytest.mark.parametrize(
+    ("config", "seconds"),
+    [
+        ({}, None),
+        ({"timeoutSeconds": None}, None),
+        ({"timeoutSeconds": 0.5}, 0.5),
+        ({"timeoutSeconds": 0}, 0),
+        ({"infrastructure": {"handler": {"ram": 1024, "timeout": 120}}}, 120),
+        ({"infrastructure": {"handler": {"timeout": 120}}, "timeoutSeconds": 5}, 5),
+        ({"infrastructure": {"handler": None}}, None),
+        ({"infrastructure": []}, None),
+    ],
+)
+def test_a_steps_time_limit_is_its_own_key_or_motias(config: dict[str, Any], seconds: float | None) -> None:
+    """Where both are given, Tidelog's counts; where neither is, the server's setting."""
+    assert read(**config).timeout_seconds == seconds
+
+
 @pytest.mark.parametrize("method", [*METHODS, "get"])
 def test_methods(method: str) -> None:
     """Every method that a body of HTTP steps needs, in any case."""
@@ -102,6 +120,14 @@ def test_one_plain_response_schema_is_that_of_status_200(declared: Any) -> None:
         ({"retries": True}, "from 0 to 10, not True"),
         ({"retries": 1, "transaction": False}, "needs a transaction"),
         ({"transaction": "no"}, "must be True or False, not 'no'"),
+        (
+            {"timeoutSeconds": "30s"},
+            "timeoutSeconds\"] must be a number of seconds up to 86400, 0 for no limit, not '30s'",
+        ),
+        ({"timeoutSeconds": -1}, "0 for no limit, not -1"),
+        ({"timeoutSeconds": True}, "0 for no limit, not True"),
+        ({"timeoutSeconds": float("nan")}, "0 for no limit, not nan"),
+        ({"infrastructure": {"handler": {"timeout": "1m"}}}, '["handler"]["timeout"] must be a number of seconds'),
         ({"middleware": [handler]}, "middleware is not supported yet"),
         ({"bodyschema": {}}, "config has 'bodyschema', which no API step has"),
         ({"bodySchema": {"type": "sting"}}, 'bodySchema: not a valid JSON Schema: /type: "sting"'),

@@ -1,0 +1,130 @@
+"""Looks after a handler while it runs: whether its client is still there, and whether its time is over.
+
+Knows nothing of what a handler does, nor of how it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+
+from litestar.types import Receive
+
+from app.errors import ClientGoneError, StepTimedOutError, TidelogError
+
+WATCH_AFTER_SECONDS = 0.25  # before a running handler's client is listened to
+CANCELLED_SECONDS = 5.0  # that a handler whose time is over has for cleaning up, before it is given up
+
+logger = logging.getLogger(__name__)
+
+
+class HandlerWatch:
+    """Cancels the task that made it when the client goes away or the time is over, until it is stopped.
+
+    Listening takes a task, whose cancellation leaves cyclic garbage, too. So it begins when the handler has run for
+    WATCH_AFTER_SECONDS; most have returned by then, and their clients are looked for once. The same timer goes on to
+    count the handler's time. `give_up` is called if a handler, though it was cancelled, goes on.
+    """
+
+    __slots__ = (
+        "_cancels",
+        "_ends_at",
+        "_give_up",
+        "_giving_up",
+        "_limit",
+        "_loop",
+        "_receive",
+        "_task",
+        "_timer",
+        "_watcher",
+        "is_given_up",
+        "is_gone",
+    )
+
+    def __init__(self, receive: Receive, limit_seconds: float, give_up: Callable[[], Awaitable[None]]) -> None:
+        """`limit_seconds` is 0 if there is none."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - requests are served by tasks
+        self._task = task
+        self._loop = task.get_loop()
+        self._receive = receive
+        self._limit = limit_seconds
+        self._give_up = give_up
+        self._watcher: asyncio.Task[None] | None = None
+        self._giving_up: asyncio.Task[None] | None = None
+        self._cancels = 0
+        self.is_gone = False
+        self.is_given_up = False
+        self._ends_at = self._loop.time() + limit_seconds if limit_seconds else float("inf")
+        first = WATCH_AFTER_SECONDS
+        self._timer = self._loop.call_later(first if not 0 < limit_seconds < first else limit_seconds, self._start)
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is over; also if the handler kept the event loop busy, so that no timer could run."""
+        return self._loop.time() >= self._ends_at
+
+    def check(self) -> None:
+        """Raise what keeps a handler that has returned from being committed. To be asked once, when it is stopped."""
+        if self._watcher is None:
+            self.is_gone = _is_gone(self._receive)
+        error = self.error()
+        if error is not None:  # the handler swallowed its cancellation, or it was not seen before
+            raise error
+
+    def error(self) -> TidelogError | None:
+        """Why the handler was cancelled from here, if it was; that is over with the question."""
+        for _ in range(self._cancels):
+            self._task.uncancel()
+        self._cancels = 0
+        if self.is_gone:
+            return ClientGoneError("the client closed its connection while the step ran; it is rolled back")
+        if self.is_over:
+            return StepTimedOutError(self._limit)
+        return None
+
+    def _start(self) -> None:
+        self._watcher = self._loop.create_task(self._watch())
+        if self._limit:
+            self._timer = self._loop.call_at(self._ends_at, self._end)
+
+    async def _watch(self) -> None:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self.is_gone = True
+            self._cancel()
+
+    def _end(self) -> None:
+        self._cancel()
+        self._timer = self._loop.call_later(CANCELLED_SECONDS, self._start_giving_up)
+
+    def _cancel(self) -> None:
+        self._cancels += 1
+        self._task.cancel()
+
+    def _start_giving_up(self) -> None:
+        self.is_given_up = True
+        self._giving_up = self._loop.create_task(self._give_up_handler())
+
+    async def _give_up_handler(self) -> None:
+        try:
+            await self._give_up()
+        except Exception:
+            logger.exception("a handler that goes on could not be given up")
+
+
+def _is_gone(receive: Receive) -> bool:
+    """Whether `receive`, called when the whole body is there, has an answer at once: that the client has gone."""
+    receiving = receive().__await__()
+    try:
+        next(receiving)
+    except StopIteration as received:
+        return bool(received.value["type"] == "http.disconnect")
+    receiving.close()
+    return False
