@@ -32,7 +32,7 @@ class Work(Protocol):
 
 
 class StreamCalls:
-    """`context.streams.<name>`. Every item is a dict with its `id`. The calls are begun at once, like tasks."""
+    """`context.streams.<name>`. Every item is a dict with its `id`. The calls begin at once, like tasks."""
 
     __slots__ = ("_items", "_lend", "_run")
 

@@ -141,7 +141,7 @@ async def test_a_call_is_a_task(floor: Floor, transaction: bool) -> None:
         assert (await asyncio.shield(chat.get("g", "3")))["text"] == "c"
 
         off = chat.set("g", "never", {"text": "d"})
-        assert off.cancel() and not off.done()
+        assert off.cancel()
         with pytest.raises(asyncio.CancelledError):
             await off
         assert off.cancelled() and not off.cancel()
@@ -149,6 +149,40 @@ async def test_a_call_is_a_task(floor: Floor, transaction: bool) -> None:
 
     answer = await floor.post(handler, transaction=transaction)
     assert (answer.status_code, answer.json()) == (200, ["1", "2", "3"])
+
+
+async def test_a_call_is_one_call_for_all_who_ask(floor: Floor) -> None:
+    """While it runs in the task that awaits it, which takes none of its own, others may await it, too."""
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        chat = context.streams.chatMessage
+        told: list[Any] = []
+
+        async def another(call: Any) -> Any:
+            call.add_done_callback(told.append)
+            call.add_done_callback(print)
+            assert call.remove_done_callback(print) == 1 and not call.done()
+            assert len(asyncio.all_tasks()) == tasks + 1
+            return await call
+
+        tasks = len(asyncio.all_tasks())
+        good = chat.set("g", "1", {"text": "once"})
+        other = asyncio.create_task(another(good))
+        assert await good is await other is good.result()
+        await context.db.execute(text("alter table streams.chat_message add check (data ->> 'text' <> 'bad')"))
+        failing = chat.set("g", "2", {"text": "bad"})
+        other = asyncio.create_task(another(failing))
+        with pytest.raises(asyncpg.CheckViolationError):
+            await failing
+        with pytest.raises(asyncpg.CheckViolationError):
+            await other
+        assert told == [good, failing] and isinstance(failing.exception(), asyncpg.CheckViolationError)
+        reached.append(True)
+        return OK
+
+    reached: list[bool] = []
+    assert (await floor.post(handler)).json()["error"]["code"] == "transaction_aborted"
+    assert reached
 
 
 @both
