@@ -18,7 +18,7 @@ import asyncpg
 
 from app.errors import PositionTooOldError, TransactionAbortedError
 from app.feed.backoff import Backoff
-from app.feed.reader import HEAD_CHANNEL
+from app.feed.hint import HEAD_CHANNEL, PAUSE_SECONDS, hinted_head
 from app.json_text import parse
 from app.model.change import Operation
 from app.store.consumers import (
@@ -197,6 +197,7 @@ class _Consumer:
 
     backoff: Backoff = field(default_factory=Backoff, init=False)
     _woken: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _head: int = field(default=0, init=False)  # as read on this connection: who is told of an older one need not look
     # From this stored position up to here nothing matches; not stored yet.
     _skipped: tuple[int, int] | None = field(default=None, init=False)
     _store_skips_at: float = field(default=0.0, init=False)
@@ -208,14 +209,17 @@ class _Consumer:
             "idle_in_transaction_session_timeout": f"{self.timeout_seconds * 1000:.0f}",
         }
         async with self._connection(work_settings) as work, self._connection(FEED_SETTINGS) as log:
+            self._head = 0
             await self._prepare(work, log)
             while True:
                 # Clear, look, wait: in this order, or a wake-up is lost.
                 self._woken.clear()
-                more = True
+                before, more = self._head, True
                 while more:
                     more = await self._run_transaction(work, log)
                     self.backoff.reset()
+                if self._head == before:
+                    await asyncio.sleep(PAUSE_SECONDS)  # it was a forged hint; or another process has its turn
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(SLOW_POLL_SECONDS):
                         await self._woken.wait()
@@ -235,8 +239,12 @@ class _Consumer:
     def _wake(self, *_: object) -> None:
         self._woken.set()
 
+    def _on_head(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        if hinted_head(payload) > self._head:
+            self._woken.set()
+
     async def _prepare(self, work: Connection, log: Connection) -> None:
-        await _ask(log.add_listener(HEAD_CHANNEL, self._wake))
+        await _ask(log.add_listener(HEAD_CHANNEL, self._on_head))
         await _ask(check_migrated(log, self.wanted.streams or ()))
         if not await _ask(register(work, self.name, self.start)):
             raise InterruptedWorkError("no server has run on this database yet")
@@ -267,6 +275,7 @@ class _Consumer:
             position = self._skipped[1]
         batch = await _ask(find_batch(log, position, self.wanted, self.batch_max))
         await _ask(check_position(log, self.name, position, stored, batch))
+        self._head = batch.head
         for number, at in batch.commits:
             await self._hand_out(Commit(number, at, log, self.wanted), work, log)
         if batch.commits or self._is_time_to_store(stored, batch):

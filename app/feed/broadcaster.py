@@ -151,6 +151,11 @@ class Broadcaster:
     def is_wanted(self, topic: Topic) -> bool:
         return topic in self._channels
 
+    @property
+    def wanted(self) -> Collection[Topic]:
+        """What is wanted, at each moment."""
+        return self._channels.keys()
+
     def publish(self, commits: Sequence[Commit]) -> None:
         """Deliver the next commits. Whoever can't be served, for a fault of ours, is closed: the feed goes on."""
         try:
@@ -176,8 +181,8 @@ class Broadcaster:
             channel = self._channels.get(topic)
             if channel is None:
                 continue
-            if commit.truncated:
-                self._begin_again([topic], "too_large")
+            if commit.truncated or topic in commit.unreadable:
+                self._begin_again([topic], "too_large" if commit.truncated else "unreadable")
                 continue
             try:
                 changes = net_changes(part.changes)

@@ -8,10 +8,11 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from app.feed.backoff import Backoff
+from app.feed.hint import EPOCH_CHANNEL, HEAD_CHANNEL, PAUSE_SECONDS, hinted_head
 from app.store.epoch import server_of, until_begun
 from app.store.failure import TROUBLE
+from app.store.live import LiveLog, read_live
 from app.store.log import FEED_SETTINGS, Head, read_head
-from app.store.reading import Page, PageRequest, read_after, read_page
 
 if TYPE_CHECKING:
     import asyncpg
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tidelog.reader")
 
-HEAD_CHANNEL = "tidelog_head"  # the sequencer's NOTIFY; the payload is the new head
-EPOCH_CHANNEL = "tidelog_epoch"  # its payload comes before the first head of the new epoch
 STATEMENT_TIMEOUT_SECONDS = 30.0
 PASSING_PAUSE_SECONDS = 0.05  # between looks at the head while nobody subscribes
 BEGUN_TIMEOUT_SECONDS = 5.0  # a sequencer begins an epoch within half a second; one that can't must not keep us
@@ -38,16 +37,16 @@ class Reader:
         self._broadcaster = broadcaster
         self._shortcut = shortcut
         self._backoff = Backoff()
-        self._head = 0  # as told on this connection
-        self._head_moved = asyncio.Event()
-        self._epoch: str | None = None  # as told on this connection, later than any answer
-        self._is_joined = False  # whether this connection's history is known to hold what was published
+        self._head = 0  # as read on this connection
+        self._hint = 0  # where it is said to be since it was last looked for
+        self._is_epoch_in_doubt = False
+        self._stirred = asyncio.Event()  # there is something to look for
         self.started = asyncio.Event()  # the broadcaster has its position: subscriptions may come
         self.trouble: str | None = "not started"
 
     async def run(self) -> None:
         """Work until cancelled."""
-        self._shortcut.open(self._note_head)
+        self._shortcut.open(self._note_hint)
         while True:
             try:
                 await self._run_on_one_connection()
@@ -64,10 +63,8 @@ class Reader:
         try:
             await self._join(connection)
             while True:
-                self._note_recovery()
                 await self._follow(connection, asyncio.get_running_loop().time() + SLOW_POLL_SECONDS)
-                head = await self._read_head(connection, None)
-                self._broadcaster.begin_epoch(head.epoch)
+                await self._check_epoch(connection)
         finally:
             self._shortcut.follow(None)
             with contextlib.suppress(*TROUBLE):
@@ -76,14 +73,13 @@ class Reader:
     async def _join(self, connection: asyncpg.Connection[Any]) -> None:
         """Find out where this connection's log ends, and whether it is the one that was published up to here."""
         broadcaster, epoch = self._broadcaster, self._broadcaster.epoch
-        self._head, self._epoch, self._is_joined = 0, None, False
+        self._head, self._hint, self._is_epoch_in_doubt = 0, 0, False
         await connection.add_listener(HEAD_CHANNEL, self._on_head)
         await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
         await broadcaster.archive.reconnect()
         self._shortcut.follow(await server_of(connection))
         await until_begun(connection, BEGUN_TIMEOUT_SECONDS)
         head = await self._read_head(connection, epoch)
-        self._is_joined = True
         if not self.started.is_set():
             broadcaster.epoch = head.epoch
             broadcaster.start(head.number, head.at_ms)
@@ -99,67 +95,91 @@ class Reader:
             )
             broadcaster.go_back(head)
 
+    async def _check_epoch(self, connection: asyncpg.Connection[Any]) -> None:
+        was_told, self._is_epoch_in_doubt = self._is_epoch_in_doubt, False  # before it is read: it may change meanwhile
+        before, head = self._broadcaster.epoch, await self._read_head(connection, None)
+        self._broadcaster.begin_epoch(head.epoch)
+        if was_told and head.epoch == before:
+            await asyncio.sleep(PAUSE_SECONDS)
+
     async def _read_head(self, connection: asyncpg.Connection[Any], epoch: str | None) -> Head:
         head = await read_head(connection, epoch, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
-        self._head = max(self._head, head.number)
-        return head._replace(epoch=self._epoch or head.epoch)
+        self._head = head.number
+        return head
 
     def _note_trouble(self, error: Exception) -> None:
         self.trouble = f"{type(error).__name__}: {error}"
         self._broadcaster.tell_status(interrupted=True)
 
-    def _note_recovery(self) -> None:
+    def _note_progress(self) -> None:
+        """Something was published, or there is nothing to publish: not before that is all well again."""
         self.trouble = None
         self._backoff.reset()
         self._broadcaster.tell_status(interrupted=False)
 
     async def _follow(self, connection: asyncpg.Connection[Any], until: float) -> None:
-        """Publish up to the head each time it moves, until that time of the event loop's clock."""
-        while asyncio.get_running_loop().time() < until:
-            self._head_moved.clear()
-            while self._broadcaster.position < self._head:
-                if self._broadcaster.is_deserted:
-                    await self._pass_over(connection)
-                elif commits := self._shortcut.take():
-                    self._broadcaster.publish(commits)
-                    self._broadcaster.settle()
-                else:
-                    await self._publish_up_to_the_head(connection)
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._head_moved.wait()
-            except TimeoutError:
+        """Publish up to the head each time it moves, until that time of the event loop's clock, or another epoch."""
+        loop, broadcaster = asyncio.get_running_loop(), self._broadcaster
+        while True:
+            self._stirred.clear()
+            if broadcaster.position < max(self._head, self._hint):
+                await self._look(connection)
+            else:
+                self._note_progress()
+                try:
+                    async with asyncio.timeout_at(until):
+                        await self._stirred.wait()
+                except TimeoutError:
+                    return
+            if self._is_epoch_in_doubt or loop.time() > until:
                 return
 
+    async def _look(self, connection: asyncpg.Connection[Any]) -> None:
+        """Publish what there is up to where the head is, or is said to be."""
+        broadcaster = self._broadcaster
+        if broadcaster.is_deserted:
+            await self._pass_over(connection)
+        elif commits := self._shortcut.take():
+            broadcaster.publish(commits)
+            broadcaster.settle()
+            self._note_progress()
+        else:
+            before, last, self._hint = broadcaster.position, max(self._head, self._hint), 0
+            await self._publish_up_to(connection, last)
+            if broadcaster.position == before:
+                await self._read_head(connection, None)  # nothing there: it was a forged hint, or the log is another
+                await asyncio.sleep(PAUSE_SECONDS)
+
     def _on_head(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        self._note_head(int(str(payload)))
+        self._note_hint(hinted_head(payload))
 
-    def _note_head(self, head: int) -> None:
-        self._head = max(self._head, head)
-        self._head_moved.set()
+    def _note_hint(self, head: int) -> None:
+        if head > self._broadcaster.position:
+            self._hint = max(self._hint, head)
+            self._stirred.set()
 
-    def _on_epoch(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
-        self._epoch = str(payload)
-        if self._is_joined:  # else it may not be the one that goes on from the broadcaster's
-            self._broadcaster.begin_epoch(self._epoch)
+    def _on_epoch(self, *_: object) -> None:
+        self._is_epoch_in_doubt = True
+        self._stirred.set()
 
     async def _pass_over(self, connection: asyncpg.Connection[Any]) -> None:
         """Nobody is there to be told: move on without reading what happened, and not at every commit."""
+        self._hint = 0  # before the head is read: it may move meanwhile
         head = await self._read_head(connection, None)
         if self._broadcaster.is_deserted:  # whoever came meanwhile may have a snapshot from before this head
             self._broadcaster.start(head.number, head.at_ms)
             await self._broadcaster.wait_for_interest(PASSING_PAUSE_SECONDS)
 
-    async def _publish_up_to_the_head(self, connection: asyncpg.Connection[Any]) -> None:
+    async def _publish_up_to(self, connection: asyncpg.Connection[Any], last: int) -> None:
         broadcaster = self._broadcaster
 
-        async def fetch(request: PageRequest) -> Page:
-            # A commit that is larger than a page is known to the broadcaster only in part until it is whole.
-            if request.seq >= 0:
-                broadcaster.frontier = request.number
+        def begin_bulk(number: int) -> None:
+            # It is known to the broadcaster only in part until it is whole.
+            broadcaster.frontier = number
             broadcaster.settle()
-            return await read_page(connection, request, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
 
-        async for commits in read_after(fetch, broadcaster.position, self._head, broadcaster.is_wanted):
+        log = LiveLog(connection, STATEMENT_TIMEOUT_SECONDS)
+        async for commits in read_live(log, broadcaster.position, last, broadcaster.wanted, begin_bulk):
             broadcaster.publish(commits)
-        broadcaster.settle()
+            broadcaster.settle()
+            self._note_progress()

@@ -39,6 +39,9 @@ PAUSE_MIN_SECONDS = 0.0005
 PAUSE_MAX_SECONDS = 0.025
 # Rings in a row without a quiet moment between, after which polling is cheaper for everybody than ringing.
 RINGS_BEFORE_AWAKE = 3
+# Rings in a row for which nothing was there. Some are honest (the commit was numbered before its bell came); more are a
+# flood, which is answered at the pace of polling.
+FALSE_ALARMS_MAX = 10
 
 
 class Sequencer:
@@ -107,8 +110,9 @@ class Sequencer:
         doorbell = Doorbell(connection)
         await doorbell.open()
         pause = PAUSE_MIN_SECONDS
-        rings = 0
+        rings = false_alarms = 0
         while True:
+            was_rung = doorbell.rung
             # Take the lock, clear the bell, read, wait: in this order, or a ring is lost.
             doorbell.clear()
             rows_max = 0 if self._shortcut is None else self._shortcut.rows_max
@@ -117,6 +121,9 @@ class Sequencer:
             self._backoff.reset()
             if self._shortcut is not None and numbering.rows:
                 self._shortcut.put(numbering.rows, numbering.number, epoch, server)
+            false_alarms = false_alarms + was_rung if not numbered else 0
+            if false_alarms > FALSE_ALARMS_MAX:
+                await asyncio.sleep(PAUSE_MAX_SECONDS)
             if doorbell.armed:
                 if not doorbell.rung:
                     rings = 0

@@ -59,6 +59,7 @@ class Commit:
     at_ms: float  # Unix epoch milliseconds, with microseconds in the fraction
     groups: dict[Topic, GroupCommit]
     truncated: bool = False  # too big to be carried whole: its subscribers need a new snapshot
+    unreadable: frozenset[Topic] = frozenset()  # of its groups: the database can't tell what happened there
 
 
 def net_changes(changes: Sequence[Change]) -> Sequence[Change]:

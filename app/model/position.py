@@ -3,8 +3,8 @@
 from typing import Literal, NamedTuple
 
 # too_old: commits after it are removed; epoch: it is of another database history; ahead: it is after the
-# newest commit; too_large: a commit is too big to be carried.
-ResetReason = Literal["too_old", "epoch", "ahead", "too_large"]
+# newest commit; too_large: a commit is too big to be carried; unreadable: the database can't tell what is in one.
+ResetReason = Literal["too_old", "epoch", "ahead", "too_large", "unreadable"]
 
 
 class Position(NamedTuple):

@@ -23,6 +23,10 @@ FAILED_BEFORE = "25P02"  # in_failed_sql_transaction
 # demoted, or lost patience.
 PASSING = (*LOST, READ_ONLY, "40", "53", "55P03", "58")
 
+# What it can be when a row's text can't be made: bytes that are no characters, more than a text may have, a damaged
+# page or TOAST value; and more memory than there is.
+OF_A_ROW = ("22", "54", "XX", "53200")
+
 # What a lost, broken, silent or restarting database looks like from a connection. The last is asyncpg's when its
 # connection ends in the middle of a statement ("cannot switch to state ...").
 TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -61,6 +65,11 @@ def is_away(error: BaseException) -> bool:
 def is_passing(error: BaseException) -> bool:
     """Whether the same again, on a new connection, may succeed some time later."""
     return any((_sqlstate(one) or "").startswith(PASSING) or _is_outdated(one) for one in _unfold(error))
+
+
+def is_of_a_row(error: asyncpg.PostgresError) -> bool:
+    """Whether it may be what a row holds that a statement failed on, so that without the row it would not."""
+    return (_sqlstate(error) or "").startswith(OF_A_ROW)
 
 
 def may_run_again(error: BaseException) -> bool:

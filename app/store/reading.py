@@ -72,7 +72,7 @@ async def read_after(
     Each has the groups that are wanted when it is read; what isn't wanted is dropped at once. Raises what
     `fetch` raises.
     """
-    assembly = _Assembly(is_wanted)
+    assembly = _Assemblies(is_wanted)
     request = PageRequest(number + 1, -1, last)
     while request.number <= last:
         until = min(last, request.number + COMMITS_AT_ONCE - 1)
@@ -91,53 +91,72 @@ async def read_after(
 
 def whole_commits(rows: Sequence[Any], is_wanted: Callable[[Topic], bool]) -> Sequence[Commit]:
     """The commits that these rows are all of."""
-    assembly = _Assembly(is_wanted)
+    assembly = _Assemblies(is_wanted)
     commits = [commit for row in rows if (commit := assembly.add(row)) is not None]
     if (commit := assembly.finish()) is not None:
         commits.append(commit)
     return commits
 
 
-class _Assembly:
+class Assembly:
+    """Gathers the rows of one commit."""
+
+    def __init__(self, commit: Commit) -> None:
+        self.commit = commit
+        self._size = 0
+
+    def add(self, topic: Topic, kind: str, seq: int, id: Any, op: Any, version: int, data: str | None) -> None:
+        """The next row; one without data is too large by itself."""
+        commit = self.commit
+        group = commit.groups.get(topic)
+        if group is None:
+            group = commit.groups[topic] = GroupCommit([], [])
+        if data is not None:
+            self._size += len(data)
+        if data is None or self._size > COMMIT_SIZE_MAX_BYTES:
+            self.truncate(())
+        if commit.truncated or data is None:
+            return
+        if kind == "event":
+            group.events.append(Event(seq, id, op, data))
+        else:
+            group.changes.append(Change(seq, op, id, version, data))
+
+    def truncate(self, topics: Sequence[Topic]) -> None:
+        """It is too much, also of `topics`, of which no row has been added."""
+        if not self.commit.truncated:
+            self.commit.truncated = True
+            self.commit.groups |= {topic: GroupCommit([], []) for topic in topics}
+            for part in self.commit.groups.values():
+                part.changes.clear()
+                part.events.clear()
+
+    def lose(self, topic: Topic) -> None:
+        """One of the topic's rows can't be read."""
+        self.commit.groups[topic] = GroupCommit([], [])
+        self.commit.unreadable |= {topic}
+
+
+class _Assemblies:
     """Puts rows together to commits."""
 
     def __init__(self, is_wanted: Callable[[Topic], bool]) -> None:
         self._is_wanted = is_wanted
-        self._commit: Commit | None = None
-        self._size = 0
+        self._assembly: Assembly | None = None
 
     def add(self, row: Any) -> Commit | None:
         """Take the next row; answers the commit before it, if it begins a new one."""
         number, xid, at_ms, kind, seq, stream, group_id, id, op, version, data, *_ = row
         done = None
-        commit = self._commit
-        if commit is None or commit.number != number:
-            done = commit
-            commit = self._commit = Commit(number, xid, float(at_ms), {})
-            self._size = 0
-        if kind is None:
-            return done
-        topic = Topic(stream, group_id)
-        if not self._is_wanted(topic):
-            return done
-        group = commit.groups.get(topic)
-        if group is None:
-            group = commit.groups[topic] = GroupCommit([], [])
-        self._size += len(data)
-        if self._size > COMMIT_SIZE_MAX_BYTES and not commit.truncated:
-            commit.truncated = True
-            for part in commit.groups.values():
-                part.changes.clear()
-                part.events.clear()
-        if commit.truncated:
-            return done
-        if kind == "event":
-            group.events.append(Event(seq, id, op, data))
-        else:
-            group.changes.append(Change(seq, op, id, version, data))
+        assembly = self._assembly
+        if assembly is None or assembly.commit.number != number:
+            done = self.finish()
+            assembly = self._assembly = Assembly(Commit(number, xid, float(at_ms), {}))
+        if kind is not None and self._is_wanted(topic := Topic(stream, group_id)):
+            assembly.add(topic, kind, seq, id, op, version, data)
         return done
 
     def finish(self) -> Commit | None:
         """The rows have come to an end: answers the last commit, which is whole now."""
-        done, self._commit = self._commit, None
-        return done
+        assembly, self._assembly = self._assembly, None
+        return None if assembly is None else assembly.commit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Collection, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -14,18 +14,17 @@ from sqlalchemy.engine import make_url
 
 from app.discovery import discover
 from app.errors import TidelogError
-from app.feed import reader as reader_module
 from app.feed.broadcaster import Broadcaster
 from app.feed.reader import Reader
 from app.feed.shortcut import Shortcut
 from app.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
-from app.model.change import Topic
+from app.model.change import Commit, Topic
 from app.model.position import Position
 from app.settings import Settings
 from app.store.archive import Archive
+from app.store.bulk import Bulk
 from app.store.engine import Database
 from app.store.epoch import begin_epoch
-from app.store.reading import Page, PageRequest, read_page
 from app.web.dialects.motia import MotiaDialect
 from app.web.dialects.tidelog import TidelogDialect
 from tests.harness import ROOT, Databases, Frame, eventually
@@ -295,14 +294,12 @@ async def test_a_commit_that_the_reader_has_in_part(
     """It is lost; a pump had delivered it already. Who comes after that is not sent for what there is no more."""
     is_halfway = asyncio.Event()
 
-    async def read_halfway(connection: Any, request: PageRequest, *args: Any, **options: Any) -> Page:
-        if request.seq >= 0:
-            is_halfway.set()
-            await eventually(connection.is_closed)
-            raise ConnectionResetError
-        return await read_page(connection, request, *args, **options)
+    async def read_halfway(bulk: Bulk, _commit: Commit, _wanted: Collection[Topic]) -> Commit:
+        is_halfway.set()
+        await eventually(bulk._connection.is_closed)
+        raise ConnectionResetError
 
-    monkeypatch.setattr(reader_module, "read_page", read_halfway)
+    monkeypatch.setattr(Bulk, "read", read_halfway)
     async with Feed.on(database_url) as feed:
         other = feed.subscribe(Topic("chatMessage", "large"))
         await eventually(lambda: other.frames and other.frames[-1]["type"] == "live")

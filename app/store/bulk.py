@@ -1,0 +1,136 @@
+"""One commit that is large: only what is wanted of it is read, and what can't be read hurts its own topic only.
+
+First which of the wanted topics it touches, then which rows are theirs, by keys alone; then these rows, in pages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import asyncpg
+
+from app.model.change import Commit, Topic
+from app.store.failure import is_of_a_row
+from app.store.queries import load
+from app.store.reading import COMMIT_SIZE_MAX_BYTES, Assembly
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[Any]
+    Table = Literal["change", "event"]
+
+logger = logging.getLogger("tidelog.reader")
+
+IS_KEPT = load("is_kept")
+KEYS_OF_TOPICS = load("keys_of_topics")
+READ_ROWS = load("read_rows")
+TOUCHED_TOPICS = {table: load("touched_topics").replace("{table}", table) for table in ("change", "event")}
+TOUCHED_OF_TOPICS = {table: load("touched_of_topics").replace("{table}", table) for table in ("change", "event")}
+
+TOPICS_AT_ONCE = 500  # some milliseconds for the database
+# A commit with more rows for this process's subscribers is `truncated`: a snapshot costs less. One row for each topic
+# comes on top, since a snapshot of each costs more.
+ROWS_MAX = 10_000
+ROWS_AT_ONCE = 1000
+PAGE_BYTES_MAX = 2 * 1024 * 1024
+
+_Key = tuple[int, Topic]  # seq, and whose it is
+
+
+class Bulk:
+    """Reads large commits on one connection. Raises asyncpg's errors."""
+
+    def __init__(self, connection: Connection, timeout_seconds: float) -> None:
+        self._connection = connection
+        self._timeout_seconds = timeout_seconds
+
+    async def read(self, commit: Commit, wanted: Collection[Topic]) -> Commit | None:
+        """`commit`, so far without groups, with those of `wanted`; None if it was removed from the log meanwhile.
+
+        A topic counts as wanted if it is from now on until this returns; others may come or not.
+        """
+        touched = sorted(await self._touched(commit.xid, wanted))
+        keys = await self._keys(commit.xid, touched)
+        rows_max = ROWS_MAX + len(touched)
+        assembly = Assembly(commit)
+        if len(keys) > rows_max:
+            assembly.truncate(touched)
+        else:
+            await self._add_rows(assembly, sorted(keys))
+        # Asked after all was read: what is kept now was kept then.
+        is_kept = await self._fetch(IS_KEPT, commit.number)
+        return commit if is_kept[0][0] else None
+
+    async def _touched(self, xid: int, wanted: Collection[Topic]) -> set[Topic]:
+        touched: set[Topic] = set()
+        for table in ("change", "event"):
+            if len(wanted) <= TOPICS_AT_ONCE or not await self._scan(table, xid, wanted, touched):
+                await self._probe(table, xid, wanted, touched)
+        return touched
+
+    async def _scan(self, table: Table, xid: int, wanted: Collection[Topic], touched: set[Topic]) -> bool:
+        """Go through the topics of the transaction; False, and not all are found, if it has more than are wanted."""
+        after, passed = Topic("", ""), 0
+        while passed <= len(wanted):
+            try:
+                rows = await self._fetch(TOUCHED_TOPICS[table], xid, *after, TOPICS_AT_ONCE)
+            except asyncpg.PostgresError as error:
+                if not is_of_a_row(error):
+                    raise
+                return False  # a name can't be read, so nobody has it
+            topics = [Topic(*row) for row in rows]
+            touched.update(topic for topic in topics if topic in wanted)
+            if len(topics) < TOPICS_AT_ONCE:
+                return True
+            after, passed = topics[-1], passed + len(topics)
+        return False
+
+    async def _probe(self, table: Table, xid: int, wanted: Collection[Topic], touched: set[Topic]) -> None:
+        """Look each wanted topic up in the transaction."""
+        topics = list(wanted)
+        for begin in range(0, len(topics), TOPICS_AT_ONCE):
+            some = topics[begin : begin + TOPICS_AT_ONCE]
+            places = await self._fetch(TOUCHED_OF_TOPICS[table], xid, *_columns(some))
+            touched.update(some[place - 1] for (place,) in places)
+
+    async def _keys(self, xid: int, touched: Sequence[Topic]) -> list[_Key]:
+        """The keys of these topics' rows, in no order; at least one more than ROWS_MAX allows if there are so many."""
+        if not touched:
+            return []
+        rows = await self._fetch(KEYS_OF_TOPICS, xid, *_columns(touched), ROWS_MAX + len(touched) + 1)
+        return [(seq, touched[place - 1]) for place, seq in rows]
+
+    async def _add_rows(self, assembly: Assembly, keys: Sequence[_Key]) -> None:
+        """Read the rows of these keys, which are in order."""
+        commit, at_once = assembly.commit, ROWS_AT_ONCE
+        while keys and not commit.truncated:
+            page = dict(keys[:at_once])
+            try:
+                rows = await self._fetch(READ_ROWS, commit.xid, list(page), PAGE_BYTES_MAX, COMMIT_SIZE_MAX_BYTES)
+            except asyncpg.PostgresError as error:
+                if not is_of_a_row(error):
+                    raise
+                if at_once > 1:
+                    at_once = max(1, min(at_once, len(page)) // 8)  # where is it?
+                    continue
+                (lost,) = page.values()
+                logger.error("a row of %s in commit %d can't be read: %s", lost, commit.number, error)
+                assembly.lose(lost)
+                keys = [key for key in keys if key[1] != lost]
+                continue
+            for kind, seq, id, op, version, data in rows:
+                assembly.add(page[seq], kind, seq, id, op, version, data)
+            if not rows:
+                return  # the rows have been removed
+            last = rows[-1]["seq"]
+            keys = [key for key in keys[: len(page)] if key[0] > last] + list(keys[len(page) :])
+            at_once = min(2 * at_once, ROWS_AT_ONCE)
+
+    async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:
+        rows: list[asyncpg.Record] = await self._connection.fetch(query, *arguments, timeout=self._timeout_seconds)
+        return rows
+
+
+def _columns(topics: Sequence[Topic]) -> tuple[list[str], list[str]]:
+    return [topic.stream for topic in topics], [topic.group_id for topic in topics]
