@@ -6,7 +6,9 @@ First which of the wanted topics it touches, then which rows are theirs, by keys
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 import asyncpg
@@ -103,28 +105,28 @@ class Bulk:
 
     async def _add_rows(self, assembly: Assembly, keys: Sequence[_Key]) -> None:
         """Read the rows of these keys, which are in order."""
-        commit, at_once = assembly.commit, ROWS_AT_ONCE
-        while keys and not commit.truncated:
-            page = dict(keys[:at_once])
+        commit, at_once, begin = assembly.commit, ROWS_AT_ONCE, 0
+        while begin < len(keys) and not commit.truncated:
+            page = dict(keys[begin : begin + at_once])
             try:
                 rows = await self._fetch(READ_ROWS, commit.xid, list(page), PAGE_BYTES_MAX, COMMIT_SIZE_MAX_BYTES)
             except asyncpg.PostgresError as error:
                 if not is_of_a_row(error):
                     raise
-                if at_once > 1:
-                    at_once = max(1, min(at_once, len(page)) // 8)  # where is it?
+                if len(page) > 1:
+                    at_once = max(1, len(page) // 8)  # where is it?
                     continue
-                (lost,) = page.values()
-                logger.error("a row of %s in commit %d can't be read: %s", lost, commit.number, error)
+                ((seq, lost),) = page.items()
+                logger.error("row %d of %s in commit %d can't be read: %s", seq, lost, commit.number, error)
                 assembly.lose(lost)
-                keys = [key for key in keys if key[1] != lost]
+                keys, begin = [key for key in keys[begin:] if key[1] != lost], 0
                 continue
             for kind, seq, id, op, version, data in rows:
                 assembly.add(page[seq], kind, seq, id, op, version, data)
             if not rows:
                 return  # the rows have been removed
-            last = rows[-1]["seq"]
-            keys = [key for key in keys[: len(page)] if key[0] > last] + list(keys[len(page) :])
+            # What is missing before the last has been removed; what is behind it did not fit.
+            begin = bisect_right(keys, rows[-1]["seq"], begin, key=itemgetter(0))
             at_once = min(2 * at_once, ROWS_AT_ONCE)
 
     async def _fetch(self, query: str, *arguments: object) -> list[asyncpg.Record]:

@@ -18,11 +18,11 @@ from (
         join lateral (
             select convert_to({message}, 'UTF8') as message
             from streams.change c
-            where c.xid = n.xid and c.stream = $2 and c.group_id = $3 and ($4::text is null or c.id = $4)
+            where c.xid = n.xid and c.stream collate "C" = $2 and c.group_id collate "C" = $3 and ($4::text is null or c.id = $4)
             union all
             select null
             from streams.event e
-            where e.xid = n.xid and e.stream = $2 and e.group_id = $3 and ($4::text is null or e.id = $4)
+            where e.xid = n.xid and e.stream collate "C" = $2 and e.group_id collate "C" = $3 and ($4::text is null or e.id = $4)
         ) w on true
         where n.number between $5 and $6
         order by n.number

@@ -30,14 +30,14 @@ select
     array(
         select c.xid from streams.change c
         where c.xid >= pg_snapshot_xmax(since.snapshot) and c.xid < '9223372036854775808'::xid8
-          and c.stream = $1 and c.group_id = $2
+          and c.stream collate "C" = $1 and c.group_id collate "C" = $2
         union
         select c.xid from streams.change c
         where c.xid = any (array(
                   select x from pg_snapshot_xip(since.snapshot) as x
                   where pg_visible_in_snapshot(x, pg_current_snapshot())
               ))
-          and c.stream = $1 and c.group_id = $2
+          and c.stream collate "C" = $1 and c.group_id collate "C" = $2
     ) as xids,
     set_config('enable_bitmapscan', 'on', true),
     set_config('work_mem', greatest(pg_size_bytes(current_setting('work_mem')) / 1024, 65536) || 'kB', true),

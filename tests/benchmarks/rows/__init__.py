@@ -1,6 +1,6 @@
 """All rows, in the order of the table."""
 
-from tests.benchmarks.rows import brokers, catching_up, fan_out, idle, interest, latency, processes, step, write
+from tests.benchmarks.rows import brokers, bulk, catching_up, fan_out, idle, interest, latency, processes, step, write
 
 ROWS = (
     *write.ROWS,
@@ -12,4 +12,5 @@ ROWS = (
     *brokers.ROWS,
     *idle.ROWS,
     *interest.ROWS,
+    *bulk.ROWS,
 )
