@@ -259,6 +259,12 @@ class SnapshotTooLargeError(TidelogError):
     code = "group_too_large"
 
 
+class ItemUnreadableError(TidelogError):
+    """An item that the database stores but can't read: damaged, larger than a text may be, or with invalid bytes."""
+
+    code = "item_unreadable"
+
+
 class AdoptionError(TidelogError):
     """scripts/adopt has nothing to do, or could not lock the writers out; nothing was changed."""
 

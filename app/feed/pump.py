@@ -19,6 +19,7 @@ from app.feed.subscription import CommitHead, Messages, PositionSubscription, Su
 from app.model.change import Change, Commit, GroupCommit, Topic, net_changes
 from app.store.ahead import ahead
 from app.store.archive import ForgottenError
+from app.store.failure import ROW_TROUBLE, is_of_a_row
 from app.store.reading import COMMITS_AT_ONCE, Page, PageRequest, read_after
 from app.store.ready import ReadyRequest, Wanted, read_ready
 
@@ -173,8 +174,16 @@ class Pump:
                 self._step = max(1, min(self._step, COMMITS_AT_ONCE) // STEP_SHRINKS_BY)
                 raise
             except ForgottenError:
-                self._restart(self._recipients.joined(self._cursor), "too_old")
-                self._cursor = self._recipients.joining(self._cursor) or last
+                self._skip(last, "too_old")
+            except ROW_TROUBLE as error:
+                if not is_of_a_row(error):
+                    raise
+                self._skip(last, "unreadable")  # those of that group are told so by their snapshot
+
+    def _skip(self, last: int, reason: ResetReason) -> None:
+        """What comes next can't be read: those that want it begin again, the others go on from where they join."""
+        self._restart(self._recipients.joined(self._cursor), reason)
+        self._cursor = self._recipients.joining(self._cursor) or last
 
     async def _read_ready(self, wanted: Wanted, last: int) -> None:
         """Deliver the commits up to `last`, or up to the first of which the database can't make a message."""

@@ -7,11 +7,12 @@ take the steps' connections. No connection is held while a client is waited for.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from app.errors import StreamUnknownError
+from app.errors import ItemUnreadableError, StreamUnknownError
 from app.model.change import Topic
 from app.model.position import ResetReason
 from app.model.stream import Stream
@@ -26,11 +27,14 @@ from app.store.snapshot import ItemsUnreadableError, Snapshot, open_snapshot
 if TYPE_CHECKING:
     from app.store.reading import Connection
 
+logger = logging.getLogger("tidelog.archive")
+
 IS_KEPT = load("is_kept")
 
 CONNECTION_TIMEOUT_SECONDS = 60.0  # in the line for one
 SNAPSHOT_TIMEOUT_SECONDS = 60.0  # the largest one at a slow disk's pace; a dead connection shows itself
 PAGE_TIMEOUT_SECONDS = 30.0
+UNREADABLE_MAX = 1000  # remembered groups; others are logged again
 PAGE_ROWS_MAX = 256  # some milliseconds' work, in which the live ones wait
 PAGE_BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer grows by it at most
 # How many of each may be under way, of ARCHIVE_POOL_SIZE connections (engine.py): those who come back leave one to
@@ -69,6 +73,7 @@ class Archive:
         self._pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX)
         self._standings = asyncio.Semaphore(STANDINGS_AT_ONCE_MAX)
         self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
+        self._unreadable: set[Topic] = set()  # whose trouble is in the log
 
     async def reconnect(self) -> None:
         """Read by new connections: the present ones may lead to a server that is not the one any more."""
@@ -76,7 +81,7 @@ class Archive:
 
     @asynccontextmanager
     async def snapshot(self, topic: Topic, item_id: str | None) -> AsyncIterator[Snapshot]:
-        """Begin to read a group, or one item. Raises StreamUnknownError, ItemsUnreadableError."""
+        """Begin to read a group, or one item. Raises StreamUnknownError, ItemUnreadableError, ItemsUnreadableError."""
         stream = self._streams.get(topic.stream)
         if stream is None:
             raise StreamUnknownError(f"no stream is named {topic.stream!r}")
@@ -90,6 +95,11 @@ class Archive:
         except ItemsUnreadableError as error:
             if error.is_outdated:
                 await self.reconnect()  # what one connection remembers of the table, the others may, too
+            raise
+        except ItemUnreadableError as error:
+            if topic not in self._unreadable:  # once, not for each client that tries again
+                logger.error("%s: %s", topic, error)
+            self._unreadable = {*list(self._unreadable)[:UNREADABLE_MAX], topic}
             raise
 
     @asynccontextmanager

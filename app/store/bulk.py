@@ -11,14 +11,14 @@ from collections.abc import Collection, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal
 
-import asyncpg
-
 from app.model.change import Commit, Topic
-from app.store.failure import is_of_a_row
+from app.store.failure import ROW_TROUBLE, is_of_a_row
 from app.store.queries import load
 from app.store.reading import COMMIT_SIZE_MAX_BYTES, Assembly
 
 if TYPE_CHECKING:
+    import asyncpg
+
     Connection = asyncpg.Connection[Any]
     Table = Literal["change", "event"]
 
@@ -77,7 +77,7 @@ class Bulk:
         while passed <= len(wanted):
             try:
                 rows = await self._fetch(TOUCHED_TOPICS[table], xid, *after, TOPICS_AT_ONCE)
-            except asyncpg.PostgresError as error:
+            except ROW_TROUBLE as error:
                 if not is_of_a_row(error):
                     raise
                 return False  # a name can't be read, so nobody has it
@@ -110,7 +110,7 @@ class Bulk:
             page = dict(keys[begin : begin + at_once])
             try:
                 rows = await self._fetch(READ_ROWS, commit.xid, list(page), PAGE_BYTES_MAX, COMMIT_SIZE_MAX_BYTES)
-            except asyncpg.PostgresError as error:
+            except ROW_TROUBLE as error:
                 if not is_of_a_row(error):
                     raise
                 if len(page) > 1:

@@ -26,6 +26,8 @@ PASSING = (*LOST, READ_ONLY, "40", "53", "55P03", "58")
 # What it can be when a row's text can't be made: bytes that are no characters, more than a text may have, a damaged
 # page or TOAST value; and more memory than there is.
 OF_A_ROW = ("22", "54", "XX", "53200")
+# What reading rows raises then; the second is asyncpg's. Ask is_of_a_row() which of the first.
+ROW_TROUBLE = (asyncpg.PostgresError, UnicodeDecodeError)
 
 # What a lost, broken, silent or restarting database looks like from a connection. The last is asyncpg's when its
 # connection ends in the middle of a statement ("cannot switch to state ...").
@@ -67,9 +69,11 @@ def is_passing(error: BaseException) -> bool:
     return any((_sqlstate(one) or "").startswith(PASSING) or _is_outdated(one) for one in _unfold(error))
 
 
-def is_of_a_row(error: asyncpg.PostgresError) -> bool:
+def is_of_a_row(error: Exception) -> bool:
     """Whether it may be what a row holds that a statement failed on, so that without the row it would not."""
-    return (_sqlstate(error) or "").startswith(OF_A_ROW)
+    if isinstance(error, UnicodeDecodeError):
+        return True
+    return (_sqlstate(error) or "").startswith(OF_A_ROW) and not _is_outdated(error)
 
 
 def may_run_again(error: BaseException) -> bool:

@@ -10,15 +10,15 @@ from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-import asyncpg
-
 from app.model.change import Commit, Topic
 from app.store.bulk import Bulk
-from app.store.failure import is_of_a_row
+from app.store.failure import ROW_TROUBLE, is_of_a_row
 from app.store.queries import load
 from app.store.reading import PAGE_BYTES_MAX, PAGE_ROWS_MAX, whole_commits
 
 if TYPE_CHECKING:
+    import asyncpg
+
     Connection = asyncpg.Connection[Any]
 
 READ_LIVE = load("read_live")
@@ -70,7 +70,7 @@ async def read_live(
         until = min(last, number + commits_at_once)
         try:
             rows = await log.page(number + 1, until)
-        except asyncpg.PostgresError as error:
+        except ROW_TROUBLE as error:
             if not is_of_a_row(error):
                 raise
             # One of them has a row that can't be read: the others come in smaller pages, and it by itself.

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 
 from app.store.epoch import known_epoch
+from app.store.failure import ROW_TROUBLE, is_of_a_row
 from app.store.queries import load
 
 if TYPE_CHECKING:
@@ -84,11 +85,17 @@ class Numbering:
 
         Raises asyncpg.UniqueViolationError if somebody else numbered meanwhile: this state is then stale.
         """
-        row = await connection.fetchrow(NUMBER_FEW, self.snapshot, self.number, self.at, FEW_ROWS, tell_rows_max)
-        assert row is not None  # noqa: S101 - an aggregate answers one row
+        try:
+            row = await self._number(connection, NUMBER_FEW, FEW_ROWS, tell_rows_max)
+        except ROW_TROUBLE as error:
+            if not tell_rows_max or not is_of_a_row(error):
+                raise
+            # What a row holds could not be told. It is for the readers to find which; here all get their numbers.
+            if isinstance(error, UnicodeDecodeError):  # they have them already, and the answer can't be read
+                return self._take_over(await self.load(connection))
+            row = await self._number(connection, NUMBER_FEW, FEW_ROWS, 0)
         if row["is_too_much"]:
-            row = await connection.fetchrow(NUMBER_MANY, self.snapshot, self.number, self.at, _NO_LIMIT, 0)
-            assert row is not None  # noqa: S101 - as above
+            row = await self._number(connection, NUMBER_MANY, _NO_LIMIT, 0)
         numbered: int = row["numbered"]
         if numbered:
             if row["at"] < self.at:
@@ -96,6 +103,16 @@ class Numbering:
             self.number, self.at = row["number"], row["at"]
         self.snapshot = row["snapshot"]
         self.rows = json.loads(row["rows"]) if row["rows"] else ()
+        return numbered
+
+    async def _number(self, connection: Connection, statement: str, rows_max: int, tell_rows_max: int) -> Any:
+        row = await connection.fetchrow(statement, self.snapshot, self.number, self.at, rows_max, tell_rows_max)
+        assert row is not None  # noqa: S101 - an aggregate answers one row
+        return row
+
+    def _take_over(self, stored: Numbering) -> int:
+        numbered = stored.number - self.number
+        self.number, self.at, self.snapshot, self.rows = stored.number, stored.at, stored.snapshot, ()
         return numbered
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import asyncpg
 
+from app.errors import ItemUnreadableError
 from app.store.ahead import ahead
 from app.store.epoch import known_epoch
-from app.store.failure import is_outdated, is_passing
+from app.store.failure import ROW_TROUBLE, is_of_a_row, is_outdated, is_passing
 from app.store.queries import load
 
 if TYPE_CHECKING:
@@ -68,7 +69,10 @@ class Snapshot:
         self._arguments = arguments
 
     def batches(self, columns: Columns) -> AsyncGenerator[Sequence[Any], None]:
-        """All items, oldest first: for each a row. Close it before the snapshot ends. Raises ItemsUnreadableError."""
+        """All items, oldest first: for each a row. Close it before the snapshot ends.
+
+        Raises ItemUnreadableError, ItemsUnreadableError.
+        """
         return ahead(self._fetch(self._query.replace("{columns}", columns)))
 
     async def _fetch(self, query: str) -> AsyncGenerator[Sequence[Any], None]:
@@ -79,7 +83,7 @@ class Snapshot:
                 yield rows
                 size = sum([len(row[-1]) for row in rows])
                 rows = await cursor.fetch(min(FETCH_ROWS_MAX, max(1, FETCH_BYTES * len(rows) // max(1, size))))
-        except (asyncpg.PostgresError, asyncpg.OutdatedSchemaCacheError) as error:
+        except (*ROW_TROUBLE, asyncpg.OutdatedSchemaCacheError) as error:
             if (trouble := _of_the_table(error)) is not None:
                 raise trouble from error
             raise
@@ -100,11 +104,13 @@ async def open_snapshot(
         yield Snapshot(connection, head, query, *arguments)
 
 
-def _of_the_table(error: Exception) -> ItemsUnreadableError | None:
-    """The same as the table's trouble, unless it is the database's or the connection's."""
+def _of_the_table(error: Exception) -> ItemsUnreadableError | ItemUnreadableError | None:
+    """The same as the table's trouble, or an item's, unless it is the database's or the connection's."""
     state = getattr(error, "sqlstate", None)
     if state == LOCK_NOT_AVAILABLE:
         return ItemsUnreadableError(error, may_pass=True)
     if is_outdated(error):
         return ItemsUnreadableError(error)
+    if is_of_a_row(error):
+        return ItemUnreadableError(f"an item of the group can't be read: {error}")
     return None if state == QUERY_CANCELED or is_passing(error) else ItemsUnreadableError(error)

@@ -1,4 +1,4 @@
-"""What a commit of a million rows that nobody subscribed to costs a subscriber of something else: nothing, is the aim."""
+"""What a commit of a million rows costs those who did not subscribe to its group: nothing, is the aim."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ANSWER_SECONDS = 600  # for as many rows on a slow disk
 
 @asynccontextmanager
 async def beside(ground: Ground, *, rows: int) -> AsyncIterator[Measure]:
-    """One subscriber, and 10 commits a second in its group; meanwhile one of `rows` in another. Each round has a new server."""
+    """One subscriber, 10 commits a second in its group, and one of `rows` in another. Each round has a new server."""
     postgres = await ground.postgres()
 
     async def measure() -> Figures:

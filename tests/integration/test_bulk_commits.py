@@ -1,0 +1,275 @@
+"""A commit of very many rows: of what nobody subscribed to nothing is read, of the rest what is wanted, exactly."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import pytest
+
+from app.consumer import consume
+from app.model.change import Commit, Topic
+from app.model.position import Position
+from app.store import bulk as bulk_module
+from app.store import live as live_module
+from app.store.bulk import Bulk
+from app.store.live import LiveLog, read_live
+from app.store.log import FEED_SETTINGS, Numbering
+from app.store.reading import Page, PageRequest, read_after, read_page
+from tests.harness import eventually
+from tests.integration.sequencer_floor import connected, sequencing
+from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
+
+STREAM = "chatMessage"
+ROWS = 3000  # as much more than a small commit has as a million is, for all that reads it
+READ_MAX = 400  # what may be read of them
+INSERT = "insert into streams.chat_message (group_id, id, data) "
+OTHERS = {
+    "an insert into one group": f"{INSERT} select 'bulk', i::text, '{{}}' from generate_series(1, {ROWS}) i",
+    "as many groups": f"{INSERT} select 'bulk ' || i, 'a', '{{}}' from generate_series(1, {ROWS}) i",
+    "an update": "update streams.chat_message set data = '{\"n\": 1}' where group_id like 'old%'",
+    "a delete": "delete from streams.chat_message where group_id like 'old%'",
+    "events": f"select count(streams.send('{STREAM}', 'bulk', null, 't', '{{}}')) from generate_series(1, {ROWS})",
+    "the group's name in another stream": "insert into streams.other (group_id, id, data) "
+    f"select 'g', i::text, '{{}}' from generate_series(1, {ROWS}) i",
+    "few rows, large ones": f"{INSERT} select 'bulk', i::text, jsonb_build_object('x', "
+    "(select string_agg(md5(random()::text), '') from generate_series(1, 5000))) from generate_series(1, 20) i",
+}
+
+
+class Reads:
+    """How many rows the reader was given, and of how much data."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rows = self.size = 0
+        page, fetch = LiveLog.page, Bulk._fetch
+
+        async def counting_page(log: LiveLog, first: int, last: int) -> Sequence[Any]:
+            return self._count(await page(log, first, last))
+
+        async def counting_fetch(bulk: Bulk, query: str, *arguments: object) -> Any:
+            return self._count(await fetch(bulk, query, *arguments))
+
+        monkeypatch.setattr(LiveLog, "page", counting_page)
+        monkeypatch.setattr(Bulk, "_fetch", counting_fetch)
+
+    def _count(self, rows: Any) -> Any:
+        self.rows += len(rows)
+        self.size += sum(len(row["data"] or "") for row in rows if "data" in row.keys())  # noqa: SIM118 - a Record
+        return rows
+
+
+@asynccontextmanager
+async def live(feed: Feed, topic: Topic = TOPIC) -> AsyncIterator[Person]:
+    person = feed.subscribe(topic)
+    await eventually(lambda: person.frames and person.frames[-1]["type"] == "live")
+    yield person
+
+
+async def prepare(sql: asyncpg.Connection[Any]) -> None:
+    await sql.execute("select streams.declare('other', 'other', '{}')")
+    await sql.execute(f"{INSERT} select 'old' || i % 7, i::text, '{{}}' from generate_series(1, {ROWS}) i")
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+async def test_what_nobody_subscribed_to_is_not_read(
+    database_url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever statement made it: the reader is given a few rows of it, and goes on to what is wanted."""
+    async with connected(database_url) as sql:
+        await prepare(sql)
+        with sequencing(database_url):
+            async with Feed.on(database_url) as feed, live(feed) as person:
+                await write(sql, "before")
+                await person.until_told("before")
+                reads = Reads(monkeypatch)
+                await sql.execute(OTHERS[kind])
+                await write(sql, "after")
+                await person.until_told("after")
+                assert reads.rows < READ_MAX
+                assert reads.size < live_module.SMALL_BYTES_MAX
+                assert person.reasons() == []
+
+
+async def test_what_nobody_subscribed_to_is_not_read_from_copy(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """COPY, in ten commits of medium size."""
+    async with connected(database_url) as sql:
+        with sequencing(database_url):
+            async with Feed.on(database_url) as feed, live(feed) as person:
+                reads = Reads(monkeypatch)
+                for n in range(10):
+                    rows = [("bulk", f"{n}/{i}", "{}") for i in range(ROWS // 10)]
+                    await sql.copy_records_to_table(
+                        "chat_message", schema_name="streams", records=rows, columns=["group_id", "id", "data"]
+                    )
+                await write(sql, "after")
+                await person.until_told("after")
+                assert reads.rows < 10 * (live_module.SMALL_ROWS_MAX + 10) / 2
+
+
+async def random_commits(sql: asyncpg.Connection[Any], chance: random.Random) -> None:
+    """Small and large ones, of changes and events, in a few groups or many."""
+    for n in range(14):
+        rows, groups = chance.choice([1, 3, 40]), chance.choice([1, 2, 30])
+        async with sql.transaction():
+            await sql.execute(
+                f"{INSERT} select 'g' || (random() * $2::int)::int, $3 || i, '{{}}' from generate_series(1, $1::int) i",
+                rows,
+                groups,
+                f"{n}/",
+            )
+            if chance.random() < 0.5:
+                await sql.execute(
+                    f"select streams.send('{STREAM}', 'g' || (random() * $2::int)::int, null, 't', '{{}}') "
+                    "from generate_series(1, $1::int)",
+                    rows // 2 + 1,
+                    groups,
+                )
+            if chance.random() < 0.3:
+                await sql.execute("delete from streams.chat_message where random() < 0.2")
+
+
+@pytest.mark.parametrize("wanted_groups", [0, 1, 7, 60])
+async def test_what_is_wanted_comes_as_if_all_had_been_read(
+    database_url: str, wanted_groups: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By scanning the commit's topics or by looking the wanted ones up, for any number of either."""
+    chance = random.Random(wanted_groups)  # noqa: S311 - not a secret
+    monkeypatch.setattr(live_module, "SMALL_ROWS_MAX", 5)
+    monkeypatch.setattr(bulk_module, "TOPICS_AT_ONCE", 4)
+    monkeypatch.setattr(bulk_module, "ROWS_AT_ONCE", 7)
+    async with connected(database_url, **FEED_SETTINGS) as sql:
+        await random_commits(sql, chance)
+        numbering = await Numbering.load(sql)
+        await numbering.advance(sql)
+        wanted = {Topic(STREAM, f"g{n}"): None for n in range(wanted_groups)}
+
+        async def fetch(request: PageRequest) -> Page:
+            return await read_page(sql, request, timeout_seconds=10)
+
+        begun: list[int] = []
+        all_read = [
+            commit
+            async for commits in read_after(fetch, 0, numbering.number, wanted.__contains__)
+            for commit in commits
+        ]
+        found = [
+            commit
+            async for commits in read_live(LiveLog(sql, 10), 0, 10**12, wanted.keys(), begun.append)
+            for commit in commits
+        ]
+        assert found == all_read
+        assert 0 < len(begun) < numbering.number
+
+
+async def test_more_rows_than_are_carried_are_a_reset(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where they are few bytes; those of other groups in the same commit are in it, or begin again, too."""
+    monkeypatch.setattr(bulk_module, "ROWS_MAX", 200)
+    async with connected(database_url) as sql:
+        with sequencing(database_url):
+            async with Feed.on(database_url) as feed, live(feed) as person:
+                await sql.execute(f"{INSERT} select 'g', 'few/' || i, '{{}}' from generate_series(1, 201) i")
+                await person.until_told("few/201")
+                assert person.reasons() == []
+                await sql.execute(f"{INSERT} select 'g', 'many/' || i, '{{}}' from generate_series(1, 202) i")
+                await eventually(person.reasons)
+                await write(sql, "after")
+                await person.until_told("after")
+                await check(sql, person)
+                assert person.reasons() == ["too_large"]
+
+
+async def test_a_group_of_many_in_one_commit_gets_its_rows(database_url: str) -> None:
+    """Of a commit in more groups than rows are carried, all of them wanted: one row each, no snapshot each."""
+    async with connected(database_url) as sql:
+        with sequencing(database_url):
+            async with Feed.on(database_url) as feed, live(feed, Topic(STREAM, "g7")) as one:
+                for n in range(2 * bulk_module.TOPICS_AT_ONCE):
+                    feed.broadcaster.attach(Topic(STREAM, f"g{n}"), _Idle())
+                await sql.execute(f"{INSERT} select 'g' || i, 'x', '{{}}' from generate_series(0, {ROWS}) i")
+                await one.until_told("x")
+                assert one.reasons() == []
+
+
+class _Idle:
+    """A follower that keeps nothing."""
+
+    def keep(self, *_: object) -> None:
+        pass
+
+    def overflow(self) -> None:
+        raise AssertionError
+
+
+async def test_who_comes_while_a_large_commit_is_read_has_it_exactly_once(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By snapshot, or from a position before it: whether the reader had found its group wanted or not."""
+    is_begun, may_end = asyncio.Event(), asyncio.Event()
+    read = Bulk.read
+
+    async def read_slowly(bulk: Bulk, commit: Commit, wanted: Collection[Topic]) -> Commit | None:
+        done = await read(bulk, commit, wanted)
+        is_begun.set()
+        await may_end.wait()
+        return done
+
+    monkeypatch.setattr(Bulk, "read", read_slowly)
+    async with connected(database_url) as sql:
+        with sequencing(database_url):
+            async with Feed.on(database_url) as feed, live(feed, Topic(STREAM, "another")):
+                await write(sql, "before")
+                await eventually(lambda: feed.broadcaster.position == 1)
+                await sql.execute(
+                    f"{INSERT} select case when i % 500 = 0 then 'g' else 'bulk' end, i::text, '{{}}' "
+                    f"from generate_series(1, {ROWS}) i"
+                )
+                await is_begun.wait()
+                late = [feed.subscribe(), feed.subscribe(since=Position(1, feed.broadcaster.epoch))]
+                pumped = Person(feed)
+                feed.broadcaster.pump(pumped.subscription, 1)
+                await pumped.until_told(str(ROWS))  # from the log
+                may_end.set()
+                await write(sql, "after")
+                for person in (*late, pumped):
+                    await person.until_told("after")
+                expected = {"before", "after", *(str(n) for n in range(500, ROWS + 1, 500))}
+                ids = [sorted(told_ids(person)) for person in (*late, pumped)]
+                assert ids == [sorted(expected), sorted(expected - {"before"}), sorted(expected - {"before"})]
+                assert [person.reasons() for person in (*late, pumped)] == [[], [], []]
+
+
+def told_ids(person: Person) -> list[str]:
+    """Of all items that it was told of, as often as it was told."""
+    return [one["id"] for frame in person.frames for part in ("items", "changes") for one in frame.get(part, ())]
+
+
+async def test_a_consumer_of_a_group_is_handed_what_is_in_the_midst_of_a_large_commit(database_url: str) -> None:
+    """With any filter."""
+    async with connected(database_url) as sql:
+        with sequencing(database_url):
+            await sql.execute(
+                f"{INSERT} select case when i % 500 = 0 then 'g' else 'bulk' end, i::text, '{{}}' "
+                f"from generate_series(1, {ROWS}) i"
+            )
+            await write(sql, "last")
+            expected = [str(n) for n in range(500, ROWS + 1, 500)]
+            for streams, groups in (([STREAM], ["g"]), (None, ["g"]), ([STREAM], None), (None, None)):
+                seen: list[tuple[str, str]] = []
+
+                async def handler(commit: Any, _: object, seen: list[tuple[str, str]] = seen) -> None:
+                    seen.extend([(change.group_id, change.id) async for change in commit])
+
+                name = f"{streams} {groups}"
+                work = asyncio.create_task(consume(database_url, name, handler, streams=streams, groups=groups))
+                await eventually(lambda seen=seen: ("g", "last") in seen)
+                work.cancel()
+                await asyncio.gather(work, return_exceptions=True)
+                assert [id for group, id in seen if group == "g"] == [*expected, "last"]
+                assert len(seen) == (ROWS + 1 if groups is None else len(expected) + 1)
