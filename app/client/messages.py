@@ -75,8 +75,8 @@ class Live:
 class Reset:
     """Forget the items that you have: a snapshot follows.
 
-    The server's reasons are "too_old", "epoch", "ahead" and "too_large"; "connection_lost" is the client's own, when
-    a snapshot was broken off between its pages.
+    The server's reasons are "too_old", "epoch", "ahead", "too_large" and "unreadable"; "connection_lost" is
+    the client's own, when a snapshot was broken off between its pages.
     """
 
     reason: str

@@ -154,8 +154,8 @@ class Reader:
         self._note_hint(hinted_head(payload))
 
     def _note_hint(self, head: int) -> None:
+        self._hint = max(self._hint, head)
         if head > self._broadcaster.position:
-            self._hint = max(self._hint, head)
             self._stirred.set()
 
     def _on_epoch(self, *_: object) -> None:

@@ -108,13 +108,15 @@ def _parts(rows: Sequence[Any]) -> list[Sequence[Any] | Commit]:
         first = commit[0]
         is_whole = len(commit) == first["size"]
         is_large = first["kind"] is not None and first["data"] is None
-        if is_large or (not is_whole and commit[0] is rows[0]):
+        if is_large or (not is_whole and first is rows[0]):
             if small:
                 parts.append(small)
                 small = []
             parts.append(_head(first))
         elif is_whole:
             small += commit
+        else:
+            break
     if small:
         parts.append(small)
     return parts

@@ -111,6 +111,6 @@ def _of_the_table(error: Exception) -> ItemsUnreadableError | ItemUnreadableErro
         return ItemsUnreadableError(error, may_pass=True)
     if is_outdated(error):
         return ItemsUnreadableError(error)
-    if is_of_a_row(error):
+    if is_of_a_row(error) and not is_passing(error):
         return ItemUnreadableError(f"an item of the group can't be read: {error}")
     return None if state == QUERY_CANCELED or is_passing(error) else ItemsUnreadableError(error)

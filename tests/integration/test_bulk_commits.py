@@ -114,15 +114,17 @@ async def test_what_nobody_subscribed_to_is_not_read_from_copy(
 
 
 async def random_commits(sql: asyncpg.Connection[Any], chance: random.Random) -> None:
-    """Small and large ones, of changes and events, in a few groups or many."""
+    """Small and large ones, of changes and events, in a few groups or many, with a little data or more."""
     for n in range(14):
         rows, groups = chance.choice([1, 3, 40]), chance.choice([1, 2, 30])
         async with sql.transaction():
             await sql.execute(
-                f"{INSERT} select 'g' || (random() * $2::int)::int, $3 || i, '{{}}' from generate_series(1, $1::int) i",
+                f"{INSERT} select 'g' || (random() * $2::int)::int, $3 || i, jsonb_build_object('x', repeat('x', $4)) "
+                "from generate_series(1, $1::int) i",
                 rows,
                 groups,
                 f"{n}/",
+                chance.choice([1, 300, 9000]),
             )
             if chance.random() < 0.5:
                 await sql.execute(
@@ -144,6 +146,9 @@ async def test_what_is_wanted_comes_as_if_all_had_been_read(
     monkeypatch.setattr(live_module, "SMALL_ROWS_MAX", 5)
     monkeypatch.setattr(bulk_module, "TOPICS_AT_ONCE", 4)
     monkeypatch.setattr(bulk_module, "ROWS_AT_ONCE", 7)
+    monkeypatch.setattr(live_module, "PAGE_ROWS_MAX", 20)
+    for module in (live_module, bulk_module):
+        monkeypatch.setattr(module, "PAGE_BYTES_MAX", 5000)
     async with connected(database_url, **FEED_SETTINGS) as sql:
         await random_commits(sql, chance)
         numbering = await Numbering.load(sql)

@@ -13,12 +13,12 @@ from (
     select made.*, sum(octet_length(data)) over (order by number, seq rows unbounded preceding) as upto
     from (
         select
-            number, xid, at_ms, kind, seq, stream, group_id, id, op, version, size, is_small, is_first,
+            number, xid, at_ms, kind, seq, stream, group_id, id, op, version, size, is_small, before,
             case when is_small then data::text end as data
         from (
             select
                 page.*,
-                lag(number) over in_order is distinct from number as is_first,
+                lag(number) over in_order as before,
                 sum(case when is_small then pg_column_size(data) end) over in_order as stored_upto
             from (
                 select
@@ -46,8 +46,8 @@ from (
             ) page
             window in_order as (order by number, seq rows unbounded preceding)
         ) sized
-        where coalesce(stored_upto, 0) <= $4
+        where coalesce(stored_upto, 0) <= $4 or before is null
     ) made
 ) paged
-where case when is_small then coalesce(upto, 0) <= $4 or (number = $1 and is_first) else is_first end
+where (coalesce(upto, 0) <= $4 or before is null) and (is_small or before is distinct from number)
 order by number, seq
