@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tidelog.reader")
 
 IS_KEPT = load("is_kept")
-KEYS_OF_TOPICS = load("keys_of_topics")
+KEYS_OF_TOPICS = {table: load("keys_of_topics").replace("{table}", table) for table in ("change", "event")}
 READ_ROWS = load("read_rows")
-TOUCHED_TOPICS = {table: load("touched_topics").replace("{table}", table) for table in ("change", "event")}
+TOUCHED_GROUPS = {table: load("touched_groups").replace("{table}", table) for table in ("change", "event")}
 TOUCHED_OF_TOPICS = {table: load("touched_of_topics").replace("{table}", table) for table in ("change", "event")}
 
 TOPICS_AT_ONCE = 500  # some milliseconds for the database
@@ -35,6 +35,8 @@ TOPICS_AT_ONCE = 500  # some milliseconds for the database
 # comes on top, since a snapshot of each costs more.
 ROWS_MAX = 10_000
 ROWS_AT_ONCE = 1000
+KEYS_FIRST = 16  # asked for of each topic
+KEYS_GROW_BY = 8
 PAGE_BYTES_MAX = 2 * 1024 * 1024
 
 _Key = tuple[int, Topic]  # seq, and whose it is
@@ -54,12 +56,11 @@ class Bulk:
         """
         touched = sorted(await self._touched(commit.xid, wanted))
         keys = await self._keys(commit.xid, touched)
-        rows_max = ROWS_MAX + len(touched)
         assembly = Assembly(commit)
-        if len(keys) > rows_max:
+        if keys is None:
             assembly.truncate(touched)
         else:
-            await self._add_rows(assembly, sorted(keys))
+            await self._add_rows(assembly, keys)
         # Asked after all was read: what is kept now was kept then.
         is_kept = await self._fetch(IS_KEPT, commit.number)
         return commit if is_kept[0][0] else None
@@ -73,20 +74,24 @@ class Bulk:
 
     async def _scan(self, table: Table, xid: int, wanted: Collection[Topic], touched: set[Topic]) -> bool:
         """Go through the topics of the transaction; False, and not all are found, if it has more than are wanted."""
-        after, passed = Topic("", ""), 0
-        while passed <= len(wanted):
-            try:
-                rows = await self._fetch(TOUCHED_TOPICS[table], xid, *after, TOPICS_AT_ONCE)
-            except ROW_TROUBLE as error:
-                if not is_of_a_row(error):
-                    raise
-                return False  # a name can't be read, so nobody has it
-            topics = [Topic(*row) for row in rows]
-            touched.update(topic for topic in topics if topic in wanted)
-            if len(topics) < TOPICS_AT_ONCE:
-                return True
-            after, passed = topics[-1], passed + len(topics)
-        return False
+        passed = 0
+        for stream in sorted({topic.stream for topic in wanted}):
+            groups: Sequence[str] = [""]  # before all of them
+            while groups:
+                if passed > len(wanted):
+                    return False
+                try:
+                    rows = await self._fetch(TOUCHED_GROUPS[table], xid, stream, groups[-1], TOPICS_AT_ONCE)
+                except ROW_TROUBLE as error:
+                    if not is_of_a_row(error):
+                        raise
+                    return False  # a name can't be read, so nobody has it
+                groups = [row["group_id"] for row in rows]
+                touched.update(topic for group in groups if (topic := Topic(stream, group)) in wanted)
+                passed += len(groups)
+                if len(groups) < TOPICS_AT_ONCE:
+                    break
+        return True
 
     async def _probe(self, table: Table, xid: int, wanted: Collection[Topic], touched: set[Topic]) -> None:
         """Look each wanted topic up in the transaction."""
@@ -96,12 +101,23 @@ class Bulk:
             places = await self._fetch(TOUCHED_OF_TOPICS[table], xid, *_columns(some))
             touched.update(some[place - 1] for (place,) in places)
 
-    async def _keys(self, xid: int, touched: Sequence[Topic]) -> list[_Key]:
-        """The keys of these topics' rows, in no order; at least one more than ROWS_MAX allows if there are so many."""
-        if not touched:
-            return []
-        rows = await self._fetch(KEYS_OF_TOPICS, xid, *_columns(touched), ROWS_MAX + len(touched) + 1)
-        return [(seq, touched[place - 1]) for place, seq in rows]
+    async def _keys(self, xid: int, touched: Sequence[Topic]) -> list[_Key] | None:
+        """The keys of these topics' rows, in order; None if they are more than are carried."""
+        keys: list[_Key] = []
+        rows_max = ROWS_MAX + len(touched)
+        for table in ("change", "event"):
+            # Of each a few; then of those that may have more, more: little is looked at in vain.
+            topics, each_max = touched, KEYS_FIRST
+            while topics:
+                found: list[list[_Key]] = [[] for _ in topics]
+                for place, seq in await self._fetch(KEYS_OF_TOPICS[table], xid, *_columns(topics), each_max):
+                    found[place - 1].append((seq, topics[place - 1]))
+                keys += [key for some in found if len(some) < each_max for key in some]
+                topics = [some[0][1] for some in found if len(some) == each_max]
+                if len(keys) + len(topics) * each_max > rows_max:
+                    return None
+                each_max *= KEYS_GROW_BY
+        return sorted(keys)
 
     async def _add_rows(self, assembly: Assembly, keys: Sequence[_Key]) -> None:
         """Read the rows of these keys, which are in order."""

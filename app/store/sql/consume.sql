@@ -6,8 +6,8 @@
 --
 -- All is one statement, so one snapshot: a commit that retention removes meanwhile is either still here, or the
 -- floor tells that it is gone; and no commit after the head is passed over. LIMIT keeps each lookup a lookup: the
--- planner may not turn it into a scan of the log. The four lookups are for what is given and what is null: each then finds
--- the index by topics, so that a commit of a million rows of others costs no more than a small one.
+-- planner may not turn it into a scan of the log. Whether a commit of over 100 rows has any that match is looked up first,
+-- so that a million rows of others cost nothing (why it is put so, is in touched_groups.sql).
 -- Locks: none that a writer could wait for. Called by app/store/consumers.py.
 with
 present as materialized (
@@ -21,16 +21,38 @@ matching as materialized (
     from streams.commit n
     cross join lateral (
         select from streams.change c
-        where $2::text[] is null and $3::text[] is null and c.xid = n.xid
-        union all
-        select from streams.change c
-        where $3::text[] is null and c.xid = n.xid and c.stream collate "C" = any ($2)
-        union all
-        select from streams.change c
-        where $2::text[] is null and c.xid = n.xid and c.group_id collate "C" = any ($3)
-        union all
-        select from streams.change c
-        where c.xid = n.xid and c.stream collate "C" = any ($2) and c.group_id collate "C" = any ($3)
+        where c.xid = n.xid
+          and ($2::text[] is null or c.stream = any ($2))
+          and ($3::text[] is null or c.group_id = any ($3))
+          and case
+              when $2::text[] is null and $3::text[] is null then true
+              when not exists (select from streams.change t where t.xid = n.xid offset 100) then true
+              when $3::text[] is null then exists (
+                  select
+                  from unnest($2) as s (stream)
+                  cross join lateral (
+                      select t.stream, t.xid
+                      from streams.change t
+                      where (t.stream collate "C", t.xid) >= (s.stream, n.xid)
+                      order by t.stream collate "C", t.xid
+                      limit 1
+                  ) first
+                  where first.stream = s.stream and first.xid = n.xid
+              )
+              else exists (
+                  select
+                  from unnest(coalesce($2, array(select known.name from streams.stream known))) as s (stream)
+                  cross join unnest($3) as g (group_id)
+                  cross join lateral (
+                      select t.stream, t.xid, t.group_id
+                      from streams.change t
+                      where (t.stream collate "C", t.xid, t.group_id collate "C") >= (s.stream, n.xid, g.group_id)
+                      order by t.stream collate "C", t.xid, t.group_id collate "C"
+                      limit 1
+                  ) first
+                  where first.stream = s.stream and first.xid = n.xid and first.group_id = g.group_id
+              )
+          end
         limit 1
     ) wanted
     where n.number > $1::bigint and n.number <= $1 + $4::bigint
