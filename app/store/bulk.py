@@ -116,7 +116,7 @@ class Bulk:
                 topics = [some[0][1] for some in found if len(some) == each_max]
                 if len(keys) + len(topics) * each_max > rows_max:
                     return None
-                each_max *= KEYS_GROW_BY
+                each_max = min(each_max * KEYS_GROW_BY, rows_max + 1)
         return sorted(keys)
 
     async def _add_rows(self, assembly: Assembly, keys: Sequence[_Key]) -> None:

@@ -1,5 +1,6 @@
 -- The rows $2 (their seqs) of transaction $1, in order, up to $3 bytes of data (but one row at least). One whose data is
 -- larger than $4 bytes comes without.
+-- A lookup for each: with `seq = any` the planner may read all rows of the transaction, and compare each with all seqs.
 -- Locks: none. Called for a commit that is large (app/store/bulk.py).
 select kind, seq, id, op, version, case when octet_length(data) <= $4 then data end as data
 from (
@@ -10,12 +11,16 @@ from (
             select w.*, sum(pg_column_size(w.data)) over before_it as stored_before
             from (
                 select 'change' as kind, c.seq, c.id, c.op, c.version, c.data
-                from streams.change c
-                where c.xid = $1::xid8 and c.seq = any ($2::bigint[])
+                from unnest($2::bigint[]) as wanted (seq)
+                cross join lateral (
+                    select * from streams.change where xid = $1::xid8 and seq = wanted.seq offset 0
+                ) c
                 union all
                 select 'event', e.seq, e.id, e.type, 0, e.data
-                from streams.event e
-                where e.xid = $1::xid8 and e.seq = any ($2::bigint[])
+                from unnest($2::bigint[]) as wanted (seq)
+                cross join lateral (
+                    select * from streams.event where xid = $1::xid8 and seq = wanted.seq offset 0
+                ) e
             ) w
             window before_it as (order by w.seq rows between unbounded preceding and 1 preceding)
         ) sized
