@@ -33,6 +33,9 @@ FEED_SETTINGS = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    # Rows of a transaction in the order of the key come by the key: with statistics taken during a large one, which
+    # count none of its rows, the planner would read them all by another index, and sort them.
+    "enable_sort": "off",
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
     "statement_timeout": "0",

@@ -18,7 +18,7 @@ from app.store import bulk as bulk_module
 from app.store import live as live_module
 from app.store.bulk import Bulk
 from app.store.live import LiveLog, read_live
-from app.store.log import FEED_SETTINGS, Numbering
+from app.store.log import FEED_SETTINGS, NUMBER_MANY, Numbering
 from app.store.reading import Page, PageRequest, read_after, read_page
 from tests.harness import eventually
 from tests.integration.sequencer_floor import connected, sequencing
@@ -111,6 +111,27 @@ async def test_what_nobody_subscribed_to_is_not_read_from_copy(
                 await write(sql, "after")
                 await person.until_told("after")
                 assert reads.rows < 10 * (live_module.SMALL_ROWS_MAX + 10) / 2
+
+
+async def test_statistics_of_a_bad_moment_change_nothing(database_url: str) -> None:
+    """ANALYZE while a large transaction is open counts none of its rows: its number and page are found by the key."""
+    async with connected(database_url, **FEED_SETTINGS) as feed, connected(database_url) as sql:
+        async with connected(database_url) as large, large.transaction():
+            await large.execute(f"{INSERT} select 'bulk', i::text, '{{}}' from generate_series(1, {30 * ROWS}) i")
+            for n in range(120):
+                await write(sql, f"small {n}")
+            before = await Numbering.load(feed)
+            await before.advance(feed)
+            await sql.execute("analyze streams.change; analyze streams.event; analyze streams.commit")
+        async with feed.transaction():
+            row = await feed.fetchrow(NUMBER_MANY, before.snapshot, before.number, before.at, 2**62, 0)
+            assert row is not None and row["numbered"] == 1
+            (page,) = await LiveLog(feed, 10).page(row["number"], row["number"])
+            assert page["data"] is None
+            read = await feed.fetchval(
+                "select seq_tup_read + idx_tup_fetch from pg_stat_xact_user_tables where relname = 'change'"
+            )
+            assert read < READ_MAX
 
 
 async def random_commits(sql: asyncpg.Connection[Any], chance: random.Random) -> None:
