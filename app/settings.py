@@ -2,12 +2,17 @@
 
 from datetime import timedelta
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 STEP_TIMEOUT_MAX_SECONDS = 86_400.0  # a day; Postgres counts milliseconds in 32 bits, which end at 24 days
 STEP_IDLE_MARGIN_SECONDS = 30.0  # after its time a step is broken off, which gets so long before Postgres does it
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
 
 
 class Settings(BaseSettings):
@@ -24,6 +29,14 @@ class Settings(BaseSettings):
         1, ge=1, description="server processes of scripts/serve; each has connections and a feed of its own"
     )
     cors_origins: tuple[str, ...] = Field((), description="origins whose pages may call the steps, as a JSON list")
+
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
+        "info", description="the least that the server and the authors' files log; libraries log from warning on"
+    )
+    log_format: Annotated[Literal["auto", "json", "text"], BeforeValidator(_lower)] = Field(
+        "auto", description="JSON lines, or columns for people; auto: those if standard error is a terminal"
+    )
+    log_access: bool = Field(True, description="a line for each request and WebSocket; none for health checks")
 
     retention_seconds: float | None = Field(
         None, gt=0, description="commits older than this are removed from the log and its history; unset: none"
