@@ -8,6 +8,8 @@ import sys
 from pydantic import ValidationError
 
 from app.errors import TidelogError
+from app.logs.redaction import Redaction
+from app.logs.setup import configure
 from app.settings import Settings
 from app.store.adoption import Adoption, adopt
 from app.store.embedded import EmbeddedPostgres
@@ -26,12 +28,15 @@ streams.commit` gives the space back.
 
 def main() -> None:
     """Adopt; ends the process with a message and status 1 if that can't be, or need not be."""
+    redaction = Redaction()
     try:
         settings = Settings()
+        redaction = Redaction.of_database(settings.database_url)
+        configure(settings)
         print(DONE.format(**_adopt(settings)), end="")  # noqa: T201 - this is a command's output
     except (TidelogError, ValidationError, OSError) as error:
         code = f"{error.code}: " if isinstance(error, TidelogError) else ""
-        sys.exit(f"tidelog: {code}{error}")
+        sys.exit(f"tidelog: {code}{redaction.text(str(error))}")
 
 
 def _adopt(settings: Settings) -> dict[str, object]:

@@ -20,12 +20,14 @@ from app.feed.broadcaster import Broadcaster
 from app.feed.reader import Reader
 from app.feed.sequencer import SequencerThread
 from app.feed.shortcut import Shortcut
+from app.logs.setup import configure
 from app.settings import Settings
 from app.store.archive import Archive
 from app.store.capacity import warn_if_short
 from app.store.declared import check_declared
 from app.store.embedded import EmbeddedPostgres
 from app.store.engine import Database
+from app.web.access import AccessLog
 from app.web.blocked import BlockedLoopWatch
 from app.web.failures import exception_handlers
 from app.web.health import health_controller
@@ -113,15 +115,18 @@ class Tidelog:
 def create_app(settings: Settings | None = None) -> Litestar:
     """A server for the streams and steps under `settings.steps_dir`. Nothing is connected before it starts."""
     settings = settings or Settings()
+    configure(settings)
     discovered = discover(settings.steps_dir)
     for broken in discovered.broken:
         logger.error("left out %s: %s", broken.path, broken.cause)
     for skipped in discovered.skipped:
         logger.warning("left out %s: %s", skipped.path, skipped.cause)
     tidelog = Tidelog(settings, discovered)
+    access_log = AccessLog() if settings.log_access else None
     return SocketsAnywhere(
-        SocketGate(tidelog.broadcaster, discovered.streams, settings),
+        SocketGate(tidelog.broadcaster, discovered.streams, settings, access_log),
         discovered.steps,
+        access_log,
         route_handlers=[
             *step_controllers(discovered.steps, discovered.streams, tidelog.database, settings, tidelog.threads),
             health_controller(tidelog.checks, tidelog.warnings),

@@ -30,6 +30,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.supervisors import Multiprocess
 
 from app.errors import TidelogError
+from app.logs.redaction import Redaction
+from app.logs.setup import configure
 from app.settings import Settings
 from app.store.embedded import EmbeddedPostgres
 from app.store.encoding import check_encoding_of
@@ -66,14 +68,17 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, _hang_up)
+    redaction = Redaction()
     try:
         settings = Settings()
+        redaction = Redaction.of_database(settings.database_url)
+        configure(settings)
         serve(settings, _bind(settings))
     except ValidationError as error:
-        sys.exit(f"tidelog: {_wrong_settings(error)}")
+        sys.exit(f"tidelog: {redaction.text(_wrong_settings(error))}")
     except (TidelogError, SettingsError, OSError) as error:
         code = f"{error.code}: " if isinstance(error, TidelogError) else ""
-        sys.exit(f"tidelog: {code}{error}")
+        sys.exit(f"tidelog: {code}{redaction.text(str(error))}")
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
@@ -104,7 +109,9 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "ws_ping_timeout": settings.socket_ping_timeout_seconds,
         "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
         "timeout_worker_healthcheck": START_TIMEOUT_SECONDS,
-        "log_level": "warning",  # a line for each request would bury the errors
+        "log_config": None,  # its records go where all go
+        "log_level": "warning",  # at `info` it logs URLs of WebSockets, with the tokens in them
+        "access_log": False,  # ours has more, and no query strings
     }
 
 
@@ -188,7 +195,7 @@ async def _check_database(url: str) -> None:
     try:
         connection = await Database.connector(url)()
     except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
-        cause = str(error) or type(error).__name__  # a timeout has no text
+        cause = Redaction.of_database(url).text(str(error)) or type(error).__name__  # a timeout has no text
         sys.exit(f"tidelog: can't connect to the database of TIDELOG_DATABASE_URL: {cause}")
     try:
         await check_encoding_of(connection)

@@ -4,7 +4,7 @@
 """
 
 import asyncio
-import sys
+import logging
 from collections.abc import Iterable
 
 from alembic import context
@@ -12,12 +12,15 @@ from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.discovery import discover
+from app.logs.setup import configure
 from app.model.stream import Stream
 from app.settings import Settings
 from app.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
 from app.store.embedded import EmbeddedPostgres
 from app.store.encoding import ENCODINGS, check_encodings
 from app.store.engine import Database
+
+logger = logging.getLogger("tidelog.migrations")
 
 # Held by whoever migrates, to the end of the transaction: advisory (1953064044 "tidl", 3).
 LOCK = "select pg_advisory_xact_lock(1953064044, 3)"
@@ -27,7 +30,7 @@ def declared_streams(settings: Settings) -> Iterable[Stream]:
     """The streams to make tables for; a broken file is reported and takes no other down."""
     discovered = discover(settings.steps_dir)
     for broken in discovered.broken:
-        print(f"migrations: left out {broken.path}: {broken.cause}", file=sys.stderr)
+        logger.error("left out %s: %s", broken.path, broken.cause)
     return discovered.streams.values()
 
 
@@ -53,7 +56,7 @@ def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
                 if declared.trouble is not None:
                     troubles.append(declared)
                 else:
-                    print(f"migrations: {declared.done}", file=sys.stderr)
+                    logger.info("%s", declared.done)
     refuse_troubles(troubles)
 
 
@@ -79,6 +82,7 @@ async def migrate(url: str, streams: Iterable[Stream]) -> None:
 
 def main() -> None:
     settings = Settings()
+    configure(settings)
     streams = tuple(declared_streams(settings))
     if context.is_offline_mode():
         run_offline(streams)

@@ -219,6 +219,11 @@ class Server:
         """All that the server wrote to its output."""
         return self._log.read_text()
 
+    def records(self, logger: str = "") -> list[dict[str, Any]]:
+        """The log's records, of one logger if it is named; a line that is still being written is left out."""
+        lines = [line for line in self.log().split("\n")[:-1] if line.startswith("{")]
+        return [record for record in map(json.loads, lines) if logger in ("", record["logger"])]
+
     async def stop(self) -> None:
         """Ask it to end (SIGTERM), and wait."""
         if self.process.poll() is None:

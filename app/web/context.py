@@ -6,14 +6,11 @@ Knows nothing of HTTP, and neither begins nor commits: the step does.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, NoReturn, Protocol
 
-from pydantic_core import PydanticSerializationError, to_jsonable_python
-
-from app.errors import ItemInvalidError, NotSupportedError, StreamUnknownError, shown
+from app.errors import ItemInvalidError, NotSupportedError, StreamUnknownError
 from app.model.step import Step
 from app.store.items import Items, Lend
 from app.store.session import LentSession
@@ -102,13 +99,12 @@ class Streams(Mapping[str, StreamCalls]):
 
 
 class StepLogger:
-    """`context.logger`: Python's logging under `tidelog.steps`, with the step, the trace id and the data."""
+    """`context.logger`: Python's logging under `tidelog.steps`; records have `step`, `trace_id`, `flows`, `data`."""
 
-    __slots__ = ("_step", "_trace_id")
+    __slots__ = ("_about",)
 
-    def __init__(self, step: str, trace_id: str) -> None:
-        self._step = step
-        self._trace_id = trace_id
+    def __init__(self, step: str, trace_id: str, flows: Sequence[str]) -> None:
+        self._about = {"step": step, "trace_id": trace_id, "flows": flows}
 
     def debug(self, message: str, data: Any = None) -> None:
         self._write(logging.DEBUG, message, data)
@@ -125,10 +121,8 @@ class StepLogger:
         self._write(logging.ERROR, message, data)
 
     def _write(self, level: int, message: str, data: Any) -> None:
-        if not _log.isEnabledFor(level):
-            return
-        shown = "" if data is None else f" data={_to_json(data)}"
-        _log.log(level, "%s step=%s trace_id=%s%s", message, self._step, self._trace_id, shown, stacklevel=3)
+        if _log.isEnabledFor(level):
+            _log.log(level, message, extra=self._about if data is None else {**self._about, "data": data}, stacklevel=3)
 
 
 class StepContext:
@@ -147,7 +141,7 @@ class StepContext:
         """A plain handler runs in a thread: there, calls on streams wait for their answer."""
         self.trace_id = self.traceId = trace_id
         self.flows = list(step.flows)
-        self.logger = StepLogger(step.name, trace_id)
+        self.logger = StepLogger(step.name, trace_id, self.flows)
         self.calls = Calls(loop)
         self.streams = Streams(items, work.lend, _blocking(loop) if is_plain else self.calls)
         self._work = work
@@ -185,11 +179,3 @@ def _blocking(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, 
         return asyncio.run_coroutine_threadsafe(call, loop).result()
 
     return run
-
-
-def _to_json(data: Any) -> str:
-    """For the log, so it never fails."""
-    try:
-        return json.dumps(to_jsonable_python(data, fallback=repr), ensure_ascii=False)
-    except (ValueError, TypeError, RecursionError, PydanticSerializationError):
-        return shown(data)

@@ -91,7 +91,7 @@ def failure_of(error: BaseException, where: str) -> Failure:
 
 def _internal(error: BaseException, where: str, message: str) -> Failure:
     id = secrets.token_hex(8)
-    logger.error("%s failed, error id %s", where, id, exc_info=error)
+    logger.error("%s failed, error id %s", where, id, exc_info=error, extra={"error_id": id})
     if isinstance(error, TidelogError):
         return Failure(error.status, error.code, message, id=id)
     return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message, id=id)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, cast
 
 from litestar.enums import ScopeType
-from litestar.types import LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
+from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from app.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError
 from app.feed.broadcaster import Broadcaster
@@ -15,6 +15,7 @@ from app.feed.subscription import Dialect, Messages, PositionSubscription, Subsc
 from app.model.change import Topic
 from app.model.step import Step
 from app.settings import Settings
+from app.web.access import AccessLog
 from app.web.dialects import motia, tidelog
 from app.web.outlet import open_outlet
 from app.web.paths import StepsApp
@@ -24,6 +25,9 @@ from app.web.paths import StepsApp
 ACCESS_DENIED = ("STREAM_ACCESS_DENIED", "Access denied")
 TRY_AGAIN_LATER = 1013  # RFC 6455's registry: the client fell too far behind; it may come back and go on
 INTERNAL_ERROR = 1011
+# Never sent; these two say that no code was received, and that the connection broke.
+NO_STATUS_RECEIVED = 1005
+ABNORMAL_CLOSURE = 1006
 
 AUTHORIZATION = "Authorization"
 NO_TOPIC = Topic("", "")
@@ -37,15 +41,21 @@ class SocketsAnywhere(StepsApp):
     all that an idle one costs.
     """
 
-    def __init__(self, gate: SocketGate, steps: Iterable[Step], **options: Any) -> None:
+    def __init__(
+        self, gate: SocketGate, steps: Iterable[Step], access_log: AccessLog | None = None, **options: Any
+    ) -> None:
         super().__init__(steps, **options)
         self._gate = gate
+        self._access_log = access_log
 
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
     ) -> None:
         if scope["type"] == ScopeType.WEBSOCKET:
             await self._gate.serve(cast("Scope", scope), cast("Receive", receive), cast("Send", send))
+        elif scope["type"] == ScopeType.HTTP and self._access_log is not None:
+            request = cast("HTTPScope", scope)
+            await self._access_log.serve(super().__call__, request, cast("Receive", receive), cast("Send", send))
         else:
             await super().__call__(scope, receive, send)
 
@@ -53,7 +63,14 @@ class SocketsAnywhere(StepsApp):
 class SocketGate:
     """What every connection of this process shares."""
 
-    def __init__(self, broadcaster: Broadcaster, streams: Collection[str], settings: Settings) -> None:
+    def __init__(
+        self,
+        broadcaster: Broadcaster,
+        streams: Collection[str],
+        settings: Settings,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self._access_log = access_log
         self.broadcaster = broadcaster
         self.streams = streams
         self.settings = settings
@@ -75,13 +92,20 @@ class SocketGate:
         if (await receive())["type"] != "websocket.connect":
             return
         await send({"type": "websocket.accept", "subprotocol": accepted, "headers": []})
-        await connect(scope, receive, send, self).serve()
+        connection = connect(scope, receive, send, self)
+        if self._access_log is None:
+            await connection.serve()
+        else:
+            with self._access_log.socket(scope, connect.dialect_name, connection):
+                await connection.serve()
 
 
 class SocketConnection:
     """One client. It subscribes for it, and takes messages from the feed without ever making it wait."""
 
     dialect: Dialect
+    dialect_name: str
+    close_code = ABNORMAL_CLOSURE  # until it is known
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
         self._receive = receive
@@ -102,6 +126,7 @@ class SocketConnection:
             while True:
                 message = cast("dict[str, Any]", await self._receive())
                 if message["type"] == "websocket.disconnect":
+                    self.close_code = _close_code(message)
                     break
                 self._take(message.get("text"))
                 # Who doesn't take the answers can't ask for more.
@@ -113,6 +138,10 @@ class SocketConnection:
         finally:
             self.outlet.end()
             self._gate.broadcaster.leave(self, self._subscriptions.values())
+
+    @property
+    def subscription_count(self) -> int:
+        return len(self._subscriptions)
 
     @property
     def is_full(self) -> bool:
@@ -186,6 +215,7 @@ class MotiaConnection(SocketConnection):
     """A client of Motia's."""
 
     dialect: motia.MotiaDialect
+    dialect_name = "motia"
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
         super().__init__(scope, receive, send, gate)
@@ -212,6 +242,7 @@ class TidelogConnection(SocketConnection):
     """A client that speaks `tidelog.v1`."""
 
     dialect: tidelog.TidelogDialect
+    dialect_name = tidelog.SUBPROTOCOL
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
         super().__init__(scope, receive, send, gate)
@@ -229,3 +260,9 @@ class TidelogConnection(SocketConnection):
 
     def _error(self, code: str, message: str) -> Messages:
         return self.dialect.error(code, message)
+
+
+def _close_code(message: dict[str, Any]) -> int:
+    """uvicorn says 1005 also of a connection that broke; then there is no reason, not even an empty one."""
+    code: int = message.get("code") or NO_STATUS_RECEIVED
+    return ABNORMAL_CLOSURE if code == NO_STATUS_RECEIVED and message.get("reason") is None else code

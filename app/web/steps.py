@@ -18,6 +18,7 @@ from pydantic_core import from_json
 
 from app.errors import AnswerInvalidError, BodyInvalidError, ClientGoneError, DeclarationError, StepTimedOutError
 from app.json_text import parse
+from app.logs.request import CurrentRequest, current_request
 from app.model.schema import Schema, compile_schema
 from app.model.step import Step
 from app.model.stream import Stream
@@ -126,6 +127,7 @@ class StepRunner:
         """Whatever goes wrong is an answer, too. None if it was sent already."""
         headers = read_headers(scope["headers"])
         trace_id = trace_id_of(headers)
+        current_request.set(CurrentRequest(self.step.name, trace_id))
         incoming: Incoming | None = None
         try:
             values: list[str] = cast("dict[str, Any]", scope)[VALUES]

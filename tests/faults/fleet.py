@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import signal
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,22 @@ class Process:
     def trouble(self) -> list[str]:
         """Tracebacks in its logs, and an end that nobody brought about."""
         found = []
-        for traceback in TRACEBACK.finditer(self.log()):
+        for traceback in TRACEBACK.finditer(_with_tracebacks(self.log())):
             if not any(expected in traceback[1] for expected in EXPECTED_IN_LOGS):
                 found.append(f"{self.name} logged {traceback[1]}\n{traceback[0]}")
         if self.server is not None and self.server.process.poll() is not None:
             found.append(f"{self.name} ended by itself with {self.server.process.returncode}")
         return found
+
+
+def _with_tracebacks(log: str) -> str:
+    """A log with the tracebacks of its records as Python prints them."""
+    lines = []
+    for line in log.splitlines():
+        with suppress(ValueError):  # printed by Python itself, or cut short by a kill
+            line = json.loads(line).get("exception") or line
+        lines.append(line)
+    return "\n".join(lines)
 
 
 class Fleet:

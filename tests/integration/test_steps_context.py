@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -227,10 +226,11 @@ async def test_the_logger_says_step_trace_and_data(floor: Floor, caplog: pytest.
         return OK
 
     with caplog.at_level(logging.INFO, logger="tidelog.steps"):
-        async with floor.client(step(handler)) as client:
+        async with floor.client(step(handler, flows=("chat",))) as client:
             await client.post("/run", headers={"x-trace-id": "my-trace.1"})
     first, second = caplog.records
-    shown, _, data = first.getMessage().partition(" data=")
-    assert shown == "stored step=Run trace_id=my-trace.1" and json.loads(data)["id"] == 1
+    about = {"step": "Run", "trace_id": "my-trace.1", "flows": ["chat"]}
+    assert first.getMessage() == "stored" and about.items() <= vars(first).items()
+    assert vars(first)["data"] == {"id": 1, "o": object}
     assert first.filename == "test_steps_context.py"
-    assert (second.levelname, second.getMessage()) == ("WARNING", "careful step=Run trace_id=my-trace.1")
+    assert (second.levelname, second.getMessage()) == ("WARNING", "careful") and about.items() <= vars(second).items()
