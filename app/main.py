@@ -95,6 +95,8 @@ class Tidelog:
             await self.database.close()
             if self.embedded is not None:
                 await asyncio.to_thread(self.embedded.stop)
+            for handler in logging.getLogger().handlers:
+                handler.flush()  # a server that ends itself by a signal leaves Python no time for it
 
     async def checks(self) -> dict[str, str]:
         """What /health/ready reports: each part, and "ok" or its trouble."""
@@ -115,14 +117,14 @@ class Tidelog:
 def create_app(settings: Settings | None = None) -> Litestar:
     """A server for the streams and steps under `settings.steps_dir`. Nothing is connected before it starts."""
     settings = settings or Settings()
-    configure(settings)
+    handler = configure(settings)
     discovered = discover(settings.steps_dir)
     for broken in discovered.broken:
         logger.error("left out %s: %s", broken.path, broken.cause)
     for skipped in discovered.skipped:
         logger.warning("left out %s: %s", skipped.path, skipped.cause)
     tidelog = Tidelog(settings, discovered)
-    access_log = AccessLog() if settings.log_access else None
+    access_log = AccessLog(handler) if settings.log_access else None
     return SocketsAnywhere(
         SocketGate(tidelog.broadcaster, discovered.streams, settings, access_log),
         discovered.steps,

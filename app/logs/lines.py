@@ -10,6 +10,7 @@ import logging
 from collections.abc import MutableMapping
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as quote
+from os import getpid
 from time import gmtime, strftime
 from typing import Any
 
@@ -17,7 +18,7 @@ from structlog.dev import ConsoleRenderer
 from structlog.processors import JSONRenderer
 from structlog.stdlib import ProcessorFormatter
 
-from app.logs.access import ACCESS_LOGGER, AccessRecord
+from app.logs.access import ACCESS_LOGGER, Access, AccessRecord
 from app.logs.redaction import Redaction
 from app.logs.request import current_request
 
@@ -42,16 +43,21 @@ class LineFormatter(ProcessorFormatter):
         super().__init__(processors=[self._describe, render], use_get_message=True)
         self._redaction = redaction
         self._as_json = as_json
+        self._pid = getpid()  # asked for once: it is a call of the kernel
 
     def format(self, record: logging.LogRecord) -> str:
         """The line of `record`. Never fails: an error here would be printed as it is, with all that is in it."""
         try:
             if type(record) is AccessRecord:
-                return _access_json(record) if self._as_json else _access_columns(record)
+                return self.access(record.access)
             return super().format(record)
         except Exception as error:
             told = f"a record of {record.name} that can't be shown: {type(error).__name__}: {record.msg!r:.200}"
             return super().format(logging.LogRecord("tidelog.logs", logging.ERROR, "", 0, told, None, None))
+
+    def access(self, access: Access) -> str:
+        """The line of an answered request."""
+        return _access_json(access, self._pid) if self._as_json else _access_columns(access)
 
     def _describe(self, _logger: Any, _method: str, given: Fields) -> Fields:
         """The fields of a record, in their order."""
@@ -94,23 +100,23 @@ def _second(seconds: int) -> str:
     return strftime("%Y-%m-%dT%H:%M:%S", gmtime(seconds))
 
 
-def _access_json(record: AccessRecord) -> str:
+def _access_json(access: Access, pid: int) -> str:
     # By hand: at each request, and a tenth of what structlog needs. The same fields in the same order.
+    created, method, path, status, duration_ms, size_bytes, step, trace_id = access
     return (
-        f'{{"time": "{time_of(record.created)}", "level": "info", "logger": "{ACCESS_LOGGER}", "message": "request", '
-        f'"step": {"null" if record.step is None else quote(record.step)}, "trace_id": {quote(record.trace_id)}, '
-        f'"method": {quote(record.method)}, "path": {quote(record.path)}, '
-        f'"status": {"null" if record.status is None else record.status}, '
-        f'"duration_ms": {record.duration_ms:.3f}, "bytes": {record.size_bytes}, "pid": {record.process}}}'
+        f'{{"time": "{time_of(created)}", "level": "info", "logger": "{ACCESS_LOGGER}", "message": "request", '
+        f'"step": {"null" if step is None else quote(step)}, "trace_id": {quote(trace_id)}, '
+        f'"method": {quote(method)}, "path": {quote(path)}, "status": {"null" if status is None else status}, '
+        f'"duration_ms": {duration_ms:.3f}, "bytes": {size_bytes}, "pid": {pid}}}'
     )
 
 
-def _access_columns(record: AccessRecord) -> str:
-    step = "" if record.step is None else f" step={printable(record.step)}"
+def _access_columns(access: Access) -> str:
+    step = "" if access.step is None else f" step={printable(access.step)}"
     return (
-        f"{time_of(record.created)} [info     ] {record.getMessage():<{MESSAGE_WIDTH}} "
-        f"[{ACCESS_LOGGER}] duration_ms={record.duration_ms:.1f} bytes={record.size_bytes}{step} "
-        f"trace_id={record.trace_id}"
+        f"{time_of(access.created)} [info     ] {access.message:<{MESSAGE_WIDTH}} "
+        f"[{ACCESS_LOGGER}] duration_ms={access.duration_ms:.1f} bytes={access.size_bytes}{step} "
+        f"trace_id={access.trace_id}"
     )
 
 

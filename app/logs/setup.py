@@ -7,6 +7,7 @@ import sys
 import threading
 from types import TracebackType
 
+from app.logs.handler import LineHandler
 from app.logs.lines import LineFormatter
 from app.logs.redaction import Redaction
 from app.settings import Settings
@@ -18,19 +19,19 @@ OURS = ("tidelog", "app", "tidelog_project")
 _log = logging.getLogger("tidelog")
 
 
-def configure(settings: Settings) -> bool:
-    """Set up logging for this process; False, and nothing is changed, if the root logger has a handler already.
+def configure(settings: Settings) -> LineHandler | None:
+    """Set up logging for this process, once. If the root logger has another handler already, nothing is changed: None.
 
     Other loggers' handlers stay: an ASGI server that logs by its own goes on to do so.
     """
     root = logging.getLogger()
     if root.handlers:
-        return False
+        only = root.handlers[0] if len(root.handlers) == 1 else None
+        return only if isinstance(only, LineHandler) else None
     is_terminal = sys.stderr.isatty()
     as_json = settings.log_format == "json" or (settings.log_format == "auto" and not is_terminal)
-    handler = LineHandler(sys.stderr)
     redaction = Redaction.of_database(settings.database_url)
-    handler.setFormatter(LineFormatter(redaction, as_json=as_json, colors=is_terminal))
+    handler = LineHandler(sys.stderr, LineFormatter(redaction, as_json=as_json, colors=is_terminal))
     root.addHandler(handler)
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     root.setLevel(max(level, logging.WARNING))
@@ -40,14 +41,7 @@ def configure(settings: Settings) -> bool:
     logging.captureWarnings(True)
     sys.excepthook = _log_the_end
     threading.excepthook = _log_a_threads_end
-    return True
-
-
-class LineHandler(logging.StreamHandler):  # type: ignore[type-arg] # generic in the stubs only
-    """One write for each line, so that lines of several processes don't mix."""
-
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's
-        """Nobody reads what can't be written; and a step must not fail for it."""
+    return handler
 
 
 def _log_the_end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

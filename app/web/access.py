@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, Protocol, cast
 
 from litestar.types import HTTPScope, Message, Receive, Scope, Send
 
-from app.logs.access import AccessRecord, access_logger
+from app.logs.access import Access, AccessRecord, access_logger
+from app.logs.handler import LineHandler
 from app.logs.lines import printable
 from app.logs.redaction import Redaction
 from app.logs.request import current_request
@@ -37,7 +38,10 @@ class LoggedSocket(Protocol):
 
 
 class AccessLog:
-    """Writes them, unless the logger is silenced."""
+    """Writes them, unless the logger is silenced: straight to `handler`, or else by the logger."""
+
+    def __init__(self, handler: LineHandler | None) -> None:
+        self._handler = handler
 
     async def serve(self, app: Application, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Have `app` serve the request, and log what it answered."""
@@ -53,10 +57,13 @@ class AccessLog:
             # By the runner of the step, if one ran: in this task.
             step, trace_id = current_request.get() or (None, trace_id_of(read_headers(scope["headers"])))
             duration_ms = (perf_counter() - began) * 1000
-            record = AccessRecord(
-                scope["method"], _path(scope), sent.status, duration_ms, sent.size_bytes, step, trace_id
+            access = Access(
+                time(), scope["method"], _path(scope), sent.status, duration_ms, sent.size_bytes, step, trace_id
             )
-            access_logger.handle(record)
+            if self._handler is not None:
+                self._handler.access(access)
+            else:
+                access_logger.handle(AccessRecord(access))
 
     @contextmanager
     def socket(self, scope: Scope, dialect: str, socket: LoggedSocket) -> Iterator[None]:

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from app.loading import PACKAGE
-from app.logs.access import AccessRecord
+from app.logs.access import Access, AccessRecord
+from app.logs.handler import LineHandler
 from app.logs.lines import LineFormatter
 from app.logs.redaction import TEXT_LENGTH_MAX, Redaction
 from app.logs.request import CurrentRequest, current_request
-from app.logs.setup import OURS, LineHandler
-from tests.harness import ROOT
+from app.logs.setup import OURS
+from tests.harness import ROOT, eventually
 
 PASSWORD = "s3cret/p@ss"  # noqa: S105 - it is to be found where it shouldn't be
 URL = f"postgresql://me:{PASSWORD}@db.example:5432/app?sslpassword=t0ken-of-ssl"
@@ -30,10 +31,9 @@ class Log:
 
     def __init__(self, *, as_json: bool) -> None:
         self.stream = io.StringIO()
-        handler = LineHandler(self.stream)
-        handler.setFormatter(LineFormatter(Redaction.of_database(URL), as_json=as_json))
+        self.handler = LineHandler(self.stream, LineFormatter(Redaction.of_database(URL), as_json=as_json))
         self.logger = logging.Logger("tidelog.test")
-        self.logger.addHandler(handler)
+        self.logger.addHandler(self.handler)
 
     @property
     def text(self) -> str:
@@ -199,7 +199,7 @@ def test_large_data_becomes_a_text(log: Log) -> None:
 
 def test_an_access_record_has_the_same_form_as_the_others(log: Log) -> None:
     """It is written without structlog; what it begins with, and the request's fields, are as in every line."""
-    log.logger.handle(AccessRecord("GET", '/a"b', None, 1.5, 0, None, "t"))
+    log.logger.handle(AccessRecord(Access(0.0, "GET", '/a"b', None, 1.5, 0, None, "t")))
     access = log.record
     log.stream.seek(0)
     log.stream.truncate()
@@ -210,9 +210,31 @@ def test_an_access_record_has_the_same_form_as_the_others(log: Log) -> None:
     assert access["path"] == '/a"b' and access["status"] is None and access["step"] is None
 
 
+async def test_access_lines_are_written_together_and_in_order(log: Log) -> None:
+    """A few at a time, as many as a pipe keeps together; what is logged between them stays between them."""
+    for number in range(100):
+        log.handler.access(Access(0.0, "GET", f"/{number}", 200, 1.5, 12, "Run", "t"))
+    written = log.stream.getvalue()
+    assert 80 < written.count("\n") < 100
+    log.logger.info("between")
+    log.handler.access(Access(0.0, "GET", "/last", 200, 1.5, 12, "Run", "t"))
+    await eventually(lambda: "/last" in log.stream.getvalue())
+    records = [json.loads(line) for line in log.lines]
+    assert [record.get("path") for record in records] == [*(f"/{number}" for number in range(100)), None, "/last"]
+
+
+async def test_a_log_that_can_not_be_written_fails_nobody() -> None:
+    """A closed pipe, a full disk: the request that is logged is answered all the same."""
+    log = Log(as_json=True)
+    log.stream.close()
+    for _ in range(100):
+        log.handler.access(Access(0.0, "GET", "/", 200, 1.5, 12, "Run", "t"))
+    log.logger.error("x")
+
+
 def test_a_record_of_an_operators_own_logging_has_the_fields() -> None:
     """Any handler finds them where `extra` puts them, and a message that says the most."""
-    record = AccessRecord("GET", "/a", 200, 1.5, 12, "Run", "t")
+    record = AccessRecord(Access(0.0, "GET", "/a", 200, 1.5, 12, "Run", "t"))
     assert logging.Formatter("%(message)s %(step)s %(trace_id)s").format(record) == "GET /a 200 Run t"
 
 
@@ -226,7 +248,7 @@ import logging, sys, threading, warnings
 {before}
 from app.logs.setup import configure
 from app.settings import Settings
-print(configure(Settings()))
+print(configure(Settings()) is not None)
 logging.getLogger("tidelog.x").info("ours")
 logging.getLogger("library").info("of a library")
 warnings.warn("a warning")
