@@ -11,7 +11,7 @@ from app.logs.lines import LineFormatter
 
 # Of what is written at once: a pipe keeps so much together, whoever else writes to it (PIPE_BUF, pipe(7)).
 WRITE_SIZE_MAX = 4096
-# A write lets go of Python's lock, for which the threads then compete: done for each request, it is 7% of a step.
+# A dozen lines in one call of the kernel; and no longer than somebody who watches the log would notice.
 ACCESS_WAITS_SECONDS = 0.1
 
 
