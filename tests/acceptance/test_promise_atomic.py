@@ -25,6 +25,10 @@ def value_of(frame: Any) -> Any:
         (["raise"], "internal_error"),
         (["answer", {"status": 99}], "answer_invalid"),
         (["answer", "text"], "answer_invalid"),
+        (["answer", {"status": 200, "headers": {"x": "a\x01b"}}], "answer_invalid"),
+        (["answer", {"status": 200, "headers": {"x": "a\x7f"}}], "answer_invalid"),
+        (["answer", {"status": 200, "headers": {"x": ["a", "\x0bb"]}}], "answer_invalid"),
+        (["answer", {"status": 200, "headers": {"date": "today"}}], "answer_invalid"),
         (["sql", "insert into streams.note (group_id, id, data) values ('', '', '{}')"], "internal_error"),
     ],
 )
@@ -41,6 +45,15 @@ async def test_a_step_that_fails_is_never_seen(
         await sql.execute("insert into streams.note (group_id, id, data) values ($1, 'a', $2)", group, {"by": "sql"})
         await subscriber.until_mark(sql, view)
     assert view.seen == [("create", {"id": "a", "by": "sql"})]
+
+
+async def test_an_answer_with_nothing_in_it_does_not_end_the_connection(here: Any, group: str, run: Any) -> None:
+    """Whatever body a step gives to a status that has none, the client's next request has an answer of its own."""
+    async with here.http() as http:
+        for status in (205, 204, 304, 205):
+            answer = await http.post("/run", json=[["answer", {"status": status, "body": {"a": 1}}]])
+            assert (answer.status_code, answer.content) == (status, b"")
+        assert (await http.post("/run", json=[["set", "note", group, "a", {}]])).status_code == 200
 
 
 async def test_a_step_that_fails_at_its_commit_is_never_seen(here: Any, sql: Any, group: str, run: Any) -> None:

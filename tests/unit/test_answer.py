@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from h11._headers import _field_value_re as h11_value
 from pydantic import BaseModel
+from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE as UVICORN_REFUSES
 
 from app.errors import AnswerInvalidError
-from app.web.answer import encode_answer
+from app.web.answer import HEADERS_MAX, HEADERS_SIZE_MAX_BYTES, encode_answer
 
 
 class Message(BaseModel):
@@ -59,6 +61,13 @@ def test_a_body_is_whatever_pydantic_can_turn_into_json(body: Any, encoded: byte
         {"status": 200, "headers": {"a": "b\nc"}},
         {"status": 200, "headers": {"a": "\u20ac"}},
         {"status": 200, "headers": {"Content-Length": "3"}},
+        {"status": 200, "headers": {"Date": "Mon, 01 Jan 2024 00:00:00 GMT"}},
+        {"status": 200, "headers": {"server": "mine"}},
+        {"status": 200, "headers": {"X-Trace-Id": "mine"}},
+        {"status": 200, "headers": {"content-type": ["text/html", "text/plain"]}},
+        {"status": 200, "headers": {"Location": "/a", "location": "/b"}},
+        {"status": 200, "headers": {"a": "b" * HEADERS_SIZE_MAX_BYTES}},
+        {"status": 200, "headers": {"a": [""] * (HEADERS_MAX + 1)}},
     ],
 )
 def test_what_cannot_be_sent_is_refused(answer: Any) -> None:
@@ -76,3 +85,27 @@ def test_a_body_that_contains_itself_is_refused() -> None:
     body.append(body)
     with pytest.raises(AnswerInvalidError):
         encode_answer({"status": 200, "body": body})
+
+
+@pytest.mark.parametrize("place", ["{}", "a{}b", "{}b", "a{}"])
+def test_a_header_that_is_accepted_is_one_that_the_server_sends(place: str) -> None:
+    """Whatever character is in it: uvicorn with httptools or with h11. No other is refused but for that."""
+    for code in range(256):
+        value = place.format(chr(code))
+        try:
+            ((_, encoded),) = encode_answer({"status": 204, "headers": {"x": value}}).headers
+        except AnswerInvalidError:
+            assert UVICORN_REFUSES.search(value.encode("latin-1")), code
+            continue
+        assert not UVICORN_REFUSES.search(encoded), code
+        assert h11_value.fullmatch(encoded), code
+        assert encoded == value.strip(" \t").encode("latin-1")
+
+
+@pytest.mark.parametrize(("status", "length"), [(204, None), (205, b"0"), (304, None)])
+def test_an_answer_whose_status_has_no_body_is_sent_without_one(status: int, length: bytes | None) -> None:
+    """A client would take it for the beginning of the next answer."""
+    answer = encode_answer({"status": status, "body": {"a": 1}})
+    assert answer.body == b""
+    assert dict(answer.headers).get(b"content-length") == length
+    assert b"content-type" not in dict(answer.headers)
