@@ -130,6 +130,20 @@ class BodyTooLargeError(TidelogError):
     status = 413
 
 
+class HostForbiddenError(TidelogError):
+    """A request names a host that this server is not meant to be: TIDELOG_ALLOWED_HOSTS."""
+
+    code = "host_forbidden"
+    status = 403
+
+
+class OriginForbiddenError(TidelogError):
+    """A page of another origin, which TIDELOG_CORS_ORIGINS doesn't allow, opens a socket or changes something."""
+
+    code = "origin_forbidden"
+    status = 403
+
+
 class ClientGoneError(TidelogError):
     """The client closed its connection before its step was committed; the step is rolled back."""
 

@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from litestar import Litestar
-from litestar.config.cors import CORSConfig
 
 from app.discovery import Discovered, discover
 from app.feed.broadcaster import Broadcaster
@@ -29,10 +28,11 @@ from app.store.embedded import EmbeddedPostgres
 from app.store.engine import Database
 from app.web.access import AccessLog
 from app.web.blocked import BlockedLoopWatch
+from app.web.cross_origin import PageRules, PagesApp
 from app.web.failures import exception_handlers
 from app.web.health import health_controller
 from app.web.openapi import openapi_config
-from app.web.socket import SocketGate, SocketsAnywhere
+from app.web.socket import SocketGate
 from app.web.steps import step_controllers, step_in
 from app.web.threads import DaemonThreads, HandlerThreads
 
@@ -125,7 +125,8 @@ def create_app(settings: Settings | None = None) -> Litestar:
         logger.warning("left out %s: %s", skipped.path, skipped.cause)
     tidelog = Tidelog(settings, discovered)
     access_log = AccessLog(handler) if settings.log_access else None
-    return SocketsAnywhere(
+    return PagesApp(
+        PageRules(settings),
         SocketGate(tidelog.broadcaster, discovered.streams, settings, access_log),
         discovered.steps,
         access_log,
@@ -136,7 +137,6 @@ def create_app(settings: Settings | None = None) -> Litestar:
         lifespan=[tidelog.lifespan],
         exception_handlers=exception_handlers,
         openapi_config=openapi_config(discovered.steps),
-        cors_config=CORSConfig(allow_origins=list(settings.cors_origins)) if settings.cors_origins else None,
         request_max_body_size=settings.body_size_max_bytes,
         logging_config=None,
     )

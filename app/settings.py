@@ -1,11 +1,19 @@
 """Every setting, with its bound and its reason. The only reader of the environment."""
 
+import json
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import BeforeValidator, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+_NAME = r"(?:(?:\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])"
+_HOST = re.compile(rf"\*|{_NAME}")
+_ORIGIN = re.compile(rf"\*|null|[a-z][a-z0-9+.-]*://(?:\*|{_NAME})(?::(?:\*|[0-9]{{1,5}}))?")
+
+Entries = Annotated[tuple[str, ...] | None, NoDecode]
 
 STEP_TIMEOUT_MAX_SECONDS = 86_400.0  # a day; Postgres counts milliseconds in 32 bits, which end at 24 days
 STEP_IDLE_MARGIN_SECONDS = 30.0  # after its time a step is broken off, which gets so long before Postgres does it
@@ -28,7 +36,18 @@ class Settings(BaseSettings):
     workers: int = Field(
         1, ge=1, description="server processes of scripts/serve; each has connections and a feed of its own"
     )
-    cors_origins: tuple[str, ...] = Field((), description="origins whose pages may call the steps, as a JSON list")
+    cors_origins: Entries = Field(
+        None,
+        description="origins whose pages may call steps and open sockets, beside our own: https://app.example.com, "
+        "https://*.example.com, http://localhost:*, null, *; a comma list, or JSON. Unset: pages on a developer's own "
+        "machine, of a server that they find there. Empty: none",
+    )
+    allowed_hosts: Entries = Field(
+        None,
+        description="names that requests may call this server by: example.com, *.example.com, *; a comma list or JSON. "
+        "Unset: any, but on a loopback address only localhost, *.localhost and loopback addresses, as pages can have "
+        "other names lead there",
+    )
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         "info", description="the least that the server and the authors' files log; libraries log from warning on"
@@ -87,6 +106,29 @@ class Settings(BaseSettings):
     socket_ping_interval_seconds: float = Field(20, gt=0, description="how often an idle client is pinged")
     socket_ping_timeout_seconds: float = Field(20, gt=0, description="a client that does not pong in this time is dead")
 
+    @field_validator("cors_origins", "allowed_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        """A list of entries, as somebody may write it: JSON, or with commas between."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            try:
+                return json.loads(value)
+            except ValueError as error:
+                raise ValueError(f"it begins as a JSON list, and is none: {error}") from None
+        return [entry for entry in value.split(",") if entry.strip()]
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, origins: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return origins and tuple(_checked(origin, _ORIGIN, "an origin: https://app.example.com") for origin in origins)
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _check_hosts(cls, hosts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return hosts and tuple(_checked(host, _HOST, "a host, without scheme and port: example.com") for host in hosts)
+
     @property
     def step_idle_timeout_seconds(self) -> float:
         """How long Postgres leaves a step's transaction without a statement; 0 if there is no limit."""
@@ -100,3 +142,10 @@ class Settings(BaseSettings):
 def idle_timeout_seconds(step_timeout_seconds: float) -> float:
     """What stands behind a step's limit, for a process that died or hangs; 0 is none."""
     return step_timeout_seconds + STEP_IDLE_MARGIN_SECONDS if step_timeout_seconds else 0
+
+
+def _checked(entry: str, shape: re.Pattern[str], what: str) -> str:
+    entry = entry.strip().lower().removesuffix("/")
+    if not shape.fullmatch(entry):
+        raise ValueError(f"{entry!r} is not {what}")
+    return entry

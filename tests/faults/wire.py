@@ -15,7 +15,7 @@ MASK = b"\x37\xfa\x21\x3d"
 READ_TIMEOUT_SECONDS = 60
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 HEADERS = {
-    "host": "x",
+    "host": "localhost",
     "upgrade": "websocket",
     "connection": "upgrade",
     "sec-websocket-version": "13",

@@ -35,8 +35,8 @@ async def raw_connection(server: Server, dialect: str) -> AsyncIterator[tuple[An
     protocol = "sec-websocket-protocol: tidelog.v1\r\n" if dialect == "tidelog" else ""
     writer.write(
         (
-            "GET / HTTP/1.1\r\nhost: x\r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-version: 13\r\n"
-            f"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n"
+            "GET / HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
+            f"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n{protocol}\r\n"
         ).encode()
     )
     await reader.readuntil(b"\r\n\r\n")

@@ -51,7 +51,7 @@ async def server(
 
 def post(body: bytes, *, size: int | None = None) -> bytes:
     """A request; `size` is what it says of its body."""
-    headers = f"host: x\r\ncontent-type: application/json\r\ncontent-length: {size or len(body)}"
+    headers = f"host: localhost\r\ncontent-type: application/json\r\ncontent-length: {size or len(body)}"
     return f"POST /echo HTTP/1.1\r\n{headers}\r\n\r\n".encode() + body
 
 
@@ -82,7 +82,7 @@ async def test_half_a_request_is_not_waited_for(server: Server) -> None:
     async with asyncio.TaskGroup() as tasks:
         for said in b"", b"\r\n", post(b"{", size=1000):
             tasks.create_task(say(said, b""))
-        for said in b"GET / HT", b"GET / HTTP/1.1\r\nhost: x\r\nx: ", handshake()[:-2]:
+        for said in b"GET / HT", b"GET / HTTP/1.1\r\nhost: localhost\r\nx: ", handshake()[:-2]:
             tasks.create_task(say(said, b"HTTP/1.1 408 "))
 
 
@@ -111,7 +111,7 @@ async def test_a_head_without_end_is_refused(server: Server, line: bytes) -> Non
     end = b"\r\n" if b":" in line else b""
     async with Wire.open(server) as wire:
         with suppress(ConnectionError):
-            await wire.send(b"GET / HTTP/1.1\r\nhost: x\r\n")
+            await wire.send(b"GET / HTTP/1.1\r\nhost: localhost\r\n")
             for _ in range(100):  # a megabyte
                 await wire.send((line + end) * 100)
         # The answer may be lost, as more came after it; and on a slow machine it may take too long.
@@ -119,7 +119,7 @@ async def test_a_head_without_end_is_refused(server: Server, line: bytes) -> Non
 
 
 async def test_trailers_without_end_are_refused(server: Server) -> None:
-    head = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
+    head = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n0\r\n"
     async with Wire.open(server) as wire:
         with pytest.raises(ConnectionError):
             await wire.send(head)
@@ -131,8 +131,8 @@ async def test_trailers_without_end_are_refused(server: Server) -> None:
 async def test_a_large_head_is_served(server: Server) -> None:
     """As large as others allow one to be."""
     async with Wire.open(server) as wire:
-        cookie = b"cookie: " + b"c" * 30_000 + b"\r\nhost: x"
-        data = post(b"{}").replace(b"host: x", cookie)
+        cookie = b"cookie: " + b"c" * 30_000 + b"\r\nhost: localhost"
+        data = post(b"{}").replace(b"host: localhost", cookie)
         for begin in range(0, len(data), 1000):
             await wire.send(data[begin : begin + 1000])
         assert await answer(wire) == {"size": 0}
@@ -175,7 +175,7 @@ async def test_an_empty_line_does_not_keep_a_connection(server: Server) -> None:
 async def test_who_does_not_read_the_answer_is_not_waited_for(server: Server, last: str) -> None:
     """It is more than the system's buffers hold, and the descriptor and the answer are given back."""
     data = post(json.dumps({"answer": 20_000_000}).encode()).replace(
-        b"host: x", b"host: x\r\nconnection: " + last.encode()
+        b"host: localhost", b"host: localhost\r\nconnection: " + last.encode()
     )
     async with Wire.open(server) as wire:
         wire.reader._transport.pause_reading()  # type: ignore[attr-defined]
