@@ -162,6 +162,13 @@ class NoConnectionError(DatabaseUnavailableError):
     """No connection could be had, opened or given back in time; nothing has begun."""
 
 
+class StepBusyError(TidelogError):
+    """A step's other runs have all the connections that one step may have. Nothing has begun."""
+
+    code = "step_busy"
+    status = 503
+
+
 class CommitUnknownError(TidelogError):
     """The connection broke while COMMIT was on its way: only the stored items tell whether it arrived."""
 

@@ -53,6 +53,7 @@ class Tidelog:
             pool_timeout_seconds=settings.pool_timeout_seconds,
             pool_idle_seconds=settings.pool_idle_seconds,
             step_idle_timeout_seconds=settings.step_idle_timeout_seconds,
+            step_lock_timeout_seconds=settings.step_lock_timeout_seconds,
         )
         self.threads = HandlerThreads()
         self.blocked = BlockedLoopWatch(step_in(discovered.steps))
@@ -102,7 +103,6 @@ class Tidelog:
         """What /health/ready reports: each part, and "ok" or its trouble."""
         return {
             "database": await self.database.trouble() or "ok",
-            "pool": self.database.pool.trouble or "ok",
             "reader": self.reader.trouble or "ok",
             "subscriptions": self.broadcaster.troubles.of_all or "ok",
             "sequencer": self.sequencer.sequencer.trouble or "ok",
@@ -110,8 +110,12 @@ class Tidelog:
         }
 
     def warnings(self) -> dict[str, str]:
-        """What /health/ready reports beside: trouble of single streams, for which the others must not be unserved."""
-        return {f"stream {name}": trouble for name, trouble in self.broadcaster.troubles.of_streams.items()}
+        """What /health/ready reports beside: trouble for which the rest, all sockets first, must not be unserved."""
+        of_streams = self.broadcaster.troubles.of_streams
+        warnings = {f"stream {name}": trouble for name, trouble in of_streams.items()}
+        if self.database.pool.trouble:
+            warnings["pool"] = self.database.pool.trouble
+        return warnings
 
 
 def create_app(settings: Settings | None = None) -> Litestar:

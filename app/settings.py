@@ -78,6 +78,20 @@ class Settings(BaseSettings):
         description="how long a step's handler may run unless its config says otherwise (timeoutSeconds); 0: no limit. "
         "Proxies give up an answer after as much (nginx, AWS), and an open transaction keeps vacuum from its work",
     )
+    step_pool_share: float = Field(
+        0.75,
+        gt=0,
+        le=1,
+        description="the part of the connections that one step's runs may have (but 2): the rest is the other steps', "
+        "while those wait for one locked row",
+    )
+    step_lock_timeout_seconds: float = Field(
+        5,
+        ge=0,
+        le=86_400,
+        description="how long a step's statement waits for a lock before the step answers 503; shorter than others "
+        "wait for the connection that it keeps. 0: as the role and the database say",
+    )
     body_size_max_bytes: int = Field(
         1_048_576, ge=1, description="largest request body, item and ephemeral event, as JSON text"
     )

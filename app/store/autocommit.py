@@ -14,8 +14,8 @@ from app.errors import DatabaseUnavailableError
 from app.store.checkout import TRIES_MAX, AskAgainError, Turns
 from app.store.failure import is_lost
 from app.store.lent import NEVER, Lent
-from app.store.pool import Pool
 from app.store.session import AutocommitSession
+from app.store.share import Share
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class StepAutocommit:
     """For handlers that take long. Operations still run one after the other, in the order of the calls."""
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: Share) -> None:
         self._pool = pool
         self._turns = Turns()
         self._lent: Lent | None = None

@@ -45,16 +45,18 @@ class Database:
         pool_timeout_seconds: float,
         pool_idle_seconds: float = POOL_IDLE_SECONDS,
         step_idle_timeout_seconds: float = 0,
+        step_lock_timeout_seconds: float = 0,
     ) -> None:
-        """Postgres ends a step's transaction that has sent nothing for `step_idle_timeout_seconds`, unless 0."""
+        """For steps' connections: Postgres ends a transaction that has sent nothing for `step_idle_timeout_seconds`,
+        and fails a statement that has waited `step_lock_timeout_seconds` for a lock. 0: as the role says.
+        """
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connector: Connector | None = None
-        # The step's own limit ends its transaction before; this is for a process that died or stands still.
-        self._step_settings = (
-            {"idle_in_transaction_session_timeout": str(round(step_idle_timeout_seconds * 1000))}
-            if step_idle_timeout_seconds
-            else {}
-        )
+        self._step_settings: dict[str, str] = {}
+        if step_idle_timeout_seconds:  # the step's own limit ends it before; this is for a process that stands still
+            self._step_settings["idle_in_transaction_session_timeout"] = str(round(step_idle_timeout_seconds * 1000))
+        if step_lock_timeout_seconds:
+            self._step_settings["lock_timeout"] = str(max(1, round(step_lock_timeout_seconds * 1000)))
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._open_for_pool,

@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from app.errors import CommitUnknownError, DatabaseUnavailableError, NoConnectionError
+from app.errors import CommitUnknownError, DatabaseUnavailableError, NoConnectionError, StepBusyError
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 CONFLICTS = frozenset({"40001", "40P01", "55P03"})  # serialization_failure, deadlock_detected, lock_not_available
@@ -37,6 +37,11 @@ TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inter
 def is_conflict(error: BaseException) -> bool:
     """Whether the transaction lost against another one, so that the same again may succeed."""
     return any(_sqlstate(one) in CONFLICTS for one in _unfold(error))
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether the step's own other runs were in the way."""
+    return any(isinstance(one, StepBusyError) for one in _unfold(error))
 
 
 def is_lost(error: BaseException) -> bool:

@@ -69,6 +69,16 @@ class Pool:
         return self._open
 
     @property
+    def limit(self) -> int:
+        """How many connections there may be: less than its size while the server has no room for so many."""
+        return self._limit
+
+    @property
+    def timeout_seconds(self) -> float:
+        """How long somebody waits for a connection."""
+        return self._timeout_seconds
+
+    @property
     def trouble(self) -> str | None:
         """That steps are refused because others keep all connections; None if they aren't."""
         if not self._is_starved or len(self._lent) < self._limit:

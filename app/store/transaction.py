@@ -18,8 +18,8 @@ from app.errors import CommitUnknownError, DatabaseUnavailableError, Transaction
 from app.store.checkout import TRIES_MAX, AskAgainError, Turns
 from app.store.failure import TROUBLE, is_lost
 from app.store.lent import NEVER, Lent
-from app.store.pool import Pool
 from app.store.session import StepSession
+from app.store.share import Share
 
 BEGIN = "BEGIN"
 
@@ -38,7 +38,7 @@ class StepTransaction:
     of a handler (asyncio.gather) queue up for it in their order.
     """
 
-    def __init__(self, pool: Pool, begin: str = BEGIN) -> None:
+    def __init__(self, pool: Share, begin: str = BEGIN) -> None:
         """`begin` is what begins it, in one round trip; see begin_with."""
         self._pool = pool
         self._begin_sql = begin

@@ -19,14 +19,16 @@ from app.errors import (
     BodyInvalidError,
     ClientGoneError,
     CommitUnknownError,
+    StepBusyError,
     StepTimedOutError,
     ThreadsStuckError,
     TidelogError,
     Violation,
 )
-from app.store.failure import is_away, is_conflict
+from app.store.failure import is_away, is_busy, is_conflict
 
 RETRY_CONFLICT_SECONDS = 1  # the other transaction is over by then
+RETRY_BUSY_SECONDS = 5  # about what a lock is waited for
 RETRY_DATABASE_SECONDS = 5  # about what a restart or a fail-over takes
 
 logger = logging.getLogger(__name__)
@@ -75,6 +77,14 @@ def failure_of(error: BaseException, where: str) -> Failure:
             "transaction_conflict",
             "another transaction was in the way; nothing was stored, try again",
             headers={"retry-after": str(RETRY_CONFLICT_SECONDS)},
+        )
+    if is_busy(error):
+        logger.warning("%s: %s", where, error)
+        return Failure(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            StepBusyError.code,
+            "too many runs of this step are at work, or wait for each other; nothing was stored, try again",
+            headers={"retry-after": str(RETRY_BUSY_SECONDS)},
         )
     if is_away(error):
         logger.error("%s: the database is not available: %s", where, error)

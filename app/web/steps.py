@@ -27,6 +27,7 @@ from app.store.autocommit import StepAutocommit
 from app.store.engine import Database
 from app.store.failure import is_aftermath, may_run_again
 from app.store.items import Items
+from app.store.share import Share
 from app.store.transaction import BEGIN, StepTransaction, begin_with
 from app.web.answer import WITHOUT_BODY, Answer, encode_answer
 from app.web.context import StepContext
@@ -101,7 +102,7 @@ class StepRunner:
     ) -> None:
         self.step = step
         self._items = items
-        self._database = database
+        self._share = Share(database.pool, settings.step_pool_share)
         self._body_size_max_bytes = settings.body_size_max_bytes
         self._threads = threads
         self._where = f"step {step.name}"
@@ -165,8 +166,7 @@ class StepRunner:
     async def _run_once(self, incoming: Incoming, trace_id: str, receive: Receive, send: Send) -> Answer | None:
         req = incoming.req()
         req["body"] = _checked_body(self.step.body_schema, req["body"])
-        pool = self._database.pool
-        work = StepTransaction(pool, self._begin) if self.step.transaction else StepAutocommit(pool)
+        work = StepTransaction(self._share, self._begin) if self.step.transaction else StepAutocommit(self._share)
         loop = asyncio.get_running_loop()
         context = StepContext(self.step, trace_id, self._items, work, loop, is_plain=self._is_plain)
         give_up = partial(self._give_up, context, work, trace_id, send)

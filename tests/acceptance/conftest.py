@@ -36,8 +36,9 @@ async def two_servers(databases: Databases) -> AsyncIterator[TwoServers]:
     url = await databases.create()
     try:
         async with server_starter(url) as start:
-            here = await start(PROMISE_STEPS)
-            yield TwoServers(url, here, await start(PROMISE_STEPS))
+            # Steps wait at gates for as long as a test takes.
+            here = await start(PROMISE_STEPS, TIDELOG_STEP_LOCK_TIMEOUT_SECONDS="0")
+            yield TwoServers(url, here, await start(PROMISE_STEPS, TIDELOG_STEP_LOCK_TIMEOUT_SECONDS="0"))
     finally:
         await databases.drop(url)
 

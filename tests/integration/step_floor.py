@@ -112,7 +112,13 @@ def step(handler: Callable[..., Any], **parts: Any) -> Step:
 
 @asynccontextmanager
 async def open_floor(
-    template: FloorTemplate, *, pool_size_max: int = 5, pool_timeout_seconds: float = 60, pool_idle_seconds: float = 60
+    template: FloorTemplate,
+    *,
+    pool_size_max: int = 5,
+    pool_timeout_seconds: float = 60,
+    pool_idle_seconds: float = 60,
+    step_pool_share: float = 1,
+    step_lock_timeout_seconds: float = 0,
 ) -> AsyncIterator[Floor]:
     """A floor on a clone of the template, which is dropped afterwards."""
     url = await template.databases.create(template=template.name)
@@ -120,10 +126,13 @@ async def open_floor(
         pool_size_max=pool_size_max,
         pool_timeout_seconds=pool_timeout_seconds,
         pool_idle_seconds=pool_idle_seconds,
+        step_lock_timeout_seconds=step_lock_timeout_seconds,
     )
     try:
         await database.open(url)
-        yield Floor(url, database, Settings(database_url=url, body_size_max_bytes=10_000))
+        yield Floor(
+            url, database, Settings(database_url=url, body_size_max_bytes=10_000, step_pool_share=step_pool_share)
+        )
     finally:
         await database.close()
         await template.databases.drop(url)
