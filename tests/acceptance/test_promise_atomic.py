@@ -83,7 +83,7 @@ async def test_a_step_whose_client_went_away_is_never_seen(two_servers: Any, her
             ]
         )
         _, writer = await asyncio.open_connection("127.0.0.1", here.port)
-        writer.write(f"POST /run HTTP/1.1\r\nhost: here\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
+        writer.write(f"POST /run HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\n\r\n{body}".encode())
         await gate.reached()
         writer.close()
         # It waits for the end of the step's transaction, which has the same key, and would fail after a commit.
