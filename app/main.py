@@ -100,7 +100,7 @@ class Tidelog:
                 handler.flush()  # a server that ends itself by a signal leaves Python no time for it
 
     async def checks(self) -> dict[str, str]:
-        """What /health/ready reports: each part, and "ok" or its trouble."""
+        """What /health/ready reports: each part, and "ok" or its trouble, a word before its details."""
         return {
             "database": await self.database.trouble() or "ok",
             "reader": self.reader.trouble or "ok",

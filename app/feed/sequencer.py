@@ -62,7 +62,7 @@ class Sequencer:
             try:
                 await self._run_on_one_connection()
             except EpochError as error:
-                self.trouble = str(error)
+                self.trouble = f"{error.code}: {error}"
                 logger.error("%s: %s", error.code, error)
             except asyncpg.UniqueViolationError:
                 # We were taken for frozen, and somebody numbers in our place. Or we number without the lock,

@@ -83,7 +83,7 @@ class Pool:
         """That steps are refused because others keep all connections; None if they aren't."""
         if not self._is_starved or len(self._lent) < self._limit:
             return None
-        return f"all {self._open} connections are in use, and no step gave one back for {self._timeout_seconds} s"
+        return f"full: all {self._open} connections are in use, and no step gave one back for {self._timeout_seconds} s"
 
     async def check_out(self) -> Lent:
         """A connection that isn't known to be bad. Raises NoConnectionError."""

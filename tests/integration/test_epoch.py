@@ -167,7 +167,8 @@ async def test_it_is_refused_until_it_is_adopted(source: Source, restored: str) 
     try:
         async with Log.open(restored) as log, server.http() as http:
             answer = await http_until(http, 503)
-            assert "scripts/adopt" in answer["checks"]["sequencer"]
+            assert answer["checks"]["sequencer"] == "epoch_foreign"
+            assert "scripts/adopt" in server.log()
             await log.write("meanwhile")
             done = await adopt(restored)
             assert done.returncode == 0, done.stderr

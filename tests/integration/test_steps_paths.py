@@ -67,7 +67,9 @@ def ask(server: Server) -> Ask:
 
     async def ask(target: str | bytes, method: str = "GET", *headers: str) -> tuple[int, dict[str, str], bytes]:
         target = target.encode() if isinstance(target, str) else target
-        lines = "".join(f"{line}\r\n" for line in ("host: localhost", "connection: close", "content-length: 0", *headers))
+        lines = "".join(
+            f"{line}\r\n" for line in ("host: localhost", "connection: close", "content-length: 0", *headers)
+        )
         async with asyncio.timeout(WAIT_SECONDS):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(b"%s %s HTTP/1.1\r\n%s\r\n" % (method.encode(), target, lines.encode()))
