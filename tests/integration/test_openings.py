@@ -241,7 +241,7 @@ async def test_no_connection_to_be_had_is_told(server: Server, sql: Any) -> None
             assert await closing_code(motia) == 1011
             health = await ready(server)
             assert health.status_code == 503
-            assert "too many connections" in health.json()["checks"]["subscriptions"]
+            assert health.json()["checks"]["subscriptions"] == "TooManyConnectionsError"
         finally:
             await sql.execute(f"alter role {ROLE} connection limit -1")
         await served(one, "fine")
@@ -290,7 +290,8 @@ async def test_a_full_temporary_folder_is_told(server: Server, sql: Any) -> None
             assert (await refused(one, "large"))["code"] == "subscription_unavailable"
             health = await ready(server)
             assert health.status_code == 503
-            assert "temporary folder" in health.json()["checks"]["subscriptions"]
+            assert health.json()["checks"]["subscriptions"] == "OSError"
+            assert "no snapshot fits in the temporary folder" in server.log()
         finally:
             process.rlimit(psutil.RLIMIT_FSIZE, before)
         await served(one, "large")

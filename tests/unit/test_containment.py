@@ -305,7 +305,7 @@ async def test_an_overlay_that_fails_keeps_nobody_waiting(feed: Broadcaster) -> 
     overlays = [Overlay(raising), Overlay(lambda: told.append(1)), Overlay(raising)]
     for overlay in overlays:
         feed.attach(ONE, overlay)
-        overlay.expect(SnapshotHead(1, 0.0, "e", frozenset()))
+        overlay.expect(SnapshotHead(1, "e", frozenset()))
     waiting = asyncio.create_task(feed.reached(1, feed.joins))
     await asyncio.sleep(0)
     publish(feed, commit(1))
@@ -339,7 +339,7 @@ async def test_one_that_cannot_begin_again_leaves_the_others_to(feed: Broadcaste
     elif begin == "after a gap":
         publish(feed, commit(3, OTHER))
     else:
-        feed.go_back(Head(1, 0.0, "f", -1))
+        feed.go_back(Head(1, 0.0, "f", 0.0, -1))
     assert [len(person.positions) for person in (good, bad, more)] == [1, 0, 1]
     assert_forgotten(feed, bad)
     await feed.close()
@@ -358,7 +358,7 @@ async def test_one_that_cannot_be_diverted_stops_nobody(feed: Broadcaster) -> No
 @pytest.mark.parametrize("fault", ["in one", "in all"])
 async def test_a_shared_snapshot_that_one_cannot_be_given(fault: str) -> None:
     """The others that wait for the same one get it, and are live; if it can't be made, all of them are closed."""
-    feed = open_feed(NoArchive(SnapshotHead(0, 0.0, "e", frozenset())))
+    feed = open_feed(NoArchive(SnapshotHead(0, "e", frozenset())))
     dialect = MotiaDialect() if fault == "in one" else Unsynced()
     people = [Person(feed, dialect, fails_in=["write"] * (n == 1 and fault == "in one")) for n in range(3)]
     for person in people:
