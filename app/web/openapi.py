@@ -13,7 +13,7 @@ from http import HTTPStatus
 from typing import Any
 
 from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin, YamlRenderPlugin
+from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import Components, Info, OpenAPI
 
 from app.model.step import Step
@@ -57,13 +57,16 @@ ERROR_SCHEMA: Document = {
 
 
 def openapi_config(steps: Iterable[Step]) -> OpenAPIConfig:
-    """Litestar's configuration; the document is at /schema/openapi.json, a page to try it at /schema."""
+    """Litestar's configuration; the document is at /schema/openapi.json, and as YAML.
+
+    No page to try it: Litestar's take their scripts from a CDN, unchecked, and such a script could call every step.
+    """
     paths, schemas = describe_steps(steps)
     return _StepsConfig(
         title="Tidelog",
         version="0.1.0",
         description="The steps of this server. Their streams are subscribed to by WebSocket.",
-        render_plugins=[SwaggerRenderPlugin(), JsonRenderPlugin(), YamlRenderPlugin()],
+        render_plugins=[JsonRenderPlugin(), YamlRenderPlugin()],
         step_paths=paths,
         step_schemas=schemas,
     )

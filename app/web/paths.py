@@ -32,8 +32,6 @@ SERVER_PATHS = (
     "/schema/openapi.json",
     "/schema/openapi.yaml",
     "/schema/openapi.yml",
-    "/schema/swagger",
-    "/schema/oauth2-redirect.html",
 )
 VALUES = "tidelog.path_values"  # in the scope: the values of a step's parameters, in their order
 

@@ -126,3 +126,12 @@ async def test_settings_open_a_server_to_other_pages_and_names(database_url: str
     assert "TIDELOG_CORS_ORIGINS=https://other.example would allow it" in server.log()
     assert "Traceback" not in server.log()
     assert "returned without" not in server.log()  # uvicorn, of a handshake that nobody answered
+
+
+async def test_the_server_has_no_page_that_runs_the_scripts_of_others(server: Server) -> None:
+    """They would be of the server's own origin. Its document is JSON or YAML, wherever it is asked for."""
+    async with server.http() as http:
+        for path in ("/schema", "/schema/openapi.json"):
+            assert (await http.get(path, headers={"accept": "text/html"})).json()["openapi"] == "3.1.0"
+        assert (await http.get("/schema/openapi.yaml")).headers["content-type"].startswith("application/vnd.oai")
+        assert (await http.get("/schema/swagger")).status_code == 404
