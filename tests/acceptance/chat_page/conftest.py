@@ -42,7 +42,8 @@ async def browser() -> AsyncIterator[Browser]:
 async def chat(browser: Browser, databases: Databases, template_database: str) -> AsyncIterator[Server]:
     """One server with the example for all tests here; each has a room of its own."""
     url = await databases.create(template=template_database)
-    server = Server(url, None, {}, free_port())
+    # Steps wait at gates for as long as a test takes.
+    server = Server(url, None, {"TIDELOG_STEP_LOCK_TIMEOUT_SECONDS": "0"}, free_port())
     await server.wait_until_ready()
     yield server
     await server.stop()
