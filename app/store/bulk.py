@@ -61,6 +61,8 @@ class Bulk:
             assembly.truncate(touched)
         else:
             await self._add_rows(assembly, keys)
+            if commit.truncated:
+                assembly.truncate(touched)  # also those whose rows come after what was too much
         # Asked after all was read: what is kept now was kept then.
         is_kept = await self._fetch(IS_KEPT, commit.number)
         return commit if is_kept[0][0] else None

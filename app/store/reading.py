@@ -113,7 +113,7 @@ class Assembly:
             group = commit.groups[topic] = GroupCommit([], [])
         if data is not None:
             self._size += len(data)
-        if data is None or self._size > COMMIT_SIZE_MAX_BYTES:
+        if (data is None or self._size > COMMIT_SIZE_MAX_BYTES) and not commit.truncated:
             self.truncate(())
         if commit.truncated or data is None:
             return
@@ -123,13 +123,12 @@ class Assembly:
             group.changes.append(Change(seq, op, id, version, data))
 
     def truncate(self, topics: Sequence[Topic]) -> None:
-        """It is too much, also of `topics`, of which no row has been added."""
-        if not self.commit.truncated:
-            self.commit.truncated = True
-            self.commit.groups |= {topic: GroupCommit([], []) for topic in topics}
-            for part in self.commit.groups.values():
-                part.changes.clear()
-                part.events.clear()
+        """It is too much, also of `topics`, whether a row of theirs has been added or not."""
+        self.commit.truncated = True
+        self.commit.groups |= {topic: GroupCommit([], []) for topic in topics}
+        for part in self.commit.groups.values():
+            part.changes.clear()
+            part.events.clear()
 
     def lose(self, topic: Topic) -> None:
         """One of the topic's rows can't be read."""

@@ -16,6 +16,7 @@ from app.model.change import Commit, Topic
 from app.model.position import Position
 from app.store import bulk as bulk_module
 from app.store import live as live_module
+from app.store import reading as reading_module
 from app.store.bulk import Bulk
 from app.store.live import LiveLog, read_live
 from app.store.log import FEED_SETTINGS, NUMBER_MANY, Numbering
@@ -209,6 +210,25 @@ async def test_more_rows_than_are_carried_are_a_reset(database_url: str, monkeyp
                 await person.until_told("after")
                 await check(sql, person)
                 assert person.reasons() == ["too_large"]
+
+
+async def test_more_bytes_than_are_carried_are_a_reset_of_all_that_are_touched(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also of a group whose rows come after those that were too much, and were not read."""
+    for module in (bulk_module, reading_module):
+        monkeypatch.setattr(module, "COMMIT_SIZE_MAX_BYTES", 50_000)
+    monkeypatch.setattr(bulk_module, "PAGE_BYTES_MAX", 5000)
+    async with connected(database_url) as sql:
+        with sequencing(database_url):
+            async with Feed.on(database_url) as feed, live(feed, Topic(STREAM, "first")) as first, live(feed) as person:
+                await sql.execute(
+                    f"{INSERT} select case when i <= 200 then 'first' else 'g' end, i::text, "
+                    "jsonb_build_object('x', repeat('x', 1000)) from generate_series(1, 201) i"
+                )
+                await eventually(lambda: feed.broadcaster.position == 1)
+                assert (first.reasons(), person.reasons()) == (["too_large"], ["too_large"])
+                await check(sql, person)
 
 
 async def test_a_group_of_many_in_one_commit_gets_its_rows(database_url: str) -> None:
