@@ -9,14 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import asyncpg
 
 from app.errors import ItemUnreadableError, StreamUnknownError
 from app.model.change import Topic
 from app.model.position import ResetReason
 from app.model.stream import Stream
 from app.store.engine import Database
+from app.store.failure import TROUBLE
 from app.store.log import read_head
 from app.store.queries import load
 from app.store.reading import Only, Page, PageRequest, read_page
@@ -34,6 +37,7 @@ IS_KEPT = load("is_kept")
 CONNECTION_TIMEOUT_SECONDS = 60.0  # in the line for one
 SNAPSHOT_TIMEOUT_SECONDS = 60.0  # the largest one at a slow disk's pace; a dead connection shows itself
 PAGE_TIMEOUT_SECONDS = 30.0
+ENDING_SECONDS = 5.0  # what a statement may take to end when it is cancelled: a frozen server's never does
 UNREADABLE_MAX = 1000  # remembered groups; others are logged again
 PAGE_ROWS_MAX = 256  # some milliseconds' work, in which the live ones wait
 PAGE_BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer grows by it at most
@@ -109,10 +113,22 @@ class Archive:
             try:
                 async with asyncio.timeout(CONNECTION_TIMEOUT_SECONDS):
                     await stack.enter_async_context(self._snapshots)
-                    connection = await stack.enter_async_context(self._database.archive_pool.acquire())
+                    connection = await stack.enter_async_context(self._lent(SNAPSHOT_TIMEOUT_SECONDS))
             except TimeoutError as error:
                 raise TimeoutError(f"no connection for a snapshot within {CONNECTION_TIMEOUT_SECONDS} s") from error
             yield connection
+
+    @asynccontextmanager
+    async def _lent(self, seconds: float) -> AsyncIterator[Connection]:
+        """One of the pool's. It can't be given back before its statement has ended: if that takes long it is closed."""
+        closing: asyncio.TimerHandle | None = None
+        try:
+            async with self._database.archive_pool.acquire() as connection:
+                closing = asyncio.get_running_loop().call_later(seconds + ENDING_SECONDS, _close, connection)
+                yield connection
+        finally:
+            if closing is not None:
+                closing.cancel()
 
     async def page(self, request: PageRequest, topics: Collection[Topic]) -> Page:
         """A page of past commits with the rows of `topics`. Raises ForgottenError."""
@@ -138,7 +154,7 @@ class Archive:
         async with (
             self._pages,
             asyncio.timeout(PAGE_TIMEOUT_SECONDS),
-            self._database.archive_pool.acquire() as connection,
+            self._lent(PAGE_TIMEOUT_SECONDS) as connection,
         ):
             yield connection
             # Asked after the page was read: what is kept now was kept then, and the oldest go first.
@@ -151,11 +167,16 @@ class Archive:
         async with (
             self._standings,
             asyncio.timeout(PAGE_TIMEOUT_SECONDS),
-            self._database.archive_pool.acquire() as connection,
+            self._lent(PAGE_TIMEOUT_SECONDS) as connection,
         ):
             floor = await read_floor(connection)
             head = await read_head(connection, epoch, timeout_seconds=PAGE_TIMEOUT_SECONDS)
         return Standing(head.number, floor, head.shared, is_present=epoch == head.epoch)
+
+
+def _close(connection: Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # it has been given back, in this turn of the event loop
+        connection.terminate()
 
 
 @asynccontextmanager
@@ -164,7 +185,7 @@ async def _time_limit(seconds: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(seconds) as limit:
             yield
-    except TimeoutError as error:
+    except TROUBLE as error:  # perhaps of a connection that had to be closed
         if not limit.expired():
             raise
         raise ItemsUnreadableError(TimeoutError(f"a snapshot took over {seconds} s"), may_pass=True) from error

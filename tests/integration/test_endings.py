@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from typing import Any
 
 import asyncpg
@@ -12,12 +13,14 @@ from app.errors import StreamUnknownError
 from app.feed import overlay
 from app.feed.broadcaster import Broadcaster
 from app.feed.subscription import Subscription, SyncSubscription
+from app.model.position import Position
 from app.store import archive
 from app.web.dialects.motia import MotiaDialect
 from app.web.dialects.tidelog import TidelogDialect
 from tests.harness import eventually
 from tests.integration.sequencer_floor import Log, connected, sequencing
 from tests.integration.test_rejoin import TOPIC, Feed, Person, write
+from tests.integration.test_sequencer_standby import process_of_backend
 
 DIALECTS = {"motia": MotiaDialect, "tidelog": TidelogDialect}
 PEOPLE = 3
@@ -240,3 +243,22 @@ async def test_one_that_is_refused_when_it_is_live(url: str, dialect: str) -> No
                 feed.broadcaster.refuse(subscription, StreamUnknownError("no such stream"))
         assert [person.refused for person, _ in made] == [["stream_unknown"]] * PEOPLE
         await until_nothing_is_left(feed.broadcaster)
+
+
+@pytest.mark.parametrize("since", [None, 0])
+async def test_a_server_process_that_freezes_keeps_nobody_waiting(
+    url: str, since: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A statement of which not even the cancellation is answered: its connection is closed, another one serves."""
+    for limit in ("SNAPSHOT_TIMEOUT_SECONDS", "PAGE_TIMEOUT_SECONDS", "ENDING_SECONDS"):
+        monkeypatch.setattr(archive, limit, 0.1)
+    async with Feed.on(url) as feed:
+        async with feed.broadcaster.archive._database.archive_pool.acquire() as first:
+            frozen = process_of_backend(first.get_server_pid())
+        frozen.send_signal(signal.SIGSTOP)
+        try:
+            person = feed.subscribe(since=None if since is None else Position(since, feed.broadcaster.epoch))
+            await eventually(lambda: person.frames, 10)
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+        await eventually(lambda: person.frames[-1]["type"] == "live")
