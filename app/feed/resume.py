@@ -87,7 +87,7 @@ class Resumption:
             refusal = standings[since.epoch].refusal(since.number)
             if refusal is not None and subscription in self._unchecked:
                 del self._unchecked[subscription]
-                self._broadcaster.reset(subscription, refusal)
+                self._broadcaster.begin_anew(subscription, refusal)
         # Not live before all that was there when they came: this process may be a moment behind.
         head = max(standing.head for standing in standings.values())
         if not await self._broadcaster.reached(head, joins):

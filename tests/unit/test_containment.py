@@ -16,7 +16,9 @@ from app.feed.broadcaster import Broadcaster
 from app.feed.overlay import Overlay
 from app.feed.subscription import Messages, PositionSubscription, Subscription, SyncSubscription
 from app.model.change import Change, Commit, GroupCommit, Topic
+from app.model.position import Position
 from app.settings import Settings
+from app.store import archive as archive_module
 from app.store.archive import Archive
 from app.store.log import Head
 from app.store.snapshot import SnapshotHead
@@ -345,6 +347,16 @@ async def test_one_that_cannot_begin_again_leaves_the_others_to(feed: Broadcaste
     await feed.close()
 
 
+async def test_one_that_comes_back_and_cannot_begin_again_is_closed() -> None:
+    """It can't go on from where it was, and can't be told so: it does not wait for ever."""
+    feed = open_feed(Standing())
+    bad = Person(feed, Faulty("reset"))
+    feed.subscribe(PositionSubscription("bad", bad, ONE, None, Position(1, "another")))
+    await eventually(lambda: bad.closed, 5)
+    assert_forgotten(feed, bad)
+    await feed.close()
+
+
 async def test_one_that_cannot_be_diverted_stops_nobody(feed: Broadcaster) -> None:
     """It is full, and its reading of the log can't begin."""
     bad, good = Person(feed, Faulty("replay")).join(), Person(feed).join()
@@ -398,6 +410,11 @@ async def test_one_that_fails_while_it_catches_up_is_closed_alone(
     assert "BugError: write" in caplog.text
     feed.leave(good, ())
     assert feed.is_deserted
+
+
+class Standing(NoArchive):
+    async def standing(self, _epoch: str) -> archive_module.Standing:
+        return archive_module.Standing(head=0, floor=0, shared=-1, is_present=False)
 
 
 class Refusing(NoArchive):
