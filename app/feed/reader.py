@@ -147,7 +147,9 @@ class Reader:
             before, last, self._hint = broadcaster.position, max(self._head, self._hint), 0
             await self._publish_up_to(connection, last)
             if broadcaster.position == before:
-                await self._read_head(connection, None)  # nothing there: it was a forged hint, or the log is another
+                head = await self._read_head(connection, None)  # it was a forged hint, or the log is another
+                if head.number <= before:
+                    self._note_progress()
                 await asyncio.sleep(PAUSE_SECONDS)
 
     def _on_head(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:

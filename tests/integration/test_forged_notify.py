@@ -42,9 +42,9 @@ async def forge(sql: asyncpg.Connection[Any], channels: Sequence[str] = CHANNELS
             await sql.execute("select pg_notify($1, $2)", channel, payload)
 
 
-async def flood(sql: asyncpg.Connection[Any], channel: str) -> None:
+async def flood(sql: asyncpg.Connection[Any], channel: str, count: int = FLOOD) -> None:
     """So many NOTIFYs, each in a transaction of its own; equal ones in one would be one."""
-    for n in range(FLOOD):
+    for n in range(count):
         await sql.execute(f"notify {channel}, '{10**12 + n}'")
 
 
@@ -123,6 +123,21 @@ async def test_a_flood_costs_the_reader_few_queries(
                 await write(writer, "after")
                 await person.until_told("after")
                 assert looks < FLOOD / 4
+
+
+async def test_a_feed_that_comes_back_in_the_midst_of_a_flood_is_told_to_go_on(database_url: str) -> None:
+    """Though nothing is written: that a hint was forged is as good as none."""
+    async with connected(database_url) as sql, connected(database_url) as cutting:
+        with sequencing(database_url):
+            async with Feed.on(database_url) as feed:
+                person = await live(feed)
+                flooding = asyncio.create_task(flood(sql, "tidelog_head", 10**6))
+                await feed.cut(cutting)
+                await feed.mend()
+                await eventually(lambda: person.statuses() == ["interrupted", "live"])
+                assert not flooding.done()
+                flooding.cancel()
+                await asyncio.gather(flooding, return_exceptions=True)
 
 
 async def test_a_flood_of_rings_costs_the_sequencer_few_queries(
