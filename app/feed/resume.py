@@ -79,6 +79,8 @@ class Resumption:
         """Check those that are there now."""
         joins = self._broadcaster.joins
         batch = dict(self._unchecked)
+        if not batch:
+            return  # they have ended, in the pause after a failure
         standings = {
             epoch: await self._broadcaster.archive.standing(epoch)
             for epoch in dict.fromkeys(since.epoch for since in batch.values())

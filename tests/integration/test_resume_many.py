@@ -225,6 +225,32 @@ async def test_one_that_has_ended_is_told_no_more(feed: Feed) -> None:
     assert page.told("s4") == alone.told("s4")
 
 
+async def test_one_that_ends_while_its_check_fails_ends_nobody_else(
+    feed: Feed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came behind the first and was the only one left to be checked: the first goes on."""
+    page = Page(feed)
+    standing_of = feed.broadcaster.archive.standing
+    asked = 0
+
+    async def standing(epoch: str) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 1:
+            page.subscribe("second", group(1), None, 0)
+        elif asked == 2:
+            page.unsubscribe("second")
+            raise TimeoutError
+        return await standing_of(epoch)
+
+    hasten(monkeypatch)
+    monkeypatch.setattr(feed.broadcaster.archive, "standing", standing)
+    page.subscribe("first", group(0), None, 0)
+    await eventually(lambda: page.has_failed or page.is_live("first"))
+    assert not page.has_failed
+    assert page.told("first")
+
+
 async def test_one_of_many_that_can_not_go_on_is_reset(feed: Feed) -> None:
     """It is of another history, or ahead: it alone begins again, with a snapshot; the others go on."""
     page = Page(feed)
