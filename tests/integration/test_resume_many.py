@@ -338,6 +338,17 @@ async def test_those_that_come_meanwhile_go_on_together(feed: Feed, monkeypatch:
     assert len(begun) == 2 and sum(begun) == 30
 
 
+async def test_nothing_is_at_work_when_the_feed_is_closed(feed: Feed) -> None:
+    """Also none of those that wait for the ones before them."""
+    page = Page(feed)
+    async with feed.broadcaster.turns.slice():
+        for n in range(5):
+            page.subscribe(f"s{n}", group(n))
+        await eventually(lambda: sum(frame["type"] == "snapshot" for frame in page.frames) == 5)
+        await feed.broadcaster.close()
+        assert not feed.broadcaster.errands._tasks
+
+
 async def test_many_go_live_while_the_feed_goes_on(feed: Feed, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In several turns, between which commits come: each is told of every commit once."""
     monkeypatch.setattr(pump_module, "LIVE_AT_ONCE_MAX", 2)
