@@ -17,6 +17,7 @@ from app.model.stream import Stream
 from app.store.checkout import AskAgainError
 
 KEY_LENGTH_MAX_BYTES = 1024  # two of them fit in a btree entry (2704 bytes) beside its overhead
+TYPE_LENGTH_MAX_BYTES = 256  # of an event; what the database takes, see check_event.sql
 _INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are no key, and str() may refuse them
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode
@@ -83,8 +84,11 @@ class Items:
         """Send an ephemeral event to the group's subscribers, or to the item's; it goes with the commit."""
         group_id = _key("group id", group_id)
         channel_id = None if id is None else _key("id", id)
-        if not isinstance(type, str) or not type or "\0" in type:
-            message = f"an event's type must be a string without NUL characters, not {shown(type)}"
+        if not isinstance(type, str) or "\0" in type or not 1 <= _size(type) <= TYPE_LENGTH_MAX_BYTES:
+            message = (
+                f"an event's type must be a string of 1 to {TYPE_LENGTH_MAX_BYTES} bytes, without NUL characters or "
+                f"lone surrogates, not {shown(type)}"
+            )
             raise ItemInvalidError(message, culprits=[type])
         text, value = to_json(data)
         self._check_size(text, [value])
@@ -133,6 +137,14 @@ def to_json(value: Any) -> tuple[str, Any]:
     if "\\u0000" in text and is_within(plain, lambda one: isinstance(one, str) and "\0" in one):
         raise ItemInvalidError("not storable: Postgres's jsonb can't hold the NUL character (\\u0000)")
     return text, plain
+
+
+def _size(text: str) -> int:
+    """In bytes of UTF-8; 0 of what it can't hold."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        return 0
 
 
 def _key(what: str, key: str) -> str:

@@ -98,6 +98,24 @@ async def test_violations_of_the_streams_schema_say_where(floor: Floor) -> None:
     assert answer.json()["error"]["details"] == [{"path": "/text", "message": '{"no":"text"} is not of type "string"'}]
 
 
+@pytest.mark.parametrize(
+    ("type", "status"),
+    [("", 400), ("x" * 257, 400), ("é" * 129, 400), (5, 400), (None, 400), ("é" * 128, 200), ("x" * 256, 200)],
+)
+async def test_an_events_type_that_the_client_sent_and_cannot_be_one_is_400(
+    floor: Floor, type: Any, status: int
+) -> None:
+    """It is refused here, and not by the database: an error there is the step's, and undoes its transaction."""
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        await context.streams.chatMessage.send({"groupId": "g"}, {"type": req["body"]["type"], "data": {}})
+        return {"status": 200}
+
+    answer = await floor.post(handler, json={"type": type})
+    assert answer.status_code == status
+    assert status == 200 or answer.json()["error"]["code"] == "item_invalid"
+
+
 async def test_it_is_400_from_a_group_of_tasks_too(floor: Floor) -> None:
     """asyncio.TaskGroup raises a group of errors."""
 
