@@ -17,6 +17,9 @@ TOO_MANY_CONNECTIONS = "53300"
 LOST = ("08", TOO_MANY_CONNECTIONS, "57P", "25P03", "25P04")
 READ_ONLY = "25006"  # read_only_sql_transaction: the server was demoted, or was told to take no writes
 TYPE_IS_GONE = "cache lookup failed for type"  # of a prepared statement; an internal error, so it isn't translated
+# The function of PL/pgSQL that says that a plan's parameter has another type than when the plan was made: after a table
+# was altered, of its triggers, until the session ends. (By its name, since messages are translated.)
+PLAN_IS_OUTDATED = "plpgsql_param_eval"
 FAILED_BEFORE = "25P02"  # in_failed_sql_transaction
 # What passes without anybody's doing anything about the statement: lost connections, conflicts, a full disk or
 # memory, a lock that was waited for too long, a server that stops or starts, its I/O errors; and a server that was
@@ -103,6 +106,8 @@ def _is_outdated(error: BaseException) -> bool:
     """Of asyncpg's errors; SQLAlchemy's have them as their cause."""
     if isinstance(error, asyncpg.InternalServerError):
         return TYPE_IS_GONE in str(error)
+    if isinstance(error, asyncpg.DatatypeMismatchError):
+        return (error.server_source_function or "").startswith(PLAN_IS_OUTDATED)
     return isinstance(
         error,
         asyncpg.InvalidCachedStatementError | asyncpg.InvalidSQLStatementNameError | asyncpg.OutdatedSchemaCacheError,

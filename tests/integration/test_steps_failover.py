@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -36,6 +37,16 @@ async def write(context: Any) -> None:
 
 async def write_by_sql(context: Any) -> None:
     await context.db.execute(text("insert into orders values (gen_random_uuid()::text)"))
+
+
+async def write_one_of_its_own(context: Any) -> None:
+    """Which waits for no other step's."""
+    await context.streams.chatMessage.set("general", secrets.token_hex(4), {"text": "hi"})
+
+
+async def write_by_sql_to_the_stream(context: Any) -> None:
+    sql = "insert into streams.chat_message (group_id, id, data) values ('general', gen_random_uuid()::text, '{}')"
+    await context.db.execute(text(sql))
 
 
 def calling(use: Any, **parts: Any) -> Step:
@@ -219,6 +230,39 @@ async def test_a_step_after_a_change_of_tables_or_types_is_503_at_worst(
         answer = await client.post("/one")
         assert answer.status_code == 200 or is_told_to_come_back(answer)
         assert await together(client, ["/run"] * POOL_SIZE) == [200] * POOL_SIZE
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+@pytest.mark.parametrize(
+    ("type", "use"),
+    [("varchar(1000)", write), ("varchar(1000)", write_by_sql_to_the_stream), ('text collate "C"', write)],
+)
+async def test_writes_go_on_after_a_streams_table_was_altered(
+    floor: Floor, type: str, use: Any, transaction: bool
+) -> None:
+    """Its trigger's plans don't fit any more: sessions that have them end, and don't fail for good."""
+    steps = (
+        step(holding(POOL_SIZE, use if use is not write else write_one_of_its_own), transaction=transaction),
+        calling(use, path="/one", name="One", transaction=transaction),
+    )
+    async with floor.client(*steps) as client:
+        for _ in range(8):  # from the sixth on a session may keep a generic plan
+            assert await together(client, ["/run"] * POOL_SIZE) == [200] * POOL_SIZE
+        await floor.query(f"alter table streams.chat_message alter id type {type}")
+        answer = await client.post("/one")
+        assert answer.status_code == 200 or is_told_to_come_back(answer)
+        assert await together(client, ["/run"] * POOL_SIZE) == [200] * POOL_SIZE
+
+
+async def test_a_type_that_does_not_fit_is_no_outdated_plan(floor: Floor) -> None:
+    """It is of the same SQLSTATE, and the author's mistake: 500, and his connection stays."""
+
+    async def mistaken(context: Any) -> None:
+        await context.db.execute(text("select 1 where 5"))
+
+    async with floor.client(calling(mistaken)) as client:
+        assert (await client.post("/run")).status_code == 500
+    assert floor.database.pool.open_count == 1
 
 
 @pytest.mark.parametrize("sql", ["deallocate all", "discard all"])
