@@ -182,10 +182,11 @@ class StepRunner:
             await work.commit()
         except BaseException as error:
             watch.stop()
+            if watch.is_given_up:
+                await watch.until_given_up()
+                return None
             unseen = context.calls.discard()
             await work.rollback()
-            if watch.is_given_up:
-                return None
             _raise_for(error, watch, unseen)
         return answer
 

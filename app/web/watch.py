@@ -89,6 +89,11 @@ class HandlerWatch:
             return StepTimedOutError(self._limit)
         return None
 
+    async def until_given_up(self) -> None:
+        """Wait for what `give_up` does: a server takes an application that returns without an answer for broken."""
+        if self._giving_up is not None:
+            await asyncio.wait([self._giving_up])
+
     def _start(self) -> None:
         self._watcher = self._loop.create_task(self._watch())
         if self._limit:

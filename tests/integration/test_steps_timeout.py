@@ -23,6 +23,7 @@ from tests.harness import StepsFolder, eventually, free_port, uvicorn_command
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
 OK = {"status": 200, "body": "ok"}
+SCOPE: Any = {"type": "http", "method": "POST", "path": "/run", "headers": [], "query_string": b""}
 SHORT_SECONDS = 0.5  # in which a step can begin on a busy machine, but not all that a test's does
 
 
@@ -38,6 +39,25 @@ def gate() -> Iterator[threading.Event]:
     gate = threading.Event()
     yield gate
     gate.set()
+
+
+class Client:
+    """One whose answer comes before the application has returned."""
+
+    def __init__(self) -> None:
+        self.asked = [{"type": "http.request", "body": b"", "more_body": False}]
+        self.answered = asyncio.Event()
+        self.sent: list[Any] = []
+
+    async def receive(self) -> Any:
+        if not self.asked:
+            await asyncio.Event().wait()
+        return self.asked.pop()
+
+    async def send(self, message: Any) -> None:
+        self.sent.append(message)
+        if message["type"] == "http.response.body":
+            self.answered.set()
 
 
 def timed_out(answer: httpx.Response) -> bool:
@@ -147,28 +167,9 @@ async def test_a_handler_that_cannot_be_cancelled_is_given_up(
         ended.set()
         return OK
 
-    class Client:
-        """One whose answer comes before the application has returned."""
-
-        def __init__(self) -> None:
-            self.asked = [{"type": "http.request", "body": b"", "more_body": False}]
-            self.answered = asyncio.Event()
-            self.sent: list[Any] = []
-
-        async def receive(self) -> Any:
-            if not self.asked:
-                await asyncio.Event().wait()
-            return self.asked.pop()
-
-        async def send(self, message: Any) -> None:
-            self.sent.append(message)
-            if message["type"] == "http.response.body":
-                self.answered.set()
-
     client = Client()
-    scope: Any = {"type": "http", "method": "POST", "path": "/run", "headers": [], "query_string": b""}
     app: Any = floor.app(step(handler, timeout_seconds=SHORT_SECONDS, transaction=transaction))
-    running = asyncio.create_task(app(scope, client.receive, client.send))
+    running = asyncio.create_task(app(SCOPE, client.receive, client.send))
     await client.answered.wait()
     assert not ended.is_set() and floor.connections_out() == 0
     assert client.sent[0]["status"] == 504 and b"step_timed_out" in client.sent[1]["body"]
@@ -177,6 +178,29 @@ async def test_a_handler_that_cannot_be_cancelled_is_given_up(
     assert len(client.sent) == 2 and len(errors) == 1
     assert "it is given up" in caplog.text
     assert await floor.ids() == ([] if transaction else ["1"])
+
+
+@pytest.mark.parametrize("transaction", [True, False])
+async def test_a_handler_that_ends_as_it_is_given_up_is_answered_once(
+    floor: Floor, monkeypatch: pytest.MonkeyPatch, transaction: bool
+) -> None:
+    """Not before the answer is out: a server makes a 500 of an application that returns without one."""
+    monkeypatch.setattr("app.web.watch.CANCELLED_SECONDS", 0.05)
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        while True:
+            try:
+                await context.streams.chatMessage.set("g", "1", {"text": "hi"})
+            except asyncio.CancelledError:
+                continue
+            except Exception:
+                return OK
+
+    client = Client()
+    app: Any = floor.app(step(handler, timeout_seconds=SHORT_SECONDS, transaction=transaction))
+    await app(SCOPE, client.receive, client.send)
+    assert [message.get("status") for message in client.sent] == [504, None]
+    assert floor.connections_out() == 0
 
 
 async def test_the_limit_is_the_steps_own_or_the_settings(floor: Floor) -> None:
