@@ -170,7 +170,10 @@ class StepBusyError(TidelogError):
 
 
 class CommitUnknownError(TidelogError):
-    """The connection broke while COMMIT was on its way: only the stored items tell whether it arrived."""
+    """The connection broke while COMMIT was on its way: only the stored items tell whether it arrived.
+
+    Or a step without a transaction was broken off, of which something is stored, or may be.
+    """
 
     code = "commit_unknown"
     status = 503

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import asyncpg
 from sqlalchemy import Connection
@@ -31,9 +32,23 @@ class StepAutocommit:
         self._is_asked_again = False
         self._session: AutocommitSession | None = None
         self._session_lent: Lent | None = None
+        self._session_uses = 0  # statements that the session was about to send
+        self._has_written = False  # something was stored, or may have been
+        self._writing = _Writing(self)
 
-    def lend(self) -> Self:
-        return self
+    def lend(self, writes: bool) -> AbstractAsyncContextManager[asyncpg.Connection[Any]]:
+        return self._writing if writes else self
+
+    def may_have_stored(self, error: BaseException) -> bool:
+        """Whether something stays of a step that `error` ended."""
+        # Of its session's first statement nothing does if the server refused it. Of what was before a later one we
+        # know nothing.
+        return self._has_written or self._session_uses > 1 or (self._session_uses > 0 and is_lost(error))
+
+    def note_write(self, error: BaseException | None) -> None:
+        """What came of a write. What the server refused was not done; if the answer is missing, it may have been."""
+        if not isinstance(error, asyncpg.PostgresError) or is_lost(error):
+            self._has_written = True
 
     @property
     def session(self) -> AutocommitSession:
@@ -60,6 +75,8 @@ class StepAutocommit:
             self._is_asked_again = False
         else:
             await self._turns.take()
+        if self._session_uses:
+            self._has_written = True  # perhaps, if that went well
         try:
             self._lent = await self._pool.check_out()
         except BaseException:
@@ -97,6 +114,7 @@ class StepAutocommit:
         lent = self._session_lent
         if lent is None or lent.is_closed:
             lent = await_only(self._check_out_for_session())
+        self._session_uses += 1
         return lent.connection
 
     async def _check_out_for_session(self) -> Lent:
@@ -128,3 +146,19 @@ class StepAutocommit:
             if not isinstance(error, Exception):
                 raise
             logger.warning("a step's session was broken off, it could not be closed: %r", error)
+
+
+class _Writing:
+    """What lends a step's connection for a write."""
+
+    def __init__(self, work: StepAutocommit) -> None:
+        self._work = work
+
+    async def __aenter__(self) -> asyncpg.Connection[Any]:
+        return await self._work.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._work.note_write(error)
+        await self._work.__aexit__(kind, error, trace)

@@ -22,7 +22,8 @@ _INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are n
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode
 
-Lend = Callable[[], AbstractAsyncContextManager["asyncpg.Connection[Any]"]]
+# Given whether it is for a write.
+Lend = Callable[[bool], AbstractAsyncContextManager["asyncpg.Connection[Any]"]]
 Item = dict[str, Any]
 
 
@@ -48,7 +49,7 @@ class Items:
 
     async def get(self, lend: Lend, group_id: str, id: str) -> Item | None:
         """The item, or None if there is none."""
-        return await _one(lend, self._get, _key("group id", group_id), _key("id", id))
+        return await _one(lend, False, self._get, _key("group id", group_id), _key("id", id))
 
     async def set(self, lend: Lend, group_id: str, id: str, data: Any) -> Item:
         """Create or replace the item with `data`, a dict or pydantic model; answers what was stored."""
@@ -63,7 +64,7 @@ class Items:
         if value.get("id") != id:
             text = encode(item)
         self._check_size(text, value.values())
-        stored = await _one(lend, self._set, group_id, id, text)
+        stored = await _one(lend, True, self._set, group_id, id, text)
         if stored is None:
             raise ItemInvalidError(
                 f"item {id!r:.80} of stream {self._stream.name!r} was refused by a trigger of its table"
@@ -72,12 +73,12 @@ class Items:
 
     async def delete(self, lend: Lend, group_id: str, id: str) -> Item | None:
         """Delete the item; answers it as it was, or None if there was none."""
-        return await _one(lend, self._delete, _key("group id", group_id), _key("id", id))
+        return await _one(lend, True, self._delete, _key("group id", group_id), _key("id", id))
 
     async def list(self, lend: Lend, group_id: str) -> list[Item]:
         """All items of the group, oldest first."""
         key = _key("group id", group_id)
-        rows = await _ask(lend, self._list, key)
+        rows = await _ask(lend, False, self._list, key)
         return [parse(row[0]) for row in rows]
 
     async def send(self, lend: Lend, group_id: str, id: str | None, type: str, data: Any) -> None:
@@ -93,7 +94,7 @@ class Items:
         text, value = to_json(data)
         self._check_size(text, [value])
         sql = "select streams.send($1, $2, $3, $4, $5::text::jsonb)"
-        await _ask(lend, sql, self._stream.name, group_id, channel_id, type, text)
+        await _ask(lend, True, sql, self._stream.name, group_id, channel_id, type, text)
 
     def _check_size(self, text: str, parts: Iterable[Any]) -> None:
         size = len(text) if text.isascii() else len(text.encode())
@@ -106,15 +107,15 @@ class Items:
             )
 
 
-async def _one(lend: Lend, sql: str, *parameters: str) -> Item | None:
-    rows = await _ask(lend, sql, *parameters)
+async def _one(lend: Lend, writes: bool, sql: str, *parameters: str) -> Item | None:
+    rows = await _ask(lend, writes, sql, *parameters)
     return parse(rows[0][0]) if rows else None
 
 
-async def _ask(lend: Lend, sql: str, *parameters: str | None) -> list[asyncpg.Record]:
+async def _ask(lend: Lend, writes: bool, sql: str, *parameters: str | None) -> list[asyncpg.Record]:
     while True:
         try:
-            async with lend() as connection:
+            async with lend(writes) as connection:
                 return await connection.fetch(sql, *parameters)
         except AskAgainError:
             continue

@@ -50,8 +50,12 @@ class StepTransaction:
         self._session: StepSession | None = None
         self._session_rolled_back = False
 
-    def lend(self) -> Self:
+    def lend(self, writes: bool) -> Self:
         return self
+
+    def may_have_stored(self, error: BaseException) -> bool:
+        """Whether something stays of a step that `error` ended. Of a COMMIT it says so itself."""
+        return False
 
     @property
     def session(self) -> StepSession:

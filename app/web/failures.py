@@ -67,7 +67,7 @@ def failure_of(error: BaseException, where: str) -> Failure:
         return _refusal(error)
     if isinstance(error, CommitUnknownError):
         # No Retry-After: done twice may be worse than not at all.
-        return _internal(error, where, "the connection broke while the step was committed; look before you repeat it")
+        return _internal(error, where, "the step was broken off, and may have been stored; look before you repeat it")
     if isinstance(error, StepTimedOutError):
         return _internal(error, where, "the step took longer than it may, and was broken off")
     if is_conflict(error):

@@ -16,7 +16,14 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
 from pydantic_core import from_json
 
-from app.errors import AnswerInvalidError, BodyInvalidError, ClientGoneError, DeclarationError, StepTimedOutError
+from app.errors import (
+    AnswerInvalidError,
+    BodyInvalidError,
+    ClientGoneError,
+    CommitUnknownError,
+    DeclarationError,
+    StepTimedOutError,
+)
 from app.json_text import parse
 from app.logs.request import CurrentRequest, current_request
 from app.model.schema import Schema, compile_schema
@@ -25,7 +32,7 @@ from app.model.stream import Stream
 from app.settings import Settings, idle_timeout_seconds
 from app.store.autocommit import StepAutocommit
 from app.store.engine import Database
-from app.store.failure import is_aftermath, may_run_again
+from app.store.failure import is_aftermath, is_away, is_conflict, may_run_again
 from app.store.items import Items
 from app.store.share import Share
 from app.store.transaction import BEGIN, StepTransaction, begin_with
@@ -187,7 +194,7 @@ class StepRunner:
                 return None
             unseen = context.calls.discard()
             await work.rollback()
-            _raise_for(error, watch, unseen)
+            _raise_for(error, watch, unseen, work)
         return answer
 
     async def _give_up(
@@ -239,7 +246,9 @@ class StepRunner:
         )
 
 
-def _raise_for(error: BaseException, watch: HandlerWatch, unseen: BaseException | None) -> NoReturn:
+def _raise_for(
+    error: BaseException, watch: HandlerWatch, unseen: BaseException | None, work: StepTransaction | StepAutocommit
+) -> NoReturn:
     """Raise what `error`, which ended a handler, means; `unseen` is that of an earlier call that nobody awaited."""
     broken_off = watch.error()
     if isinstance(broken_off, ClientGoneError):
@@ -253,6 +262,8 @@ def _raise_for(error: BaseException, watch: HandlerWatch, unseen: BaseException 
         raise RuntimeError("the handler called sys.exit(); that would stop the server") from error
     if unseen is not None and is_aftermath(error):
         raise unseen
+    if isinstance(error, Exception) and (is_conflict(error) or is_away(error)) and work.may_have_stored(error):
+        raise CommitUnknownError(f"without a transaction, what the step did before stays stored: {error}") from error
     if unseen is not None:
         error.add_note(f"Before that, a call on a stream that was not awaited failed: {unseen!r}")
     raise error

@@ -460,6 +460,68 @@ async def test_without_a_transaction_every_write_is_seen_at_once(floor: Floor) -
     assert floor.connections_out() == 0
 
 
+OUTCOMES = """
+    create function outcome() returns trigger language plpgsql as $$
+    begin
+        if new.id = 'lost' then
+            perform pg_terminate_backend(pg_backend_pid());
+        elsif new.id = 'conflict' then
+            raise exception 'lost against another' using errcode = '40001';
+        elsif new.id = 'read-only' then
+            raise exception 'takes no writes' using errcode = '25006';
+        end if;
+        return new;
+    end
+    $$
+"""
+
+
+@pytest.mark.parametrize(
+    ("works", "code"),
+    [
+        ("set, lost", "commit_unknown"),
+        ("lost", "commit_unknown"),
+        ("set, conflict", "commit_unknown"),
+        ("set, read-only", "commit_unknown"),
+        ("not awaited, conflict", "commit_unknown"),
+        ("db, conflict", "commit_unknown"),
+        ("db, read-only", "commit_unknown"),
+        ("set, db lost", "commit_unknown"),
+        ("db, db lost", "commit_unknown"),
+        ("db lost", "commit_unknown"),
+        ("get, conflict", "transaction_conflict"),
+        ("conflict, conflict", "transaction_conflict"),
+        ("db conflict", "transaction_conflict"),
+        ("get, read-only", "database_unavailable"),
+        ("db read-only", "database_unavailable"),
+    ],
+)
+async def test_nothing_was_stored_is_said_only_where_it_is_so(floor: Floor, works: str, code: str) -> None:
+    """Without a transaction: what was done stays, and who is told to try again would do it twice."""
+    await floor.query(OUTCOMES)
+    for table in ("orders", "streams.chat_message"):
+        await floor.query(f"create trigger outcome before insert on {table} for each row execute function outcome()")
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        chat = context.streams.chatMessage
+        for work in works.split(", "):
+            if work == "get":
+                await chat.get("general", "1")
+            elif work == "not awaited":
+                chat.set("general", "1", {"text": "hi"})
+            elif work.startswith("db"):
+                await context.db.execute(text("insert into orders values (:id)"), {"id": work.removeprefix("db ")})
+            else:
+                with suppress(asyncpg.SerializationError if works == "conflict, conflict" else ()):
+                    await chat.set("general", work, {"text": "hi"})
+        raise asyncpg.SerializationError("of a connection of the handler's own")
+
+    answer = await floor.post(handler, transaction=False)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, code)
+    assert ("retry-after" in answer.headers) == (code != "commit_unknown")
+    assert code == "commit_unknown" or await floor.query("select id from orders") == await floor.ids() == []
+
+
 async def test_no_step_leaves_a_connection_or_a_transaction_behind(floor: Floor) -> None:
     """After successes and failures of all kinds the pool has all its connections, and all are idle."""
 
