@@ -18,6 +18,16 @@ ANSWER_TIMEOUT_SECONDS = 5.0
 NEVER = math.inf
 
 
+class LentConnection(Connection):
+    """SQLAlchemy's, which ends with its step: closed before, it would be given on with the transaction that is open."""
+
+    def close(self) -> None:
+        """Nothing: an author who closes what he got is right elsewhere."""
+
+    def end(self) -> None:
+        super().close()
+
+
 class Lent:
     """A connection, from when it is opened to when it is closed. The pool lends it to one step at a time."""
 
@@ -36,7 +46,7 @@ class Lent:
 
     def __init__(self, engine: Engine, proxied: PoolProxiedConnection, suspicions: int) -> None:
         self._engine = engine
-        self._connection: Connection | None = None
+        self._connection: LentConnection | None = None
         self.is_spent = False  # no good any more: to be closed rather than lent again
         self.suspicions = suspicions  # how many the pool had when this connection was last known to be good
         self.due_at = NEVER  # when the answer to a statement of ours should be there, by time.monotonic
@@ -55,7 +65,7 @@ class Lent:
     def connection(self) -> Connection:
         """SQLAlchemy's, made when it is first asked for."""
         if self._connection is None:
-            self._connection = Connection(self._engine, self._proxied)
+            self._connection = LentConnection(self._engine, self._proxied)
         return self._connection
 
     @property
@@ -87,12 +97,12 @@ class Lent:
             await greenlet_spawn(self._renew, connection)
             await self.driver.reset()
 
-    def _renew(self, connection: Connection) -> None:
+    def _renew(self, connection: LentConnection) -> None:
         """Undo what the session's user set in SQLAlchemy (an isolation level), and bar him from the connection.
 
         SQLAlchemy's pool gives the connection again that it got last, and nothing runs in between.
         """
-        connection.close()
+        connection.end()
         self._hold(self._engine.raw_connection())
 
     async def close(self) -> None:
@@ -107,7 +117,7 @@ class Lent:
         self.driver.terminate()
         if self._connection is not None:
             self._connection.invalidate()
-            self._connection.close()
+            self._connection.end()
             self._connection = None
         elif self._proxied.is_valid:
             self._proxied.invalidate()

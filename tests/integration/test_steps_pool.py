@@ -49,6 +49,36 @@ async def test_two_sessions_calls_at_once_take_one_connection(floor: Floor) -> N
     await all_can_be_had(floor)
 
 
+@pytest.mark.parametrize("transaction", [True, False])
+async def test_a_connection_that_a_step_closes_stays_its_own_to_its_end(floor: Floor, transaction: bool) -> None:
+    """SQLAlchemy would give it on, with the transaction that is open in it, to the next one that needs a connection."""
+    goes, closed = asyncio.Event(), asyncio.Event()
+
+    async def closes(req: dict[str, Any], context: Any) -> Any:
+        connection = await context.db.connection()
+        await connection.execute(text("begin" if not transaction else "select 1"))
+        await connection.execute(text("insert into orders values ('undone')"))
+        await connection.close()
+        closed.set()
+        await goes.wait()
+        await context.db.execute(text("insert into orders values ('undone, too')"))
+        raise ValueError
+
+    async def writes(req: dict[str, Any], context: Any) -> Any:
+        await context.streams.chatMessage.set("general", "1", {"text": "hi"})
+        return OK
+
+    steps = step(closes, transaction=transaction), step(writes, path="/writes", name="Writes")
+    async with floor.client(*steps) as client:
+        closing = asyncio.create_task(client.post("/run"))
+        await closed.wait()
+        assert (await client.post("/writes")).status_code == 200
+        goes.set()
+        assert (await closing).status_code == 500
+    assert (await floor.query("select id from orders"), await floor.ids()) == ([], ["1"])
+    assert floor.connections_out() == 0
+
+
 async def test_a_call_that_outlives_its_step_takes_no_connection(floor: Floor) -> None:
     """It waits for one when its step ends; what it would get afterwards nobody would give back."""
     busy, free = asyncio.Barrier(POOL_SIZE + 1), asyncio.Event()
