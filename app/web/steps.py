@@ -32,7 +32,7 @@ from app.model.stream import Stream
 from app.settings import Settings, idle_timeout_seconds
 from app.store.autocommit import StepAutocommit
 from app.store.engine import Database
-from app.store.failure import is_aftermath, is_away, is_conflict, may_run_again
+from app.store.failure import is_aftermath, is_away, is_busy, is_conflict, may_run_again
 from app.store.items import Items
 from app.store.share import Share
 from app.store.transaction import BEGIN, StepTransaction, begin_with
@@ -262,7 +262,8 @@ def _raise_for(
         raise RuntimeError("the handler called sys.exit(); that would stop the server") from error
     if unseen is not None and is_aftermath(error):
         raise unseen
-    if isinstance(error, Exception) and (is_conflict(error) or is_away(error)) and work.may_have_stored(error):
+    is_told_to_repeat = isinstance(error, Exception) and (is_conflict(error) or is_busy(error) or is_away(error))
+    if is_told_to_repeat and work.may_have_stored(error):
         raise CommitUnknownError(f"without a transaction, what the step did before stays stored: {error}") from error
     if unseen is not None:
         error.add_note(f"Before that, a call on a stream that was not awaited failed: {unseen!r}")

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ResourceClosedError
 
+from app.errors import StepBusyError
 from app.store.engine import Database
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
@@ -494,6 +495,8 @@ OUTCOMES = """
         ("db conflict", "transaction_conflict"),
         ("get, read-only", "database_unavailable"),
         ("db read-only", "database_unavailable"),
+        ("set, busy", "commit_unknown"),
+        ("get, busy", "step_busy"),
     ],
 )
 async def test_nothing_was_stored_is_said_only_where_it_is_so(floor: Floor, works: str, code: str) -> None:
@@ -509,6 +512,8 @@ async def test_nothing_was_stored_is_said_only_where_it_is_so(floor: Floor, work
                 await chat.get("general", "1")
             elif work == "not awaited":
                 chat.set("general", "1", {"text": "hi"})
+            elif work == "busy":
+                raise StepBusyError("no connection was given back by the step's other runs")
             elif work.startswith("db"):
                 await context.db.execute(text("insert into orders values (:id)"), {"id": work.removeprefix("db ")})
             else:
