@@ -67,7 +67,7 @@ class Reads:
 @asynccontextmanager
 async def live(feed: Feed, topic: Topic = TOPIC) -> AsyncIterator[Person]:
     person = feed.subscribe(topic)
-    await eventually(lambda: person.frames and person.frames[-1]["type"] == "live")
+    await eventually(lambda: any(frame["type"] == "live" for frame in person.frames))
     yield person
 
 
