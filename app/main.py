@@ -128,7 +128,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
     for skipped in discovered.skipped:
         logger.warning("left out %s: %s", skipped.path, skipped.cause)
     tidelog = Tidelog(settings, discovered)
-    access_log = AccessLog(handler) if settings.log_access else None
+    access_log = AccessLog(handler) if settings.logs_access else None
     return PagesApp(
         PageRules(settings),
         SocketGate(tidelog.broadcaster, discovered.streams, settings, access_log),

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -55,7 +56,11 @@ class Settings(BaseSettings):
     log_format: Annotated[Literal["auto", "json", "text"], BeforeValidator(_lower)] = Field(
         "auto", description="JSON lines, or columns for people; auto: those if standard error is a terminal"
     )
-    log_access: bool = Field(True, description="a line for each request and WebSocket; none for health checks")
+    log_access: bool | None = Field(
+        None,
+        description="a line for each request and WebSocket; none for health checks. They are several percent of what a "
+        "step costs the server; unset: if standard error is a terminal",
+    )
 
     retention_seconds: float | None = Field(
         None, gt=0, description="commits older than this are removed from the log and its history; unset: none"
@@ -142,6 +147,10 @@ class Settings(BaseSettings):
     @classmethod
     def _check_hosts(cls, hosts: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return hosts and tuple(_checked(host, _HOST, "a host, without scheme and port: example.com") for host in hosts)
+
+    @property
+    def logs_access(self) -> bool:
+        return sys.stderr.isatty() if self.log_access is None else self.log_access
 
     @property
     def step_idle_timeout_seconds(self) -> float:

@@ -58,7 +58,7 @@ async def server(databases: Databases, tmp_path_factory: pytest.TempPathFactory)
     write_steps(StepsFolder(folder))
     url = await databases.create()
     async with server_starter(with_password(url)) as start:
-        yield await start(steps_dir=folder, command=SERVE)
+        yield await start(steps_dir=folder, command=SERVE, TIDELOG_LOG_ACCESS="true")
     await databases.drop(url)
 
 
@@ -164,11 +164,11 @@ async def test_nobody_forges_a_line_by_a_request(server: Server) -> None:
 
 
 async def test_access_lines_and_format_are_settings(start_server: Any, steps: Any, database_url: str) -> None:
-    """Without access lines the rest of the log is as it was; as text it has no more secrets than as JSON."""
+    """Without access lines (it is no terminal) the rest is as it was; as text it has no more secrets than as JSON."""
     write_steps(steps)
-    settings = {"TIDELOG_LOG_ACCESS": "false", "TIDELOG_LOG_FORMAT": "Text"}
+    url = with_password(database_url)
     server = await start_server(
-        steps_dir=steps.path, command=SERVE, TIDELOG_DATABASE_URL=with_password(database_url), **settings
+        steps_dir=steps.path, command=SERVE, TIDELOG_DATABASE_URL=url, TIDELOG_LOG_FORMAT="Text"
     )
     await send_secrets(server)
     assert "s3cret" not in server.log()
@@ -179,7 +179,8 @@ async def test_access_lines_and_format_are_settings(start_server: Any, steps: An
 async def test_each_of_several_processes_logs_whole_lines(start_server: Any, steps: Any) -> None:
     """TIDELOG_WORKERS: the lines of all go to one place, don't mix, and tell whose they are."""
     write_steps(steps)
-    server = await start_server(steps_dir=steps.path, command=SERVE, TIDELOG_WORKERS="2")
+    settings = {"TIDELOG_WORKERS": "2", "TIDELOG_LOG_ACCESS": "true"}
+    server = await start_server(steps_dir=steps.path, command=SERVE, **settings)
     async with server.http() as http:
 
         async def post(number: int) -> None:
@@ -199,7 +200,7 @@ async def test_on_another_server_its_own_log_stays(start_server: Any, steps: Any
     write_steps(steps)
     port = free_port()
     command = [argument for argument in uvicorn_command(port) if argument not in ("--log-level", "warning")]
-    server = await start_server(steps_dir=steps.path, port=port, command=command)
+    server = await start_server(steps_dir=steps.path, port=port, command=command, TIDELOG_LOG_ACCESS="true")
     async with Subscriber.connect(server) as subscriber:
         await subscriber.join("alpha", "g")
         await subscriber.next()
