@@ -77,6 +77,11 @@ class Cluster:
                 time.sleep(POLL_SECONDS)  # somebody was killed while it was starting or stopping
         raise EmbeddedPostgresError(self._trouble(f"was not ready within {START_TIMEOUT_SECONDS} s"))
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is a server, ready or not."""
+        return self._postmaster() is not None
+
     def ensure_database(self, name: str) -> None:
         """Create the database `name` (a plain identifier) unless it exists. The server runs."""
         postmaster = self._postmaster()

@@ -48,7 +48,14 @@ class EmbeddedPostgres:
             try:
                 fcntl.flock(self._hold, fcntl.LOCK_SH)
                 socket_folder = self._cluster.ensure_running()
-                self._cluster.ensure_database(DATABASE)
+                try:
+                    self._cluster.ensure_database(DATABASE)
+                except EmbeddedPostgresError:
+                    if self._cluster.is_running:
+                        raise
+                    # It had been killed, and was only about to be gone when we looked.
+                    socket_folder = self._cluster.ensure_running()
+                    self._cluster.ensure_database(DATABASE)
             except BaseException:
                 self._let_go()
                 raise
