@@ -151,7 +151,7 @@ async def test_nobody_forges_a_line_by_a_request(server: Server) -> None:
     ):
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         try:
-            writer.write(head + b"host: a\r\ncontent-length: 0\r\n\r\n")
+            writer.write(head + b"host: localhost\r\ncontent-length: 0\r\n\r\n")
             await reader.readuntil(b"\r\n\r\n")
         finally:
             writer.close()
