@@ -14,7 +14,12 @@ if TYPE_CHECKING:
 
     Connection = asyncpg.Connection[Any] | PoolConnectionProxy[Any]
 
-READ_COMMITS = load("read_commits")
+HAS_SOME = load("has_some")
+READ_COMMITS = (
+    load("read_commits")
+    .replace("{change_has_some}", HAS_SOME.replace("{table}", "change"))
+    .replace("{event_has_some}", HAS_SOME.replace("{table}", "event"))
+)
 
 PAGE_ROWS_MAX = 1024
 PAGE_BYTES_MAX = 2 * 1024 * 1024

@@ -6,8 +6,8 @@
 -- $6 a commit without rows to read is one row with a null kind. `found` tells whether there is more up to
 -- $3: then it is more than the rows of this page.
 --
--- Whether a commit of over 100 rows has rows of these streams and groups is looked up first, so that a million rows of others
--- cost nothing (why it is put so, is in touched_groups.sql).
+-- Whether a commit has rows of these streams and groups is looked up first: where in braces below a table is named goes the
+-- text of has_some.sql.
 -- Each commit's rows are taken in the order of the key, at most a page of them, so that a commit of a
 -- million changes costs its share at each page, not all of it.
 select number, xid, at_ms, kind, seq, stream, group_id, id, op, version, data, found
@@ -29,26 +29,7 @@ from (
                      when $8 then (c.stream, c.group_id) in (select * from unnest($6::text[], $7::text[]))
                      else ($6::text[] is null or c.stream = any ($6)) and ($7::text[] is null or c.group_id = any ($7))
                  end
-                 and case
-                     when $6::text[] is null or $7::text[] is null then true
-                     when not exists (select from streams.change t where t.xid = n.xid offset 100) then true
-                     else exists (
-                         select
-                         from (
-                             select * from unnest($6::text[], $7::text[]) where $8
-                             union all
-                             select * from unnest($6) as s (stream) cross join unnest($7) as g (group_id) where not $8
-                         ) w (stream, group_id)
-                         cross join lateral (
-                             select t.stream, t.xid, t.group_id
-                             from streams.change t
-                             where (t.stream collate "C", t.xid, t.group_id collate "C") >= (w.stream, n.xid, w.group_id)
-                             order by t.stream collate "C", t.xid, t.group_id collate "C"
-                             limit 1
-                         ) first
-                         where first.stream = w.stream and first.xid = n.xid and first.group_id = w.group_id
-                     )
-                 end
+                 and {change_has_some}
              order by c.seq limit $4)
             union all
             (select 'event', e.seq, e.stream, e.group_id, e.id, e.type, 0, e.data::text
@@ -58,26 +39,7 @@ from (
                      when $8 then (e.stream, e.group_id) in (select * from unnest($6::text[], $7::text[]))
                      else ($6::text[] is null or e.stream = any ($6)) and ($7::text[] is null or e.group_id = any ($7))
                  end
-                 and case
-                     when $6::text[] is null or $7::text[] is null then true
-                     when not exists (select from streams.event t where t.xid = n.xid offset 100) then true
-                     else exists (
-                         select
-                         from (
-                             select * from unnest($6::text[], $7::text[]) where $8
-                             union all
-                             select * from unnest($6) as s (stream) cross join unnest($7) as g (group_id) where not $8
-                         ) w (stream, group_id)
-                         cross join lateral (
-                             select t.stream, t.xid, t.group_id
-                             from streams.event t
-                             where (t.stream collate "C", t.xid, t.group_id collate "C") >= (w.stream, n.xid, w.group_id)
-                             order by t.stream collate "C", t.xid, t.group_id collate "C"
-                             limit 1
-                         ) first
-                         where first.stream = w.stream and first.xid = n.xid and first.group_id = w.group_id
-                     )
-                 end
+                 and {event_has_some}
              order by e.seq limit $4)
         ) w on true
         where n.number between $1 and $3 and (w.kind is not null or $6::text[] is null)
