@@ -69,15 +69,19 @@ class Bulk:
 
     async def _touched(self, xid: int, wanted: Collection[Topic]) -> set[Topic]:
         touched: set[Topic] = set()
+        is_few = len(wanted) <= TOPICS_AT_ONCE
+        streams = [] if is_few else sorted({topic.stream for topic in wanted})
         for table in ("change", "event"):
-            if len(wanted) <= TOPICS_AT_ONCE or not await self._scan(table, xid, wanted, touched):
+            if is_few or not await self._scan(table, xid, streams, wanted, touched):
                 await self._probe(table, xid, wanted, touched)
         return touched
 
-    async def _scan(self, table: Table, xid: int, wanted: Collection[Topic], touched: set[Topic]) -> bool:
+    async def _scan(
+        self, table: Table, xid: int, streams: Sequence[str], wanted: Collection[Topic], touched: set[Topic]
+    ) -> bool:
         """Go through the topics of the transaction; False, and not all are found, if it has more than are wanted."""
         passed = 0
-        for stream in sorted({topic.stream for topic in wanted}):
+        for stream in streams:
             groups: Sequence[str] = [""]  # before all of them
             while groups:
                 if passed > len(wanted):
