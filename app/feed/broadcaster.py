@@ -148,9 +148,6 @@ class Broadcaster:
             async with asyncio.timeout(seconds):
                 await self._interest.wait()
 
-    def is_wanted(self, topic: Topic) -> bool:
-        return topic in self._channels
-
     @property
     def wanted(self) -> Collection[Topic]:
         """What is wanted, at each moment."""
@@ -205,10 +202,7 @@ class Broadcaster:
     def settle(self) -> None:
         """Let those go on that wait for the feed; called between commits."""
         for overlay in list(self._overlays):
-            try:
-                overlay.check(self.position)
-            except Exception as error:
-                self._overflow(overlay, error)
+            overlay.check(self.position)
         self._tell_moved()
 
     def tell_status(self, *, interrupted: bool) -> None:

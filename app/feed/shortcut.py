@@ -92,4 +92,4 @@ class Shortcut:
                 numbered = self._kept.popleft()
                 rows += numbered.rows
                 position = numbered.head
-        return whole_commits(rows, self._broadcaster.is_wanted)
+        return whole_commits(rows, self._broadcaster.wanted.__contains__)

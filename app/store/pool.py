@@ -19,7 +19,7 @@ from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from app.errors import DatabaseUnavailableError, NoConnectionError
+from app.errors import NoConnectionError
 from app.store.failure import TROUBLE, is_away, is_crowded, is_outdated
 from app.store.lent import ANSWER_TIMEOUT_SECONDS, Lent
 from app.store.liveness import LOOK_SECONDS, Connect, is_answer_lost, is_writable
@@ -128,11 +128,6 @@ class Pool:
         """It is no good: it isn't lent again, and the others of its time only after a look at them."""
         lent.is_spent = True
         self._suspect_others()
-
-    def raise_if_away(self, lent: Lent, error: BaseException | None) -> None:
-        """Raise DatabaseUnavailableError if `error`, from a use of `lent`, was the connection's fault."""
-        if error is not None and self.note_error(lent, error):
-            raise DatabaseUnavailableError(f"the connection to the database is no good: {error}") from error
 
     def make_room(self) -> None:
         """Do with one connection less for a while: the server has no room for one that the feed needs."""

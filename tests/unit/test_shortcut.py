@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 
@@ -18,16 +18,20 @@ EPOCH = "e1"
 SERVER = "s1"
 
 
+class Wanted:
+    def __contains__(self, topic: Topic) -> bool:
+        return topic.group_id != "nobody's"
+
+
 @dataclass
 class Feed:
     """What the shortcut looks at of a broadcaster."""
 
+    wanted: ClassVar = Wanted()
+
     position: int = 10
     epoch: str = EPOCH
     is_deserted: bool = False
-
-    def is_wanted(self, topic: Topic) -> bool:
-        return topic.group_id != "nobody's"
 
 
 @pytest.fixture
