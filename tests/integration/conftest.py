@@ -1,10 +1,16 @@
-"""Fixtures of the step tests."""
+"""Fixtures of the step tests, and of those of the log."""
+
+from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
+import asyncpg
 import pytest
 
+from app.store.log import FEED_SETTINGS
 from tests.harness import Databases
+from tests.integration.sequencer_floor import Log, connected
 from tests.integration.step_floor import FloorTemplate, make_floor_template
 
 
@@ -12,3 +18,16 @@ from tests.integration.step_floor import FloorTemplate, make_floor_template
 async def floor_template(databases: Databases) -> AsyncIterator[FloorTemplate]:
     async with make_floor_template(databases) as template:
         yield template
+
+
+@pytest.fixture
+async def log(database_url: str) -> AsyncIterator[Log]:
+    async with Log.open(database_url) as log:
+        yield log
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """One that is set up as the feed's are."""
+    async with connected(database_url, **FEED_SETTINGS) as connection:
+        yield connection

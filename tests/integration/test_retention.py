@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
 
@@ -12,24 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from app.settings import Settings
-from app.store.log import FEED_SETTINGS, Numbering
+from app.store.log import Numbering
 from app.store.retention import read_floor, remove_commits
 from tests.integration.sequencer_floor import WAIT_SECONDS, Log, connected, sequencing
 
 NO_AGE = timedelta(0)
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-async def log(database_url: str) -> AsyncIterator[Log]:
-    async with Log.open(database_url) as log:
-        yield log
-
-
-@pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    async with connected(database_url, **FEED_SETTINGS) as connection:
-        yield connection
 
 
 async def number_commits(log: Log, connection: asyncpg.Connection[Any], count: int) -> None:

@@ -17,12 +17,6 @@ from tests.integration.sequencer_floor import Log, backend_of_sequencer, connect
 
 
 @pytest.fixture
-async def log(database_url: str) -> AsyncIterator[Log]:
-    async with Log.open(database_url) as log:
-        yield log
-
-
-@pytest.fixture
 async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     """A connection with the feed's settings, for a sequencer's statements one by one."""
     async with connected(database_url, **FEED_SETTINGS) as connection:

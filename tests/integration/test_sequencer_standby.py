@@ -27,12 +27,6 @@ LIMITED_ROLE = "tidelog_test_limited"
 
 
 @pytest.fixture
-async def log(database_url: str) -> AsyncIterator[Log]:
-    async with Log.open(database_url) as log:
-        yield log
-
-
-@pytest.fixture
 async def frozen(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     """What the database sees of a frozen sequencer: a backend that has the lock, and hears nothing."""
     async with connected(database_url) as connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import asyncpg
@@ -46,12 +46,6 @@ FRIENDLY = {
     "default_transaction_read_only": "off",
     "synchronous_commit": "on",
 }
-
-
-@pytest.fixture
-async def log(database_url: str) -> AsyncIterator[Log]:
-    async with Log.open(database_url) as log:
-        yield log
 
 
 async def test_settings_of_role_and_database_don_t_reach_the_sequencer(log: Log, database_url: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from app.store.epoch import begin_epoch
-from app.store.log import FEED_SETTINGS, WENT_BACK, Numbering, read_head
+from app.store.log import WENT_BACK, Numbering, read_head
 from app.store.retention import forget_events, read_floor, remove_commits
 from tests.conftest import StartServer
 from tests.harness import Databases, Server, Subscriber, free_port
@@ -21,18 +20,6 @@ from tests.integration.sequencer_floor import Log, connected, sequencing
 AHEAD = timedelta(days=30)
 SOME_SECONDS = timedelta(seconds=30)
 MINUTE = timedelta(minutes=1)
-
-
-@pytest.fixture
-async def log(database_url: str) -> AsyncIterator[Log]:
-    async with Log.open(database_url) as log:
-        yield log
-
-
-@pytest.fixture
-async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
-    async with connected(database_url, **FEED_SETTINGS) as connection:
-        yield connection
 
 
 async def number(log: Log, connection: asyncpg.Connection[Any], *ids: str) -> None:

@@ -23,12 +23,6 @@ NOBODY = 65534  # a user and a group that may do nothing
 
 
 @pytest.fixture
-async def log(database_url: str) -> AsyncIterator[Log]:
-    async with Log.open(database_url) as log:
-        yield log
-
-
-@pytest.fixture
 async def pgbouncer_url(database_url: str) -> AsyncIterator[str]:
     """The test's database behind PgBouncer in transaction mode, with fewer connections than clients."""
     program = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
