@@ -179,7 +179,7 @@ class StepRunner:
         give_up = partial(self._give_up, context, work, trace_id, send)
         watch = HandlerWatch(receive, self._limit_seconds, give_up)
         try:
-            returned = await self._call(req, context)
+            returned = await self._call(req, context, watch)
             await context.calls.finish()
             answer = encode_answer(returned)
             self._check_answer(answer, trace_id)
@@ -208,10 +208,11 @@ class StepRunner:
         answer.headers.append((b"x-trace-id", trace_id.encode()))
         await answer.send(send)
 
-    async def _call(self, req: dict[str, Any], context: StepContext) -> Any:
+    async def _call(self, req: dict[str, Any], context: StepContext, watch: HandlerWatch) -> Any:
         arguments = (req, context) if self._takes_context else (req,)
         if not self._is_plain:
-            return await self.step.handler(*arguments)
+            watch.handler = self.step.handler(*arguments)
+            return await watch.handler
         in_context = contextvars.copy_context().run
         returned = await self._threads.run(self.step.name, partial(in_context, self._call_plain, arguments))
         if inspect.iscoroutine(returned):

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any
 
 from litestar.types import Receive
 
@@ -24,7 +26,8 @@ class HandlerWatch:
 
     Listening takes a task, whose cancellation leaves cyclic garbage, too. So it begins when the handler has run for
     WATCH_AFTER_SECONDS; most have returned by then, and their clients are looked for once. The same timer goes on to
-    count the handler's time. `give_up` is called if a handler, though it was cancelled, goes on.
+    count the handler's time. `give_up` is called if a handler, though it was cancelled, goes on. At the end of the
+    process such a one is broken off, as the event loop would wait for it for ever.
     """
 
     __slots__ = (
@@ -32,12 +35,14 @@ class HandlerWatch:
         "_ends_at",
         "_give_up",
         "_giving_up",
+        "_is_stopped",
         "_limit",
         "_loop",
         "_receive",
         "_task",
         "_timer",
         "_watcher",
+        "handler",
         "is_given_up",
         "is_gone",
     )
@@ -54,6 +59,8 @@ class HandlerWatch:
         self._watcher: asyncio.Task[None] | None = None
         self._giving_up: asyncio.Task[None] | None = None
         self._cancels = 0
+        self._is_stopped = False
+        self.handler: Coroutine[Any, Any, Any] | None = None  # while it runs in the task
         self.is_gone = False
         self.is_given_up = False
         self._ends_at = self._loop.time() + limit_seconds if limit_seconds else float("inf")
@@ -61,6 +68,7 @@ class HandlerWatch:
         self._timer = self._loop.call_later(first if not 0 < limit_seconds < first else limit_seconds, self._start)
 
     def stop(self) -> None:
+        self._is_stopped = True
         self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
@@ -100,17 +108,30 @@ class HandlerWatch:
             self._timer = self._loop.call_at(self._ends_at, self._end)
 
     async def _watch(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            self.is_gone = True
-            self._cancel()
+        try:
+            message = await self._receive()
+            if message["type"] == "http.disconnect" and not self.is_given_up:
+                self.is_gone = True
+                self._timer.cancel()
+                self._end()
+            await self._loop.create_future()  # until the handler has ended
+        except asyncio.CancelledError:
+            if not self._is_stopped:
+                self._timer.cancel()
+                self._timer = self._loop.call_later(CANCELLED_SECONDS, self._break_off)
+            raise
 
     def _end(self) -> None:
-        self._cancel()
+        self._cancels += 1
+        self._task.cancel()
         self._timer = self._loop.call_later(CANCELLED_SECONDS, self._start_giving_up)
 
-    def _cancel(self) -> None:
-        self._cancels += 1
+    def _break_off(self) -> None:
+        """The event loop is ending, and the handler has been cancelled by it as well, and goes on."""
+        self.is_given_up = True
+        if self.handler is not None:
+            with suppress(RuntimeError):  # it ignores this, too
+                self.handler.close()
         self._task.cancel()
 
     def _start_giving_up(self) -> None:

@@ -370,6 +370,18 @@ async def test_a_step_that_blocks_the_event_loop_is_named(
     assert len(said) == 1 and said[0].startswith("step Run blocks") and "threading.py, line" in said[0]
 
 
+SWALLOWING_STEP = """
+import asyncio
+config = {"type": "api", "name": "Sleeps", "method": "POST", "path": "/sleeps", "emits": [], "timeoutSeconds": 0}
+async def handler(req, context):
+    await context.db.connection()
+    print("in the handler", flush=True)
+    while True:
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            pass
+"""
 PLAIN_STEP = """
 import time
 config = {"type": "api", "name": "Sleeps", "method": "POST", "path": "/sleeps", "emits": []}
@@ -401,3 +413,28 @@ async def test_no_thread_holds_up_the_end_of_the_server(start_server: Any, steps
         server.process.send_signal(signal.SIGINT)
         await eventually(lambda: server.process.poll() is not None)
         await asyncio.gather(posting, return_exceptions=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["while its client waits", "when its client has gone", "when it was given up"])
+async def test_no_handler_that_cannot_be_cancelled_holds_up_the_end_of_the_server(
+    start_server: Any, steps: StepsFolder, ending: str
+) -> None:
+    """The event loop would wait for it for ever."""
+    limit = "0.1" if ending == "when it was given up" else "0"
+    source = SWALLOWING_STEP.replace('"timeoutSeconds": 0', f'"timeoutSeconds": {limit}')
+    steps.write("sleeps_step.py", source)
+    port = free_port()
+    command = [*uvicorn_command(port), "--timeout-graceful-shutdown", "1"]
+    server = await start_server(steps.path, port=port, command=command)
+    async with httpx.AsyncClient() as client:
+        posting = asyncio.create_task(client.post(f"http://127.0.0.1:{port}/sleeps", timeout=60))
+        await eventually(lambda: "in the handler" in server.log())
+        if ending == "when its client has gone":
+            posting.cancel()
+        if ending != "while its client waits":
+            await eventually(lambda: "it is given up" in server.log())
+        server.process.send_signal(signal.SIGINT)
+        await eventually(lambda: server.process.poll() is not None)
+        await asyncio.gather(posting, return_exceptions=True)
+    assert "Traceback" not in server.log()
