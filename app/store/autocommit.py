@@ -33,6 +33,7 @@ class StepAutocommit:
         self._session: AutocommitSession | None = None
         self._session_lent: Lent | None = None
         self._session_uses = 0  # statements that the session was about to send
+        self._is_the_sessions = False  # what `_lent` is
         self._has_written = False  # something was stored, or may have been
         self._writing = _Writing(self)
 
@@ -78,12 +79,27 @@ class StepAutocommit:
         if self._session_uses:
             self._has_written = True  # perhaps, if that went well
         try:
-            self._lent = await self._pool.check_out()
+            self._lent = await self._borrow_from_session() or await self._pool.check_out()
         except BaseException:
             self._turns.leave()
             raise
         self._lent.expect_answer()
         return self._lent.driver
+
+    async def _borrow_from_session(self) -> Lent | None:
+        """The connection that the session has: runs that wait for a second one each would keep each other waiting.
+
+        Not in a transaction that the author began in SQL: operations commit by themselves.
+        """
+        lent = self._session_lent
+        if lent is None or lent.is_closed or lent.is_spent:
+            return None
+        await lent.statement_lock.acquire()
+        self._is_the_sessions = lent is self._session_lent and not lent.driver.is_in_transaction()
+        if not self._is_the_sessions:
+            lent.statement_lock.release()
+            return None
+        return lent
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,7 +113,11 @@ class StepAutocommit:
         if error is not None and is_away and not lent.is_closed and not is_lost(error) and self._failed < TRIES_MAX:
             self._is_asked_again = True
         try:
-            await self._pool.check_in(lent)
+            if self._is_the_sessions:
+                self._is_the_sessions = False
+                lent.statement_lock.release()
+            else:
+                await self._pool.check_in(lent)
         except BaseException:
             self._is_asked_again = False
             raise
@@ -130,9 +150,14 @@ class StepAutocommit:
             self._turns.leave()
 
     async def _release_session(self) -> None:
-        lent, self._session_lent = self._session_lent, None
-        if lent is not None:
-            await self._pool.check_in(lent)
+        lent = self._session_lent
+        if lent is None:
+            return
+        async with lent.statement_lock:  # which an operation on a stream may have
+            if self._session_lent is not lent:
+                return
+            self._session_lent = None
+        await self._pool.check_in(lent)
 
     async def _end_session(self) -> None:
         if self._session is None:

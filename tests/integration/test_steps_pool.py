@@ -49,6 +49,42 @@ async def test_two_sessions_calls_at_once_take_one_connection(floor: Floor) -> N
     await all_can_be_had(floor)
 
 
+async def test_runs_with_a_session_and_a_stream_need_no_second_connection(floor: Floor) -> None:
+    """Each would wait for one that another keeps. What the session stores and what the streams store stays."""
+    together = asyncio.Barrier(POOL_SIZE)
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        await context.db.execute(text("insert into orders values (:id)"), {"id": req["body"]})
+        await together.wait()
+        await context.streams.chatMessage.set("general", req["body"], {"text": "hi"})
+        await context.db.execute(text("select 1"))
+        context.streams.chatMessage.set("general", "not awaited " + req["body"], {"text": "hi"})
+        await context.db.commit()
+        return OK
+
+    names = [f"run {n}" for n in range(POOL_SIZE)]
+    async with floor.client(step(handler, transaction=False)) as client:
+        answers = await asyncio.gather(*(client.post("/run", json=name) for name in names))
+    assert [answer.status_code for answer in answers] == [200] * POOL_SIZE
+    assert sorted(await floor.query("select id from orders")) == names
+    assert sorted(await floor.ids()) == [*(f"not awaited {name}" for name in names), *names]
+    await all_can_be_had(floor)
+
+
+async def test_a_stream_is_not_written_in_a_transaction_of_the_sessions_own(floor: Floor) -> None:
+    """Without a transaction an operation on a stream commits by itself, also if the author began one in SQL."""
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        await context.db.execute(text("begin"))
+        await context.streams.chatMessage.set("general", "1", {"text": "hi"})
+        seen = await floor.ids()
+        await context.db.execute(text("rollback"))
+        return {"status": 200, "body": seen}
+
+    assert (await floor.post(handler, transaction=False)).json() == ["1"]
+    assert await floor.ids() == ["1"]
+
+
 @pytest.mark.parametrize("transaction", [True, False])
 async def test_a_connection_that_a_step_closes_stays_its_own_to_its_end(floor: Floor, transaction: bool) -> None:
     """SQLAlchemy would give it on, with the transaction that is open in it, to the next one that needs a connection."""
