@@ -159,3 +159,23 @@ def test_a_revision_stands_alone(elsewhere: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "create table streams.change" in done.stdout
+
+
+async def test_a_downgrade_of_the_limits_can_be_taken_back(
+    empty_url: str, url: str, sql: Any, note_steps: StepsFolder
+) -> None:
+    """To the functions and triggers of before, for items that there are; and up again to those of a new database."""
+    await run_alembic(empty_url, note_steps, "upgrade", "0003")
+    before = await connect_sql(empty_url)
+    await before.execute("select streams.declare('note', 'note', '{\"type\": \"object\"}')")
+    new = await definitions_of(sql)
+    try:
+        assert ("trigger", "streams.note.tidelog_complete") in await definitions_of(before)
+        await run_alembic(url, note_steps, "downgrade", "0003")
+        assert await definitions_of(sql) == await definitions_of(before)
+        await sql.execute("update streams.note set data = '{\"n\": 2}'")
+        for database in (url, empty_url):
+            await run_alembic(database, note_steps)
+        assert await definitions_of(sql) == await definitions_of(before) == new
+    finally:
+        await before.close()
