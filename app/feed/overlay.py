@@ -15,8 +15,9 @@ from typing import Literal
 from app.model.change import Change, Commit, GroupCommit, Topic
 from app.store.snapshot import SnapshotHead
 
-# What may gather while a snapshot is read; past it the snapshot is read again, from further on.
+# What may gather while a snapshot is read; past either the snapshot is read again, from further on.
 KEPT_CHANGES_MAX = 50_000
+KEPT_CHARACTERS_MAX = 64 * 1024 * 1024  # four times what a commit may have; fewer would have large ones overflow it
 # Without a sign of the feed's for so long, nobody numbers what the snapshot shows. Longer than a frozen sequencer needs
 # to be replaced; and a large commit is read in pages, each of them a sign.
 STALL_SECONDS = 20.0
@@ -40,7 +41,7 @@ class Overlay:
         """Begin anew, for another snapshot that will be read after this."""
         self._head: SnapshotHead | None = None
         self._kept: list[tuple[int, int, Sequence[Change]]] = []  # number, xid, net changes
-        self._kept_changes = 0
+        self._kept_changes = self._kept_characters = 0
         self._seen: set[int] = set()
         self._overflown = False
         self._settled.clear()
@@ -52,7 +53,8 @@ class Overlay:
         self._seen.add(commit.xid)
         self._kept.append((commit.number, commit.xid, changes))
         self._kept_changes += 1 + len(changes)
-        if self._kept_changes > KEPT_CHANGES_MAX:
+        self._kept_characters += sum(len(change.data) + len(change.id) for change in changes)
+        if self._kept_changes > KEPT_CHANGES_MAX or self._kept_characters > KEPT_CHARACTERS_MAX:
             self.overflow()
 
     def overflow(self) -> None:

@@ -46,8 +46,9 @@ class GroupCommit:
 
     @property
     def size(self) -> int:
-        """Characters of data."""
-        return sum(len(change.data) for change in self.changes) + sum(len(event.data) for event in self.events)
+        """Characters of all that its rows hold."""
+        changes = sum(len(change.data) + len(change.id) for change in self.changes)
+        return changes + sum(len(event.data) + len(event.type) + len(event.id or "") for event in self.events)
 
 
 @dataclass(slots=True)

@@ -111,13 +111,13 @@ class Assembly:
         self._size = 0
 
     def add(self, topic: Topic, kind: str, seq: int, id: Any, op: Any, version: int, data: str | None) -> None:
-        """The next row; one without data is too large by itself."""
+        """The next row; one without data, id and op is too large by itself."""
         commit = self.commit
         group = commit.groups.get(topic)
         if group is None:
             group = commit.groups[topic] = GroupCommit([], [])
         if data is not None:
-            self._size += len(data)
+            self._size += len(data) + len(op) + len(id or "")
         if (data is None or self._size > COMMIT_SIZE_MAX_BYTES) and not commit.truncated:
             self.truncate(())
         if commit.truncated or data is None:

@@ -147,9 +147,11 @@ async def test_an_event_that_cannot_be_read_is_lost_alone(database_url: str, sql
     """Its group begins again."""
     async with Feed.on(database_url) as feed, numbered(feed, database_url):
         person, unlucky = await live(feed), await live(feed, BAD)
-        await sql.execute(
-            "insert into streams.event (stream, group_id, type, data) values ($1, 'bad', 't', bad())", STREAM
-        )
+        async with sql.transaction():
+            await sql.execute("set local session_replication_role = replica")  # the table's trigger would refuse it
+            await sql.execute(
+                "insert into streams.event (stream, group_id, type, data) values ($1, 'bad', 't', bad())", STREAM
+            )
         await until_live(unlucky, 2)
         for topic, one in ((TOPIC, person), (BAD, unlucky)):
             await write(sql, "after", topic.group_id)

@@ -4,7 +4,12 @@
 -- how many of them may be told of whole. Answers one row: how many were numbered, the new head, its time, this
 -- statement's snapshot, which is $1 of the next call; whether there were too many rows, and nothing was done; and
 -- what was numbered, with the columns of read_commits.sql, as a JSON array of arrays, if it is at most $5 rows and
--- 16 kB. Where "written" is in braces below goes the text of written_few.sql or of written_many.sql.
+-- 16 kB.
+--
+-- Whatever rows hold, telling of them must not fail, or take long: nobody would get a number any more. So their sizes are
+-- added up before anything is made of them: of texts the length, which is known without reading them; of data what is
+-- stored, and then, as that may be compressed, what it is without (data || '{}' is the plainest that undoes it). 16 kB of
+-- that are at most 180 MB as text, where all is numbers of 131 kB, and less than a second. Where "written" is in braces below goes the text of written_few.sql or of written_many.sql.
 --
 -- Tailing a sequence ("seq > the last I saw") loses rows: a number is drawn when a row is written, not when
 -- it commits, so a transaction that drew 5 may commit after one that drew 9 was read. Waiting until nothing
@@ -69,7 +74,9 @@ head as (
     select count(*) as numbered, max(number) as number, max(at) as at from numbered
 ),
 row_of_numbered as (
-    select n.number, n.xid, n.at, w.kind, w.seq, w.stream, w.group_id, w.id, w.op, w.version, w.data
+    select n.number, n.xid, n.at, w.kind, w.seq, w.stream, w.group_id, w.id, w.op, w.version, w.data,
+        octet_length(w.stream) + octet_length(w.group_id) + coalesce(octet_length(w.id), 0) + octet_length(w.op)
+            as size_beside
     from numbered n
     cross join lateral (
         select 'change' as kind, c.seq, c.stream, c.group_id, c.id, c.op, c.version, c.data
@@ -84,7 +91,7 @@ row_of_numbered as (
 ),
 told as (
     select case
-        when sum(octet_length(text)) <= 16384
+        when sum(octet_length(text) + size_beside) <= 16384
         then json_agg(
             json_build_array(
                 number, xid::text::bigint, (extract(epoch from at) * 1000)::float8,
@@ -94,7 +101,10 @@ told as (
         )
     end as rows
     from (select *, data::text as text from row_of_numbered offset 0) as row_with_text
-    where (select sum(pg_column_size(data)) from row_of_numbered) <= 16384  -- before it is decompressed to a text
+    where case
+        when (select sum(pg_column_size(data) + size_beside) from row_of_numbered) <= 16384
+        then (select sum(pg_column_size(data || '{}')) from row_of_numbered) <= 16384
+    end
 )
 select
     numbered,
