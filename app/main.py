@@ -54,6 +54,7 @@ class Tidelog:
             pool_idle_seconds=settings.pool_idle_seconds,
             step_idle_timeout_seconds=settings.step_idle_timeout_seconds,
             step_lock_timeout_seconds=settings.step_lock_timeout_seconds,
+            item_size_max_bytes=settings.body_size_max_bytes,
         )
         self.threads = HandlerThreads()
         self.blocked = BlockedLoopWatch(step_in(discovered.steps))

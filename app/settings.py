@@ -98,7 +98,10 @@ class Settings(BaseSettings):
         "wait for the connection that it keeps. 0: as the role and the database say",
     )
     body_size_max_bytes: int = Field(
-        1_048_576, ge=1, description="largest request body, item and ephemeral event, as JSON text"
+        1_048_576,
+        ge=1,
+        description="largest request body, item and ephemeral event, as JSON text. (Items and events have "
+        "64 MiB at most, whoever writes them: see check_json.sql)",
     )
     socket_message_size_max_bytes: int = Field(
         65_536, ge=1024, description="largest frame a client may send; a join is under 2 KB at the key limits"

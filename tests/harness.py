@@ -257,6 +257,14 @@ async def connect_sql(database_url: str) -> asyncpg.Connection[Any]:
     return connection
 
 
+async def lift_limits(sql: asyncpg.Connection[Any]) -> None:
+    """From now on items and events of this database may be as large, deep and long as before there were limits."""
+    await sql.execute(
+        "create or replace function streams.check_json(data jsonb, written text, subject text, name text) "
+        "returns boolean language sql as 'select true'"
+    )
+
+
 async def eventually(check: Callable[[], Any], timeout_seconds: float = 90) -> Any:
     """What `check` answers once that is true; for what nobody signals. It may be a coroutine function."""
     async with asyncio.timeout(timeout_seconds):

@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import jsonschema_rs
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -117,6 +118,46 @@ def compile_schema(document: dict[str, Any] | bool) -> Schema:
     except (ValueError, jsonschema_rs.ReferencingError) as error:
         raise DeclarationError(f"not a valid JSON Schema: {error}") from error
     return Schema(document, validator)
+
+
+def takes_objects(schema: Schema) -> bool:
+    """Whether some JSON object may fit, as far as type, const, enum, $ref and what combines schemas say."""
+    return _takes_objects(schema.document, schema.document, frozenset())
+
+
+def _takes_objects(part: Any, whole: Any, seen: frozenset[str]) -> bool:
+    if not isinstance(part, dict):
+        return part is not False
+    kinds = part.get("type", "object")
+    if "object" not in ([kinds] if isinstance(kinds, str) else kinds):
+        return False
+    if "const" in part and not isinstance(part["const"], dict):
+        return False
+    if "enum" in part and not any(isinstance(one, dict) for one in part["enum"]):
+        return False
+    reference = part.get("$ref")
+    if isinstance(reference, str) and reference not in seen:
+        target = _pointed_at(reference, whole)
+        if target is not None and not _takes_objects(target, whole, seen | {reference}):
+            return False
+    if not all(_takes_objects(one, whole, seen) for one in part.get("allOf", ())):
+        return False
+    return all(
+        any(_takes_objects(one, whole, seen) for one in part[word]) for word in ("anyOf", "oneOf") if word in part
+    )
+
+
+def _pointed_at(reference: str, whole: Any) -> Any:
+    """What a reference within the document means, if it is a JSON Pointer; else None."""
+    if not reference.startswith("#"):
+        return None
+    part = whole
+    for step in unquote(reference[1:]).split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if not isinstance(part, dict) or name not in part:
+            return None
+        part = part[name]
+    return part
 
 
 def _violations_of(error: ValidationError) -> list[Violation]:

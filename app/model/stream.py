@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from app.errors import DeclarationError, ItemInvalidError
-from app.model.schema import Schema, compile_declared
+from app.model.schema import Schema, compile_declared, takes_objects
 
 # Identifiers are cut silently at 63 bytes (NAMEDATALEN): this leaves room for `<table>_history`, and for what people
 # name after the table (an index, say).
@@ -53,6 +53,11 @@ class Stream:
             schema = compile_declared(given.get("schema", {}))
         except DeclarationError as error:
             raise DeclarationError(f"stream {name!r}: {error}") from error
+        if not takes_objects(schema):
+            raise DeclarationError(
+                f"stream {name!r}: no JSON object fits its schema, and every item is one: declare what an item is, "
+                'as {"type": "object", ...}, not a list of items'
+            )
         return cls(name=name, table=table_name(name), schema=schema)
 
     def check(self, item: dict[str, Any], item_id: str) -> dict[str, Any]:

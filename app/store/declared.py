@@ -75,7 +75,7 @@ async def check_declared(connection: AsyncConnection, streams: Iterable[Stream])
     """
     check_encodings(*tuple((await connection.exec_driver_sql(ENCODINGS)).one()))
     core = await connection.exec_driver_sql(
-        "select to_regclass('streams.commit') is not null, to_regproc('streams.examine') is not null"
+        "select to_regclass('streams.commit') is not null, to_regproc('streams.check_json') is not null"
     )
     has_core, is_recent = tuple(core.one())
     if not has_core:

@@ -24,6 +24,9 @@ CONNECT_TIMEOUT_SECONDS = 10
 TROUBLE_TIMEOUT_SECONDS = 4  # two looks of 2 s: at a connection that may have died unnoticed, and at a new one
 POOL_IDLE_SECONDS = 30.0  # long enough for a pause between two clicks, short enough for who else needs connections
 ARCHIVE_POOL_SIZE = 4
+# Of an item as Postgres writes it, which has a space behind each comma and colon: "[1,1]" grows to one and a half.
+SPACED_BY = 2
+ITEM_SIZE_MAX_BYTES = 67_108_864  # the most that check_json.sql takes
 
 
 class Connector(Protocol):
@@ -46,9 +49,11 @@ class Database:
         pool_idle_seconds: float = POOL_IDLE_SECONDS,
         step_idle_timeout_seconds: float = 0,
         step_lock_timeout_seconds: float = 0,
+        item_size_max_bytes: int | None = None,
     ) -> None:
         """For steps' connections: Postgres ends a transaction that has sent nothing for `step_idle_timeout_seconds`,
         and fails a statement that has waited `step_lock_timeout_seconds` for a lock. 0: as the role says.
+        It takes items of `item_size_max_bytes` of JSON, as steps write it.
         """
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connector: Connector | None = None
@@ -57,6 +62,10 @@ class Database:
             self._step_settings["idle_in_transaction_session_timeout"] = str(round(step_idle_timeout_seconds * 1000))
         if step_lock_timeout_seconds:
             self._step_settings["lock_timeout"] = str(max(1, round(step_lock_timeout_seconds * 1000)))
+        if item_size_max_bytes is not None:  # as check_json.sql counts them
+            self._step_settings["tidelog.item_size_max_bytes"] = str(
+                min(SPACED_BY * item_size_max_bytes, ITEM_SIZE_MAX_BYTES)
+            )
         self.engine: AsyncEngine = create_async_engine(
             "postgresql+asyncpg://",
             async_creator=self._open_for_pool,

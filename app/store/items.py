@@ -18,6 +18,8 @@ from app.store.checkout import AskAgainError
 
 KEY_LENGTH_MAX_BYTES = 1024  # two of them fit in a btree entry (2704 bytes) beside its overhead
 TYPE_LENGTH_MAX_BYTES = 256  # of an event; what the database takes, see check_event.sql
+# What the database finds to be too much for an item's or an event's readers: names of check_json.sql.
+REFUSALS = frozenset({"tidelog_item_size", "tidelog_item_depth", "tidelog_item_digits"})
 _INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are no key, and str() may refuse them
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode
@@ -31,8 +33,8 @@ class Items:
     """One stream's items, through whatever connection `lend` gives for the length of an operation.
 
     Every operation is one round trip, on the driver itself: a step's speed is decided here. Every item is a
-    dict that carries its `id`. Raises KeyInvalidError and ItemInvalidError before it takes a connection;
-    database errors come as asyncpg's.
+    dict that carries its `id`. Raises KeyInvalidError and ItemInvalidError before it takes a connection, and
+    ItemInvalidError for what only the database can tell to be too much; other database errors come as asyncpg's.
     """
 
     def __init__(self, stream: Stream, *, size_max_bytes: int) -> None:
@@ -64,7 +66,10 @@ class Items:
         if value.get("id") != id:
             text = encode(item)
         self._check_size(text, value.values())
-        stored = await _one(lend, True, self._set, group_id, id, text)
+        try:
+            stored = await _one(lend, True, self._set, group_id, id, text)
+        except asyncpg.CheckViolationError as error:
+            raise self._as_refusal(error, value.values()) from error
         if stored is None:
             raise ItemInvalidError(
                 f"item {id!r:.80} of stream {self._stream.name!r} was refused by a trigger of its table"
@@ -94,17 +99,29 @@ class Items:
         text, value = to_json(data)
         self._check_size(text, [value])
         sql = "select streams.send($1, $2, $3, $4, $5::text::jsonb)"
-        await _ask(lend, True, sql, self._stream.name, group_id, channel_id, type, text)
+        try:
+            await _ask(lend, True, sql, self._stream.name, group_id, channel_id, type, text)
+        except asyncpg.CheckViolationError as error:
+            raise self._as_refusal(error, [value]) from error
 
     def _check_size(self, text: str, parts: Iterable[Any]) -> None:
         size = len(text) if text.isascii() else len(text.encode())
         if size > self._size_max_bytes:
-            largest = max(parts, key=lambda part: len(encode(part)), default=None)
             raise ItemInvalidError(
                 f"stream {self._stream.name!r}: {size} bytes of JSON; at most {self._size_max_bytes} are taken "
                 "(TIDELOG_BODY_SIZE_MAX_BYTES)",
-                culprits=[largest],
+                culprits=[_largest(parts)],
             )
+
+    def _as_refusal(self, error: asyncpg.CheckViolationError, parts: Iterable[Any]) -> Exception:
+        """The same as the stream's refusal, if it is one of check_json.sql."""
+        if error.constraint_name not in REFUSALS:
+            return error  # a constraint of the author's own
+        return ItemInvalidError(f"stream {self._stream.name!r}: {error}", culprits=[_largest(parts)])
+
+
+def _largest(parts: Iterable[Any]) -> Any:
+    return max(parts, key=lambda part: len(encode(part)), default=None)
 
 
 async def _one(lend: Lend, writes: bool, sql: str, *parameters: str) -> Item | None:

@@ -34,6 +34,8 @@ CONFIG = {
 }
 STREAM = Stream.from_config(CONFIG)
 
+BODY_SIZE_MAX_BYTES = 10_000
+
 
 class Floor:
     """What a step test stands on: its database, and servers for the steps that it makes up."""
@@ -127,12 +129,12 @@ async def open_floor(
         pool_timeout_seconds=pool_timeout_seconds,
         pool_idle_seconds=pool_idle_seconds,
         step_lock_timeout_seconds=step_lock_timeout_seconds,
+        item_size_max_bytes=BODY_SIZE_MAX_BYTES,
     )
     try:
         await database.open(url)
-        yield Floor(
-            url, database, Settings(database_url=url, body_size_max_bytes=10_000, step_pool_share=step_pool_share)
-        )
+        settings = Settings(database_url=url, body_size_max_bytes=BODY_SIZE_MAX_BYTES, step_pool_share=step_pool_share)
+        yield Floor(url, database, settings)
     finally:
         await database.close()
         await template.databases.drop(url)

@@ -22,7 +22,7 @@ from app.errors import (
 )
 from app.json_text import write
 from tests.consumer_floor import ConsumerFloor, consuming, numbering, open_consumer_floor, store_effects
-from tests.harness import Databases
+from tests.harness import Databases, lift_limits
 
 WAIT_SECONDS = 90
 
@@ -461,9 +461,10 @@ async def test_what_can_never_work_is_told_at_once(floor: ConsumerFloor, numbere
 
 
 async def test_an_odd_item_keeps_no_consumer_from_going_on(floor: ConsumerFloor, numbered: None) -> None:
-    """Numbers that Python's json doesn't read, and depths, are data like others; the consumer comes to what follows."""
+    """Numbers that Python's json doesn't read, and depths, of before the limits; it comes to what follows."""
     digits, deep = "7" * 131_072, "[" * 3000 + "]" * 3000
     recorder = Recorder()
+    await lift_limits(floor.connection)
     await floor.connection.execute(
         "insert into streams.chat_message (group_id, id, data) values ('general', 'a', $1::text::jsonb)",
         f'{{"digits": {digits}, "deep": {deep}, "large": 1e400}}',

@@ -27,7 +27,7 @@ MUCH = {
     "types of events": EVENT + f"null, repeat('t', {10 * MB}), '{{}}' from generate_series(1, 14)",
     "ids of events": EVENT + f"repeat('i', {10 * MB}), 't', '{{}}' from generate_series(1, 14)",
     "ids of items": CHANGE + f"repeat('i', {10 * MB}), 'create', 1, '{{}}' from generate_series(1, 14)",
-    "numbers": CHANGE + f"i::text, 'create', 1, {NUMBERS.format(4000)} from generate_series(1, {ROWS_MAX}) i",
+    "numbers": CHANGE + f"i::text, 'create', 1, {NUMBERS.format(8300)} from generate_series(1, {ROWS_MAX}) i",
     "control characters": CHANGE + f"'a', 'create', 1, jsonb_build_object('t', repeat(chr(1), {MB})) "
     f"from generate_series(1, {ROWS_MAX})",
     "a number alone": EVENT + "null, 't', '1e131071' from generate_series(1, 14)",

@@ -87,6 +87,66 @@ async def test_a_text_that_is_too_large_for_an_item_is_400(floor: Floor) -> None
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "item_invalid")
 
 
+@pytest.mark.parametrize("write", ["set", "send"])
+@pytest.mark.parametrize(
+    ("numbers", "status"), [("1e+300, " * 60 + "1", 201), ("1e+300, " * 100 + "1", 400), ("7, " * 2500 + "7", 201)]
+)
+async def test_what_grows_too_large_in_the_database_is_the_clients_to_mend(
+    floor: Floor, write: str, numbers: str, status: int
+) -> None:
+    """A number of 300 digits comes in six characters; what only gets spaces is as large as it came."""
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        stream, numbers = context.streams.chatMessage, req["body"]["n"]
+        if write == "set":
+            await stream.set("g", "numbers", {"text": "a", "n": numbers})
+        else:
+            await stream.send({"groupId": "g"}, {"type": "numbers", "data": numbers})
+        return {"status": 201, "body": "ok"}
+
+    async with floor.client(step(handler)) as client:
+        answer = await client.post("/run", content=f'{{"n": [{numbers}]}}')
+    assert answer.status_code == status
+    if status == 400:
+        assert answer.json()["error"]["code"] == "item_invalid"
+        assert "bytes as JSON text; at most 20000 are taken" in answer.json()["error"]["message"]
+
+
+async def test_an_item_too_deep_for_its_readers_is_the_steps_own_fault(floor: Floor) -> None:
+    """As the refusals are that come before the database; nothing of it is stored, and the next step is served."""
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        await context.streams.chatMessage.set("g", "beside", {"text": "a"})
+        await context.streams.chatMessage.set("g", "deep", {"text": "a", "n": parse("[" * 300 + "]" * 300)})
+
+    answer = await floor.post(handler)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (500, "item_invalid")
+    assert await floor.query("select id from streams.chat_message where id in ('beside', 'deep')") == []
+
+
+async def test_a_constraint_of_the_authors_own_is_no_limit_of_ours(floor: Floor) -> None:
+    """Its error is the database's, and the step's to handle."""
+
+    caught: list[str | None] = []
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        try:
+            await context.streams.chatMessage.set("g", "checked", {"text": "forbidden"})
+        except asyncpg.CheckViolationError as error:
+            caught.append(error.constraint_name)
+
+    connection = await asyncpg.connect(floor.url)
+    try:
+        await connection.execute(
+            "alter table streams.chat_message add constraint polite check (data ->> 'text' <> 'forbidden') not valid"
+        )
+        await floor.post(handler)
+        await connection.execute("alter table streams.chat_message drop constraint polite")
+    finally:
+        await connection.close()
+    assert caught == ["polite"]
+
+
 async def test_violations_of_the_streams_schema_say_where(floor: Floor) -> None:
     """As those of a bodySchema do."""
 
@@ -163,10 +223,11 @@ async def test_what_the_step_made_itself_stays_its_own_error(floor: Floor, caplo
 
 @pytest.fixture
 async def odd_group(floor: Floor, request: pytest.FixtureRequest) -> str:
-    """A group with an ordinary item at each end and odd ones between, all stored by SQL."""
+    """A group with an ordinary item at each end and odd ones between, stored by SQL before it was refused."""
     group = request.node.name
     connection = await asyncpg.connect(floor.url)
     try:
+        await connection.execute("alter table streams.chat_message disable trigger tidelog_record")
         for id, data in {"first": '{"text": "1"}', **ODD, "last": '{"text": "2"}'}.items():
             await connection.execute(
                 "insert into streams.chat_message (group_id, id, data) values ($1, $2, $3::text::jsonb)",
@@ -174,6 +235,7 @@ async def odd_group(floor: Floor, request: pytest.FixtureRequest) -> str:
                 id,
                 data,
             )
+        await connection.execute("alter table streams.chat_message enable always trigger tidelog_record")
     finally:
         await connection.close()
     return group

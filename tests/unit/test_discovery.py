@@ -105,6 +105,16 @@ def test_a_broken_file_is_reported_and_the_others_work(text: str, cause: str, wr
     assert [step.name for step in discovered.steps] == ["Post"]
 
 
+def test_a_stream_of_lists_is_left_out_with_its_file_and_why(write: Write, steps_dir: Path) -> None:
+    """Its author reads it at the start; the other streams are served."""
+    file = write("list_stream.py", "\nconfig = {'name': 'list', 'schema': {'type': 'array'}}")
+    write("note_stream.py", "config = {'name': 'note', 'schema': {'type': 'object'}}")
+    discovered = discover(steps_dir)
+    (broken,) = discovered.broken
+    assert (broken.path, list(discovered.streams)) == (file, ["note"])
+    assert broken.cause.startswith("line 2: stream 'list': no JSON object fits its schema")
+
+
 def test_a_stream_with_an_access_function_is_not_opened(write: Write, steps_dir: Path) -> None:
     """An author who closed a stream finds it missing rather than open."""
     write("a_stream.py", 'config = {"name": "secret", "schema": {}, "canAccess": lambda s, a: False}')

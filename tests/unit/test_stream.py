@@ -85,3 +85,46 @@ def test_a_refusal_names_the_value(config: Any, message: str) -> None:
     with pytest.raises(DeclarationError) as refused:
         Stream.from_config(config)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "array", "items": {"type": "object"}},
+        {"type": ["array", "null"]},
+        {"type": "string"},
+        list[Message],
+        int,
+        False,
+        {"const": "done"},
+        {"enum": [1, "two", None]},
+        {"$ref": "#/$defs/List", "$defs": {"List": {"type": "array"}}},
+        {"allOf": [{"type": "object"}, {"$ref": "#/$defs/a~1b%20c"}], "$defs": {"a/b c": {"type": "number"}}},
+        {"anyOf": [{"type": "null"}, {"oneOf": [{"type": "array"}, False]}]},
+    ],
+)
+def test_a_schema_that_no_item_fits_is_refused(schema: Any) -> None:
+    """When it is declared, and not when the first item is written."""
+    with pytest.raises(DeclarationError, match="stream 'job': no JSON object fits its schema"):
+        Stream.from_config({"name": "job", "schema": schema})
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {},
+        True,
+        {"type": ["object", "null"]},
+        Message,
+        Message | None,
+        {"enum": [1, {"a": 1}]},
+        {"const": {}},
+        {"properties": {"tags": {"type": "array"}}},
+        {"$ref": "#", "type": "object"},
+        {"$ref": "#/$defs/Node", "$defs": {"Node": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/Node"}]}}},
+        {"not": {"type": "array"}},
+    ],
+)
+def test_a_schema_that_some_item_may_fit_is_taken(schema: Any) -> None:
+    """Also where that takes more than a look."""
+    Stream.from_config({"name": "job", "schema": schema})
