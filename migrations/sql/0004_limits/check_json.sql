@@ -27,7 +27,12 @@ declare
     bytes pg_catalog.bytea;
 begin
     if given operator(pg_catalog.~) '^[0-9]{1,9}$'::pg_catalog.text then
-        size_max := least(greatest(given::integer, 4300), 67108864);
+        size_max := given::pg_catalog.int4;
+        if size_max operator(pg_catalog.>) 67108864 then
+            size_max := 67108864;
+        elsif size_max operator(pg_catalog.<) 4300 then
+            size_max := 4300;
+        end if;
     end if;
     if size operator(pg_catalog.>) size_max then
         raise check_violation using

@@ -208,7 +208,7 @@ async def test_what_a_trigger_of_yours_makes_of_an_item_is_what_is_looked_at(sql
         ("create", "b", 1, {"n": 20, "stamp": 2}),
     ]
     rows = await sql.fetch(
-        "select id, data ->> 'id' as told, version from streams.chat_message where group_id = $1", group
+        "select id, data ->> 'id', version from streams.chat_message where group_id = $1 order by id", group
     )
     assert [tuple(row) for row in rows] == [("a", "a", 2), ("b", "b", 1)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -152,15 +153,22 @@ FUNCTIONS = [
     ("to_regclass", "text", "regclass"),
     ("has_sequence_privilege", "oid, text", "bool"),
     ("has_column_privilege", "oid, text, text", "bool"),
+    ("jsonb_path_exists", "jsonb, jsonpath", "bool"),
+    ("current_setting", "text", "text"),
+    ("current_setting", "text, bool", "text"),
+    ("convert_to", "text, name", "bytea"),
+    ("get_byte", "bytea, int", "int"),
 ]
 OPERATORS = [
     ("=", "text", "text", "bool"), ("<>", "text", "text", "bool"), ("<>", "text", "name", "bool"),
     ("<>", "name", "name", "bool"), ("<>", "name", "text", "bool"), ("=", "jsonb", "jsonb", "bool"),
     ("->", "jsonb", "text", "jsonb"), ("||", "jsonb", "jsonb", "jsonb"), ("=", "bigint", "bigint", "bool"),
     ("+", "bigint", "int", "bigint"), ("+", "bigint", "bigint", "bigint"), ("<", "int", "int", "bool"),
-    (">", "int", "int", "bool"),
+    (">", "int", "int", "bool"), ("<=", "int", "int", "bool"), ("-", "int", "int", "int"), ("+", "int", "int", "int"),
+    ("%", "bigint", "bigint", "bigint"), ("<>", "bigint", "int", "bool"), ("<>", "bigint", "bigint", "bool"),
+    ("~", "text", "text", "bool"),
 ]  # fmt: skip
-TYPES = ["text", "name", "oid", "regclass", "jsonb", "bigint", "int8", "timestamptz"]
+TYPES = ["text", "name", "oid", "regclass", "jsonb", "jsonpath", "bytea", "bigint", "int4", "int8", "timestamptz"]
 TABLES = ["change", "event", "stream", "commit", "chat_message"]
 
 
@@ -186,6 +194,11 @@ async def bend_path(sql: Any, role: str) -> None:
     await sql.execute("set search_path = pg_temp, evil, pg_catalog")
 
 
+LONG = json.dumps({"text": "7" * 10_000})
+DEEP = "[" * 300 + "]" * 300
+LONG_NUMBER = "7" * 5000
+
+
 async def test_a_search_path_changes_nothing(url: str, group: str, sql: Any, role: str) -> None:
     """Functions, operators, types and tables of the writer's own, first in its path, are not what is called.
 
@@ -209,13 +222,27 @@ async def test_a_search_path_changes_nothing(url: str, group: str, sql: Any, rol
             f"update streams.chat_message set id = 'c' {where} and id operator(pg_catalog.=) 'b'",
             f"delete from streams.chat_message {where} and id operator(pg_catalog.=) 'c'",
             f"select streams.send('chatMessage', '{group}', null, 'typing', '{{}}')",
+            "set tidelog.item_size_max_bytes = 20000",
+            f"insert into streams.chat_message (group_id, id, data, version) values ('{group}', 'd', '{LONG}', 5)",
+            f"select streams.send('chatMessage', '{group}', null, 'long', '{LONG}')",
         ):
             await writer.execute(statement)
         for statement, error in (
             (f"update streams.chat_message set data = '[]' {where}", asyncpg.CheckViolationError),
-            (f"update streams.chat_message set id = '' {where}", asyncpg.CheckViolationError),
+            (
+                f"update streams.chat_message set id = '' {where} and id operator(pg_catalog.=) 'a'",
+                asyncpg.CheckViolationError,
+            ),
             ("select streams.send('chatMessage', '', null, 'typing', '{}')", asyncpg.CheckViolationError),
             ("select streams.send('chatMessage', 'g', null, '', '{}')", asyncpg.CheckViolationError),
+            (f"update streams.chat_message set data = '[[{LONG},{LONG}]]' {where}", asyncpg.CheckViolationError),
+            (
+                f"update streams.chat_message set data = '{{\"n\":[{LONG},{LONG}]}}' {where}",
+                asyncpg.CheckViolationError,
+            ),
+            (f"select streams.send('chatMessage', 'g', null, 't', '[{LONG},{LONG}]')", asyncpg.CheckViolationError),
+            (f"select streams.send('chatMessage', 'g', null, 't', '{DEEP}')", asyncpg.CheckViolationError),
+            (f"select streams.send('chatMessage', 'g', null, 't', '{LONG_NUMBER}')", asyncpg.CheckViolationError),
             ("select streams.send('none', 'g', null, 'typing', '{}')", asyncpg.UndefinedObjectError),
         ):
             with pytest.raises(error):
@@ -233,11 +260,14 @@ async def test_a_search_path_changes_nothing(url: str, group: str, sql: Any, rol
         ("delete", "b", 2, {"n": 1}),
         ("create", "c", 3, {"n": 1}),
         ("delete", "c", 3, {"n": 1}),
+        ("create", "d", 1, json.loads(LONG)),
     ]
-    assert await events_of(sql, group) == ["typing"]
+    assert await events_of(sql, group) == ["typing", "long"]
 
 
-@pytest.mark.parametrize("function", ["complete_item", "record_change", "check_event", "send", "next_seq"])
+@pytest.mark.parametrize(
+    "function", ["complete_item", "record_change", "check_json", "check_event", "send", "next_seq"]
+)
 async def test_nothing_that_runs_in_a_writers_path_looks_anything_up_there(sql: Any, function: str) -> None:
     """Every function, type and operator is written out; the forms that hide an operator are not used."""
     source = await sql.fetchval(
@@ -246,7 +276,7 @@ async def test_nothing_that_runs_in_a_writers_path_looks_anything_up_there(sql: 
     assert await sql.fetchval("select proconfig from pg_proc where proname = $1", function) is None
     code = re.sub(r"--[^\n]*", "", source)
     code = re.sub(r"'(?:[^']|'')*'", "''", code)
-    code = re.sub(r"\b(message|hint|schema|table|column) =", "", code)  # of RAISE
+    code = re.sub(r"\b(message|hint|schema|table|column|constraint) =", "", code)  # of RAISE
     code = re.sub(r"operator\(pg_catalog\.[^ )]+\)", " ", code)
     keywords = {"values", "select", "change", "event", "exists", "and", "or", "not", "in", "if"}
     called = re.findall(r"(?<![\w.])(\w+(?:\.\w+)?)\s*\(", code)
