@@ -46,6 +46,18 @@ class StreamTableError(TidelogError):
     code = "stream_table_unfit"
 
 
+class DatabaseUrlError(TidelogError):
+    """A database URL that can't be understood, or asks for what the driver can't do. No password is in the message."""
+
+    code = "database_url_invalid"
+
+
+class DatabaseUnreachableError(TidelogError):
+    """No connection at the start: the message says what is wrong with server, name, password or TLS, and what to do."""
+
+    code = "database_unreachable"
+
+
 class EncodingError(TidelogError):
     """The database, or our session with it, has another encoding than UTF8: it can't hold or tell every text."""
 
@@ -290,7 +302,7 @@ class ItemUnreadableError(TidelogError):
 
 
 class AdoptionError(TidelogError):
-    """scripts/adopt has nothing to do, or could not lock the writers out; nothing was changed."""
+    """scripts/adopt found no log, could not lock the writers out, or was refused by Postgres; nothing was changed."""
 
     code = "adoption_refused"
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -19,6 +20,7 @@ from app.feed.broadcaster import Broadcaster
 from app.feed.reader import Reader
 from app.feed.sequencer import SequencerThread
 from app.feed.shortcut import Shortcut
+from app.logs.last_words import TOLD, last_words
 from app.logs.setup import configure
 from app.settings import Settings
 from app.store.archive import Archive
@@ -26,6 +28,7 @@ from app.store.capacity import warn_if_short
 from app.store.declared import check_declared
 from app.store.embedded import EmbeddedPostgres
 from app.store.engine import Database
+from app.store.url import DatabaseUrl
 from app.web.access import AccessLog
 from app.web.blocked import BlockedLoopWatch
 from app.web.cross_origin import PageRules, PagesApp
@@ -47,6 +50,8 @@ class Tidelog:
     def __init__(self, settings: Settings, discovered: Discovered) -> None:
         self.settings = settings
         self.streams = discovered.streams
+        if settings.database_url is not None:
+            DatabaseUrl.parse(settings.database_url)  # what can't be is told before anything is started
         self.embedded = None if settings.database_url else EmbeddedPostgres(settings.data_dir)
         self.database = Database(
             pool_size_max=settings.pool_size_max,
@@ -147,4 +152,12 @@ def create_app(settings: Settings | None = None) -> Litestar:
     )
 
 
-app = create_app()
+def _create_or_end() -> Litestar:
+    """For servers that load `app`, which would show a traceback of their own."""
+    try:
+        return create_app()
+    except TOLD as error:
+        sys.exit(last_words(error))
+
+
+app = _create_or_end()

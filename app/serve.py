@@ -20,22 +20,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-import asyncpg
 import uvicorn
 from alembic import command
 from alembic.config import Config
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
-from sqlalchemy.exc import SQLAlchemyError
 from uvicorn.supervisors import Multiprocess
 
-from app.errors import TidelogError
+from app.logs.last_words import TOLD, last_words
 from app.logs.redaction import Redaction
 from app.logs.setup import configure
 from app.settings import Settings
+from app.store.connecting import first_connection
 from app.store.embedded import EmbeddedPostgres
 from app.store.encoding import check_encoding_of
-from app.store.engine import Database
 
 logger = logging.getLogger("tidelog.serve")
 
@@ -74,11 +70,8 @@ def main() -> None:
         redaction = Redaction.of_database(settings.database_url)
         configure(settings)
         serve(settings, _bind(settings))
-    except ValidationError as error:
-        sys.exit(f"tidelog: {redaction.text(_wrong_settings(error))}")
-    except (TidelogError, SettingsError, OSError) as error:
-        code = f"{error.code}: " if isinstance(error, TidelogError) else ""
-        sys.exit(f"tidelog: {code}{redaction.text(str(error))}")
+    except TOLD as error:
+        sys.exit(last_words(error, redaction))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
@@ -188,27 +181,12 @@ def _unheard(number: signal.Signals) -> Iterator[None]:
 
 
 async def _check_database(url: str) -> None:
-    """End with a line about the setting, not with a migration's traceback, if the server there can't be used.
-
-    Raises EncodingError.
-    """
-    try:
-        connection = await Database.connector(url)()
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, SQLAlchemyError) as error:
-        cause = Redaction.of_database(url).text(str(error)) or type(error).__name__  # a timeout has no text
-        sys.exit(f"tidelog: can't connect to the database of TIDELOG_DATABASE_URL: {cause}")
+    """Raise DatabaseUrlError, DatabaseUnreachableError or EncodingError, before anything is begun."""
+    connection = await first_connection(url)
     try:
         await check_encoding_of(connection)
     finally:
         await connection.close()
-
-
-def _wrong_settings(error: ValidationError) -> str:
-    """Names the environment variables, as it was those that somebody wrote."""
-    return "; ".join(
-        f"TIDELOG_{'.'.join(map(str, wrong['loc'])).upper()} is {wrong['input']!r}: {wrong['msg']}"
-        for wrong in error.errors()
-    )
 
 
 def _migrate_and_run(settings: Settings, bound: socket.socket, psql: str) -> None:

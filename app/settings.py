@@ -1,22 +1,36 @@
 """Every setting, with its bound and its reason. The only reader of the environment."""
 
+import difflib
 import json
+import os
 import re
 import sys
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _NAME = r"(?:(?:\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])"
 _HOST = re.compile(rf"\*|{_NAME}")
 _ORIGIN = re.compile(rf"\*|null|[a-z][a-z0-9+.-]*://(?:\*|{_NAME})(?::(?:\*|[0-9]{{1,5}}))?")
 
+PREFIX = "TIDELOG_"
+# Variables of ours that are no settings: of the scripts, the benchmarks and the tests.
+_OTHER_VARIABLES = re.compile(r"TIDELOG_(?:PYTHON|SIDE|SUBSCRIBERS|TEST_\w+)")
+# What Kubernetes and Docker set for a service whose name begins with "tidelog":
+# https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_SERVICE_LINK = re.compile(
+    r"TIDELOG_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_\w+)?)"
+)
+_SERVICE_LINK_VALUE = re.compile(r"(?:tcp|udp|sctp)://")
+
 Entries = Annotated[tuple[str, ...] | None, NoDecode]
 
 STEP_TIMEOUT_MAX_SECONDS = 86_400.0  # a day; Postgres counts milliseconds in 32 bits, which end at 24 days
+NAMES_NEAR = 0.7  # of a variable and the setting that it is taken for; all begin alike
 STEP_IDLE_MARGIN_SECONDS = 30.0  # after its time a step is broken off, which gets so long before Postgres does it
 
 
@@ -27,9 +41,11 @@ def _lower(value: object) -> object:
 class Settings(BaseSettings):
     """Read from `TIDELOG_*` environment variables; `Settings()` raises pydantic's ValidationError."""
 
-    model_config = SettingsConfigDict(env_prefix="TIDELOG_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
-    database_url: str | None = Field(None, description="postgresql://...; unset: the embedded Postgres")
+    database_url: str | None = Field(
+        None, description="postgresql://..., or any form that psql takes; unset: the embedded Postgres"
+    )
     data_dir: Path = Field(Path(".tidelog"), description="where the embedded Postgres keeps its data")
     steps_dir: Path = Field(Path("app/steps"), description="where *_stream.py and *_step.py are found, recursively")
     host: str = Field("127.0.0.1", description="the address that scripts/serve listens on")
@@ -128,6 +144,31 @@ class Settings(BaseSettings):
     socket_ping_interval_seconds: float = Field(20, gt=0, description="how often an idle client is pinged")
     socket_ping_timeout_seconds: float = Field(20, gt=0, description="a client that does not pong in this time is dead")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_misspelt(cls, values: Any) -> Any:
+        wrong = misspelt(os.environ)
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return values
+
+    @field_validator("database_url")
+    @classmethod
+    def _check_url(cls, url: str | None) -> str | None:
+        """Of white space there is some at the end of a file that it is read from."""
+        if url is not None and not url.strip():
+            raise ValueError("unset it for the embedded Postgres, or name a database: postgresql://user@host/database")
+        return url and url.strip()
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _check_port(cls, port: object) -> object:
+        if isinstance(port, str) and _SERVICE_LINK_VALUE.match(port):
+            raise ValueError(
+                "Kubernetes sets it so for a service of the name tidelog: set enableServiceLinks: false, or a port"
+            )
+        return port
+
     @field_validator("cors_origins", "allowed_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -163,6 +204,25 @@ class Settings(BaseSettings):
     @property
     def retention(self) -> timedelta | None:
         return None if self.retention_seconds is None else timedelta(seconds=self.retention_seconds)
+
+
+def misspelt(environment: Mapping[str, str]) -> list[str]:
+    """What is wrong with the names of variables: a setting that isn't read would be missed at the worst moment.
+
+    A misspelt TIDELOG_DATABASE_URL would serve the embedded Postgres instead.
+    """
+    settings = [PREFIX + name.upper() for name in Settings.model_fields]
+    wrong = []
+    for name, value in sorted(environment.items()):
+        given = name.upper()
+        if not given.startswith(PREFIX) or given in settings or _OTHER_VARIABLES.fullmatch(given):
+            continue
+        if _SERVICE_LINK.fullmatch(given) or _SERVICE_LINK_VALUE.match(value):
+            continue
+        near = difflib.get_close_matches(given, settings, n=1, cutoff=NAMES_NEAR)
+        hint = f"did you mean {near[0]}?" if near else "app/settings.py has them all; unset it"
+        wrong.append(f"{name} is no setting: {hint}")
+    return wrong
 
 
 def idle_timeout_seconds(step_timeout_seconds: float) -> float:

@@ -5,20 +5,23 @@
 
 import asyncio
 import logging
+import sys
 from collections.abc import Iterable
+from functools import partial
 
 from alembic import context
 from sqlalchemy import Connection, pool
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.discovery import discover
+from app.logs.last_words import TOLD, last_words
 from app.logs.setup import configure
 from app.model.stream import Stream
 from app.settings import Settings
+from app.store.connecting import first_connection
 from app.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
 from app.store.embedded import EmbeddedPostgres
 from app.store.encoding import ENCODINGS, check_encodings
-from app.store.engine import Database
 
 logger = logging.getLogger("tidelog.migrations")
 
@@ -73,7 +76,7 @@ def run_offline(streams: Iterable[Stream]) -> None:
 
 async def migrate(url: str, streams: Iterable[Stream]) -> None:
     engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=Database.connector(url), poolclass=pool.NullPool
+        "postgresql+asyncpg://", async_creator=partial(first_connection, url), poolclass=pool.NullPool
     )
     async with engine.connect() as connection:
         await connection.run_sync(run_online, streams)
@@ -81,6 +84,14 @@ async def migrate(url: str, streams: Iterable[Stream]) -> None:
 
 
 def main() -> None:
+    """Ends the process with a line and status 1 on what somebody has to mend."""
+    try:
+        run()
+    except TOLD as error:
+        sys.exit(last_words(error))
+
+
+def run() -> None:
     settings = Settings()
     configure(settings)
     streams = tuple(declared_streams(settings))

@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
 from app.store.embedded import EmbeddedPostgres
-from app.store.engine import libpq_url
-from tests.harness import Databases, Server, StepsFolder, free_port, migrate, uvicorn_command
+from tests.harness import Databases, Server, StepsFolder, free_port, libpq_url, migrate, uvicorn_command
 
 StartServer = Callable[..., Awaitable[Server]]
 

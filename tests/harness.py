@@ -55,6 +55,11 @@ _reserved: list[socket.socket] = []
 Frame = dict[str, Any]
 
 
+def libpq_url(url: str) -> str:
+    """`url` without SQLAlchemy's driver name, as psql and asyncpg take it."""
+    return make_url(url.strip()).set(drivername="postgresql").render_as_string(hide_password=False)
+
+
 def database_url_of(server_url: str, database: str) -> str:
     """The URL of another database on the same server."""
     return make_url(server_url).set(database=database).render_as_string(hide_password=False)

@@ -21,7 +21,7 @@ from app.store.retention import forget_events, read_floor, remove_commits
 if TYPE_CHECKING:
     import asyncpg
 
-    from app.store.engine import Connector
+    from app.store.connecting import Connector
 
 logger = logging.getLogger("tidelog.housekeeper")
 

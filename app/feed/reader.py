@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from app.feed.broadcaster import Broadcaster
     from app.feed.shortcut import Shortcut
-    from app.store.engine import Connector
+    from app.store.connecting import Connector
 
 logger = logging.getLogger("tidelog.reader")
 

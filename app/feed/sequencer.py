@@ -28,7 +28,7 @@ from app.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT, Numbering
 
 if TYPE_CHECKING:
     from app.feed.shortcut import Shortcut
-    from app.store.engine import Connector
+    from app.store.connecting import Connector
 
 logger = logging.getLogger("tidelog.sequencer")
 

@@ -5,34 +5,28 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable
 from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 import asyncpg
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import MissingGreenlet, SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.util.concurrency import in_greenlet
 
 from app.errors import DatabaseUnavailableError
-from app.store.driver import KEEPALIVE_SETTINGS, DriverConnection
+from app.store.connecting import Connector, connector
+from app.store.driver import DriverConnection
 from app.store.failure import TROUBLE, is_crowded
 from app.store.liveness import is_writable
 from app.store.log import FEED_SETTINGS
 from app.store.pool import Pool
+from app.store.url import CONNECT_TIMEOUT_SECONDS
 
-CONNECT_TIMEOUT_SECONDS = 10
 TROUBLE_TIMEOUT_SECONDS = 4  # two looks of 2 s: at a connection that may have died unnoticed, and at a new one
 POOL_IDLE_SECONDS = 30.0  # long enough for a pause between two clicks, short enough for who else needs connections
 ARCHIVE_POOL_SIZE = 4
 # Of an item as Postgres writes it, which has a space behind each comma and colon: "[1,1]" grows to one and a half.
 SPACED_BY = 2
 ITEM_SIZE_MAX_BYTES = 67_108_864  # the most that check_json.sql takes
-
-
-class Connector(Protocol):
-    """Opens a connection of its own, with Postgres settings for that session."""
-
-    async def __call__(self, **server_settings: str) -> asyncpg.Connection[Any]: ...
 
 
 class Database:
@@ -87,7 +81,7 @@ class Database:
         self._archive_pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self, url: str) -> None:
-        """From now on connections go to `url`, any libpq URL (postgresql://...)."""
+        """From now on connections go to `url`, in any form that psql takes. Raises DatabaseUrlError."""
         self._loop = asyncio.get_running_loop()
         self._connector = self.connector(url)
         # Few: joins may wait for each other, and must not take the steps' connections.
@@ -179,27 +173,9 @@ class Database:
 
     @staticmethod
     def connector(url: str) -> Connector:
-        """A function that opens a new connection, not from the pool. It raises OSError or asyncpg's errors."""
-        dsn = libpq_url(url)
-
-        async def connect(**server_settings: str) -> asyncpg.Connection[Any]:
-            # JIT compiles for longer than any statement of ours runs.
-            settings = {"application_name": "tidelog", "jit": "off", **KEEPALIVE_SETTINGS, **server_settings}
-            return await asyncpg.connect(
-                dsn,
-                timeout=CONNECT_TIMEOUT_SECONDS,
-                server_settings=settings,
-                connection_class=DriverConnection,
-            )
-
-        return connect
+        """A function that opens a new connection, not from the pool. Raises DatabaseUrlError."""
+        return connector(url)
 
 
 async def _leave_as_it_is(_connection: object) -> None:
     """The archive's statements only read: they leave nothing in the session that a round trip should clean up."""
-
-
-def libpq_url(url: str) -> str:
-    """`url` without SQLAlchemy's driver name, as libpq, asyncpg and psql understand it."""
-    parsed = make_url(url)
-    return parsed.set(drivername="postgresql").render_as_string(hide_password=False)

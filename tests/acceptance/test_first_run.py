@@ -150,23 +150,3 @@ def test_a_taken_port_is_told_before_anything_starts(tmp_path: Path) -> None:
     assert f"port {port} of 127.0.0.1 is in use" in done.stderr
     assert "TIDELOG_PORT" in done.stderr
     assert not (tmp_path / "data").exists()
-
-
-@pytest.mark.parametrize(
-    ("variable", "value", "cause"),
-    [
-        ("TIDELOG_PORT", "http", "valid integer"),
-        ("TIDELOG_POOL_SIZE_MAX", "0", "greater than or equal to 2"),
-        ("TIDELOG_DATABASE_URL", "not a URL", "parse"),
-        ("TIDELOG_DATABASE_URL", "postgresql://postgres@127.0.0.1:{closed}/tidelog", "Connect call failed"),
-    ],
-)
-def test_a_setting_that_can_not_work_is_named_in_one_line(
-    tmp_path: Path, variable: str, value: str, cause: str
-) -> None:
-    """A wrong environment variable is named with what is wrong about it, and with no traceback."""
-    settings = {"TIDELOG_PORT": str(free_port()), variable: value.format(closed=free_port())}
-    done = serve(tmp_path / "data", **settings)
-    assert done.returncode == 1
-    assert done.stderr.startswith("tidelog: ") and done.stderr.count("\n") == 1, done.stderr
-    assert variable in done.stderr and cause in done.stderr

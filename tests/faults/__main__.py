@@ -12,12 +12,12 @@ from collections import Counter
 from itertools import count, cycle
 from pathlib import Path
 
-from app.store.engine import libpq_url
 from tests.faults.checker import check
 from tests.faults.history import History
 from tests.faults.postgres import OwnPostgres, own_postgres
 from tests.faults.run import Plan, run_history
 from tests.faults.variants import VARIANTS
+from tests.harness import libpq_url
 
 DESCRIPTION = """
 Runs random writers, subscribers and faults against real servers, and checks everything that was recorded.
