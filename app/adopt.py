@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 
-from pydantic import ValidationError
-
-from app.errors import TidelogError
+from app.logs.last_words import TOLD, last_words
 from app.logs.redaction import Redaction
 from app.logs.setup import configure
 from app.settings import Settings
 from app.store.adoption import Adoption, adopt
+from app.store.connecting import first_connection
 from app.store.embedded import EmbeddedPostgres
-from app.store.engine import Database
 
 DONE = """\
 tidelog: the log is this cluster's own now.
@@ -26,26 +25,31 @@ streams.commit` gives the space back.
 """
 
 
+NOTHING = """\
+tidelog: the log of this database was written in this cluster: there is nothing to do.
+"""
+
+
 def main() -> None:
-    """Adopt; ends the process with a message and status 1 if that can't be, or need not be."""
+    """Adopt, if there is something to; ends the process with a message and status 1 if that can't be."""
     redaction = Redaction()
     try:
         settings = Settings()
         redaction = Redaction.of_database(settings.database_url)
         configure(settings)
-        print(DONE.format(**_adopt(settings)), end="")  # noqa: T201 - this is a command's output
-    except (TidelogError, ValidationError, OSError) as error:
-        code = f"{error.code}: " if isinstance(error, TidelogError) else ""
-        sys.exit(f"tidelog: {code}{redaction.text(str(error))}")
+        done = _adopt(settings)
+    except TOLD as error:
+        sys.exit(last_words(error, redaction))
+    print(NOTHING if done is None else DONE.format(**_as_dict(done)), end="")  # noqa: T201 - this is a command's output
 
 
-def _adopt(settings: Settings) -> dict[str, object]:
+def _adopt(settings: Settings) -> Adoption | None:
     if settings.database_url is not None:
-        return _as_dict(asyncio.run(adopt(Database.connector(settings.database_url))))
+        return asyncio.run(adopt(partial(first_connection, settings.database_url)))
     embedded = EmbeddedPostgres(settings.data_dir)
     url = embedded.start()
     try:
-        return _as_dict(asyncio.run(adopt(Database.connector(url))))
+        return asyncio.run(adopt(partial(first_connection, url)))
     finally:
         embedded.stop()
 

@@ -15,7 +15,7 @@ from app.store.log import LIFT_TRANSACTION_TIMEOUT
 from app.store.queries import load
 
 if TYPE_CHECKING:
-    from app.store.engine import Connector
+    from app.store.connecting import Connector
 
     Connection = asyncpg.Connection[Any]
 
@@ -45,15 +45,19 @@ class Adoption:
     events: int
 
 
-async def adopt(connect: Connector) -> Adoption:
-    """Do it, all or nothing. Raises AdoptionError if there is nothing to adopt, or writers don't end; EncodingError."""
+async def adopt(connect: Connector) -> Adoption | None:
+    """Do it, all or nothing; None if the log is this cluster's own already.
+
+    Raises AdoptionError if there is no log, writers don't end, or Postgres refuses it; EncodingError.
+    """
     connection = await connect(**SETTINGS)
     try:
         await connection.execute(LIFT_TRANSACTION_TIMEOUT)
         await check_encoding_of(connection)
         if await connection.fetchval("select to_regclass('streams.epoch') is null"):
-            raise AdoptionError("this database has no Tidelog tables: there is nothing to adopt")
-        await _refuse_own_log(connection)  # before a lock is taken that a healthy sequencer holds
+            raise AdoptionError("this database has no Tidelog tables: is it the one that was restored?")
+        if await _is_own(connection):  # before a lock is taken that a healthy sequencer holds
+            return None
         async with connection.transaction(isolation="read_committed"):
             return await _adopt(connection)
     except asyncpg.LockNotAvailableError as error:
@@ -61,22 +65,23 @@ async def adopt(connect: Connector) -> Adoption:
             f"a transaction that wrote to a stream, or a sequencer, did not end within {LOCK_TIMEOUT_SECONDS} s; "
             "nothing was changed. End it (see pg_stat_activity) and run this again"
         ) from error
+    except asyncpg.PostgresError as error:
+        raise AdoptionError(f"Postgres refused it, and nothing was changed: {error}") from error
     finally:
         await connection.close()
 
 
-async def _adopt(connection: Connection) -> Adoption:
+async def _adopt(connection: Connection) -> Adoption | None:
     # The sequencer's lock (which that one takes for its session), then the writers': every write goes through it.
     await connection.execute("select pg_advisory_xact_lock(1953064044, 1)")
     await connection.execute("lock table streams.change in share row exclusive mode")
-    await _refuse_own_log(connection)
+    if await _is_own(connection):  # another run was faster
+        return None
     row = await connection.fetchrow(ADOPT)
     assert row is not None  # noqa: S101 - a select of counts
     epoch = await begin_epoch(connection, row["head"])
     return Adoption(epoch, **row)
 
 
-async def _refuse_own_log(connection: Connection) -> None:
-    state = await read_epoch_state(connection)
-    if not state.is_foreign:
-        raise AdoptionError("the log of this database was written in this cluster: there is nothing to adopt")
+async def _is_own(connection: Connection) -> bool:
+    return not (await read_epoch_state(connection)).is_foreign
