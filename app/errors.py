@@ -40,6 +40,24 @@ class StreamsNotMigratedError(TidelogError):
     code = "streams_not_migrated"
 
 
+class StreamsNewerError(TidelogError):
+    """The core tables were migrated by a later release than this one."""
+
+    code = "streams_newer"
+
+
+class GrantMissingError(TidelogError):
+    """The database's role lacks a right that serving takes; the message has the statement that grants it."""
+
+    code = "grant_missing"
+
+
+class ServerUnfitError(TidelogError):
+    """The server is no Postgres that Tidelog can serve: too old, or without the functions that it needs."""
+
+    code = "server_unfit"
+
+
 class StreamTableError(TidelogError):
     """A declared stream's table is not as it should be, and somebody has to decide; the message has the statements."""
 

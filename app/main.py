@@ -25,9 +25,11 @@ from app.logs.setup import configure
 from app.settings import Settings
 from app.store.archive import Archive
 from app.store.capacity import warn_if_short
+from app.store.connecting import first_connection
 from app.store.declared import check_declared
 from app.store.embedded import EmbeddedPostgres
 from app.store.engine import Database
+from app.store.requirements import check_grants, check_revision, check_server
 from app.store.url import DatabaseUrl
 from app.web.access import AccessLog
 from app.web.blocked import BlockedLoopWatch
@@ -35,6 +37,7 @@ from app.web.cross_origin import PageRules, PagesApp
 from app.web.failures import exception_handlers
 from app.web.health import health_controller
 from app.web.openapi import openapi_config
+from app.web.refusal import refuse
 from app.web.socket import SocketGate
 from app.web.steps import step_controllers, step_in
 from app.web.threads import DaemonThreads, HandlerThreads
@@ -70,18 +73,12 @@ class Tidelog:
         self.sequencer = SequencerThread(self.database.connect, settings.retention, shortcut)
 
     @asynccontextmanager
-    async def lifespan(self, _app: Litestar) -> AsyncIterator[None]:
+    async def lifespan(self, app: Litestar) -> AsyncIterator[None]:
         """Start what serves, in the order in which one stands on the other; stop it in the other order."""
         # Of authors' asyncio.to_thread, too, the end of the process waits for none.
         asyncio.get_running_loop().set_default_executor(DaemonThreads(LOOP_THREADS_MAX, "tidelog-loop"))
-        url = self.settings.database_url
-        if self.embedded is not None:
-            url = await asyncio.to_thread(self.embedded.start)
-        assert url is not None  # noqa: S101 - one of the two
         try:
-            await self.database.open(url)
-            async with self.database.engine.connect() as connection:
-                await check_declared(connection, self.streams.values())
+            await self._open(app)
             await warn_if_short(
                 self.database.connect, pool_size_max=self.settings.pool_size_max, workers=self.settings.workers
             )
@@ -104,6 +101,32 @@ class Tidelog:
                 await asyncio.to_thread(self.embedded.stop)
             for handler in logging.getLogger().handlers:
                 handler.flush()  # a server that ends itself by a signal leaves Python no time for it
+
+    async def _open(self, app: Litestar) -> None:
+        """From here on there is a database. Why there can't be is told by the server that runs `app`, in a line."""
+        url = self.settings.database_url
+        try:
+            if self.embedded is not None:
+                url = await asyncio.to_thread(self.embedded.start)
+            assert url is not None  # noqa: S101 - one of the two
+            await self.database.open(url)
+            await self._check_database(url)
+        except TOLD as error:
+            refuse(app, last_words(error))
+            raise
+
+    async def _check_database(self, url: str) -> None:
+        """Raise what keeps this database from being served by this role."""
+        streams = tuple(self.streams.values())
+        connection = await first_connection(url)
+        try:
+            await check_server(connection)
+            await check_revision(connection)
+            await check_grants(connection, streams)
+        finally:
+            await connection.close()
+        async with self.database.engine.connect() as lent:
+            await check_declared(lent, streams)
 
     async def checks(self) -> dict[str, str]:
         """What /health/ready reports: each part, and "ok" or its trouble, a word before its details."""

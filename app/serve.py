@@ -15,9 +15,8 @@ import shlex
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 import uvicorn
@@ -25,17 +24,18 @@ from alembic import command
 from alembic.config import Config
 from uvicorn.supervisors import Multiprocess
 
+from app.discovery import Discovered, discover
 from app.logs.last_words import TOLD, last_words
 from app.logs.redaction import Redaction
 from app.logs.setup import configure
+from app.model.stream import Stream
 from app.settings import Settings
 from app.store.connecting import first_connection
 from app.store.embedded import EmbeddedPostgres
-from app.store.encoding import check_encoding_of
+from app.store.requirements import ALEMBIC_INI, check_server, is_to_be_migrated
 
 logger = logging.getLogger("tidelog.serve")
 
-ALEMBIC_INI = Path(__file__).parent.parent / "alembic.ini"
 # Long enough for steps that are running; sockets are told to come back, and don't hold up a stop.
 SHUTDOWN_SECONDS = 5
 START_TIMEOUT_SECONDS = 30  # of a worker, on a machine with other things to do; past it, it is taken for hung
@@ -77,15 +77,19 @@ def main() -> None:
 
 
 def serve(settings: Settings, bound: socket.socket) -> None:
-    """Migrate and serve. The embedded server is held all the while, so that it starts and stops once."""
+    """Migrate, if there is something to, and serve. It is this process that migrates, before there are workers.
+
+    The embedded server is held all the while, so that it starts and stops once.
+    """
+    discovered = discover(settings.steps_dir)
     if settings.database_url is not None:
-        asyncio.run(_check_database(settings.database_url))
-        _migrate_and_run(settings, bound, 'psql "$TIDELOG_DATABASE_URL"')  # it may have a password: not shown
+        psql = 'psql "$TIDELOG_DATABASE_URL"'  # it may have a password: not shown
+        _migrate_and_run(settings, bound, discovered, settings.database_url, psql)
         return
     embedded = EmbeddedPostgres(settings.data_dir)
     url = embedded.start()
     try:
-        _migrate_and_run(settings, bound, f"{shlex.quote(embedded.psql)} {shlex.quote(url)}")
+        _migrate_and_run(settings, bound, discovered, url, f"{shlex.quote(embedded.psql)} {shlex.quote(url)}")
     finally:
         embedded.stop()
 
@@ -180,17 +184,21 @@ def _unheard(number: signal.Signals) -> Iterator[None]:
         signal.signal(number, handler)
 
 
-async def _check_database(url: str) -> None:
-    """Raise DatabaseUrlError, DatabaseUnreachableError or EncodingError, before anything is begun."""
+async def _is_to_be_migrated(url: str, streams: Sequence[Stream]) -> bool:
+    """Raises what keeps the database from being served, or migrated, by this role."""
     connection = await first_connection(url)
     try:
-        await check_encoding_of(connection)
+        await check_server(connection)
+        return await is_to_be_migrated(connection, streams)
     finally:
         await connection.close()
 
 
-def _migrate_and_run(settings: Settings, bound: socket.socket, psql: str) -> None:
-    command.upgrade(Config(ALEMBIC_INI), "head")
+def _migrate_and_run(settings: Settings, bound: socket.socket, discovered: Discovered, url: str, psql: str) -> None:
+    streams = tuple(discovered.streams.values())
+    if asyncio.run(_is_to_be_migrated(url, streams)):
+        # Not discovered again: what is broken is logged by the server.
+        command.upgrade(Config(ALEMBIC_INI, attributes={"streams": streams}), "head")
     welcome = WELCOME.format(base=_base_url(settings.host, bound), psql=psql, steps=settings.steps_dir)
     config = uvicorn.Config("app.main:app", workers=settings.workers, **uvicorn_options(settings))
     if settings.workers == 1:

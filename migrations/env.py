@@ -7,21 +7,23 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterable
-from functools import partial
 
+import asyncpg
 from alembic import context
 from sqlalchemy import Connection, pool
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.discovery import discover
+from app.errors import GrantMissingError
 from app.logs.last_words import TOLD, last_words
 from app.logs.setup import configure
 from app.model.stream import Stream
 from app.settings import Settings
-from app.store.connecting import first_connection
+from app.store.connecting import connector, first_connection
 from app.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
 from app.store.embedded import EmbeddedPostgres
-from app.store.encoding import ENCODINGS, check_encodings
+from app.store.requirements import check_not_newer, check_server
 
 logger = logging.getLogger("tidelog.migrations")
 
@@ -49,9 +51,10 @@ def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
     context.configure(connection=connection, version_table_schema="streams", transaction_per_migration=False)
     troubles: list[Declared] = []
     with context.begin_transaction():
-        check_encodings(*connection.exec_driver_sql(ENCODINGS).one())
         connection.exec_driver_sql(LOCK)
-        if not context.get_context().opts.get("dont_mutate"):  # `alembic current` asks only
+        # "If not exists" takes the right to make schemas, also where there is one.
+        is_new = connection.exec_driver_sql("select to_regnamespace('streams') is null").scalar_one()
+        if is_new and not context.get_context().opts.get("dont_mutate"):  # `alembic current` asks only
             connection.exec_driver_sql("create schema if not exists streams")
         context.run_migrations()
         if is_upgrade_to_head():
@@ -75,12 +78,26 @@ def run_offline(streams: Iterable[Stream]) -> None:
 
 
 async def migrate(url: str, streams: Iterable[Stream]) -> None:
-    engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=partial(first_connection, url), poolclass=pool.NullPool
-    )
-    async with engine.connect() as connection:
-        await connection.run_sync(run_online, streams)
-    await engine.dispose()
+    first = await first_connection(url)
+    try:
+        await check_server(first)
+        await check_not_newer(first)
+    finally:
+        await first.close()
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connector(url), poolclass=pool.NullPool)
+    try:
+        async with engine.connect() as connection:
+            await connection.run_sync(run_online, streams)
+    except DBAPIError as error:
+        cause = getattr(error.orig, "__cause__", None)
+        if isinstance(cause, asyncpg.InsufficientPrivilegeError):
+            raise GrantMissingError(
+                f"the role may not migrate: {cause}. It takes the owner of the schema streams, or, to make it, "
+                "`grant create on database ... to ...`"
+            ) from error
+        raise
+    finally:
+        await engine.dispose()
 
 
 def main() -> None:
@@ -94,7 +111,9 @@ def main() -> None:
 def run() -> None:
     settings = Settings()
     configure(settings)
-    streams = tuple(declared_streams(settings))
+    streams = context.config.attributes.get("streams")  # scripts/serve knows them, and has not yet told what is broken
+    if streams is None:
+        streams = tuple(declared_streams(settings))
     if context.is_offline_mode():
         run_offline(streams)
         return

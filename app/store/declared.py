@@ -13,7 +13,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.errors import StreamsNotMigratedError, StreamTableError
 from app.model.stream import Stream
-from app.store.encoding import ENCODINGS, check_encodings
 from app.store.queries import load
 
 EXAMINE_STREAMS = load("examine_streams")
@@ -69,19 +68,7 @@ def declaration_sql(stream: Stream) -> str:
 
 
 async def check_declared(connection: AsyncConnection, streams: Iterable[Stream]) -> None:
-    """Raise StreamsNotMigratedError or StreamTableError if the core, or what one of `streams` needs, is not there.
-
-    Or EncodingError, which no migration mends.
-    """
-    check_encodings(*tuple((await connection.exec_driver_sql(ENCODINGS)).one()))
-    core = await connection.exec_driver_sql(
-        "select to_regclass('streams.commit') is not null, to_regproc('streams.check_json') is not null"
-    )
-    has_core, is_recent = tuple(core.one())
-    if not has_core:
-        raise StreamsNotMigratedError(f"this database has no Tidelog tables yet: {MIGRATE}")
-    if not is_recent:
-        raise StreamsNotMigratedError(f"this database's Tidelog tables are older than this server: {MIGRATE}")
+    """Raise StreamsNotMigratedError or StreamTableError if what one of `streams` needs is not there."""
     declared = list(streams)
     result = await connection.exec_driver_sql(
         EXAMINE_STREAMS, ([stream.name for stream in declared], [stream.table for stream in declared])

@@ -27,6 +27,7 @@ from app.settings import Settings
 from app.web.answer import Answer, RawHeaders, encode_answer
 from app.web.failures import Failure
 from app.web.hosts import DEFAULT_PORTS, LENGTH_MAX, Host, is_loopback_address, parse_host, parse_origin
+from app.web.refusal import with_refusal
 from app.web.socket import SocketsAnywhere
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # which change nothing (RFC 9110 9.2.1)
@@ -125,7 +126,7 @@ class PagesApp(SocketsAnywhere):
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
     ) -> None:
         if scope["type"] == "lifespan":
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, with_refusal(cast("LifeSpanSend", send), self))
             return
         said_host, origin, site = _said(scope["headers"])
         is_socket = scope["type"] == ScopeType.WEBSOCKET
