@@ -110,7 +110,7 @@ class _Reading:
         except _SkippedError as reason:
             self.skipped.append(SkippedFile(file, str(reason)))
         except DeclarationError as error:
-            line = None if error.line else line_of("config", file)
+            line = None if error.line else line_of(error.about, file) or line_of("config", file)
             self.broken.append(BrokenFile(file, f"line {line}: {error}" if line else str(error)))
         except Exception as error:  # of a class that the author wrote: a handler's, a model's
             self.broken.append(BrokenFile(file, cause_of(error, file, self._project.root)))

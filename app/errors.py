@@ -32,6 +32,13 @@ class DeclarationError(TidelogError):
 
     code = "declaration_invalid"
     line: int | None = None  # where, if the message says so itself
+    about = "config"  # the name at the file's top level that it is about
+
+
+class HandlerDeclarationError(DeclarationError):
+    """A file's handler can't be one."""
+
+    about = "handler"
 
 
 class StreamsNotMigratedError(TidelogError):

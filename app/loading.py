@@ -153,9 +153,11 @@ def cause_of(error: BaseException, file: Path, root: Path) -> str:
 
 
 def line_of(name: str, file: Path) -> int | None:
-    """The line of `file` that assigns `name` at its top level, last."""
+    """The line of `file` that assigns or defines `name` at its top level, last."""
     line = None
     for node in ast.parse(file.read_bytes()).body:
+        if getattr(node, "name", None) == name:  # of a function or a class
+            line = node.lineno
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             line = node.lineno

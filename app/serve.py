@@ -33,6 +33,7 @@ from app.settings import Settings
 from app.store.connecting import first_connection
 from app.store.embedded import EmbeddedPostgres
 from app.store.requirements import ALEMBIC_INI, check_server, is_to_be_migrated
+from app.welcome import welcome
 
 logger = logging.getLogger("tidelog.serve")
 
@@ -40,19 +41,6 @@ logger = logging.getLogger("tidelog.serve")
 SHUTDOWN_SECONDS = 5
 START_TIMEOUT_SECONDS = 30  # of a worker, on a machine with other things to do; past it, it is taken for hung
 START_LOOK_SECONDS = 0.5  # between looks for a signal meanwhile
-
-WELCOME = """
-  Tidelog serves {base}
-
-    open   {base}/   in two windows, and type
-    post   curl {base}/chat/general/messages -H 'content-type: application/json' \\
-                -d '{{"author": "ada", "text": "hello"}}'
-    sql    {psql}
-             update streams.chat_message set data = data || '{{"text": "hello, SQL"}}' where data ->> 'author' = 'ada';
-             select position, op, data ->> 'text' as text from streams.chat_message_history order by position, seq;
-    steps  {steps}      OpenAPI  {base}/schema/openapi.json
-    stop   Ctrl-C
-"""
 
 
 def main() -> None:
@@ -83,7 +71,9 @@ def serve(settings: Settings, bound: socket.socket) -> None:
     """
     discovered = discover(settings.steps_dir)
     if settings.database_url is not None:
-        psql = 'psql "$TIDELOG_DATABASE_URL"'  # it may have a password: not shown
+        # It may have a password: not shown. Of SQLAlchemy's driver names psql knows nothing.
+        is_psqls = "+" not in settings.database_url.partition("://")[0]
+        psql = 'psql "$TIDELOG_DATABASE_URL"' if is_psqls else 'psql "postgresql:${TIDELOG_DATABASE_URL#*:}"'
         _migrate_and_run(settings, bound, discovered, settings.database_url, psql)
         return
     embedded = EmbeddedPostgres(settings.data_dir)
@@ -113,27 +103,27 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 class WelcomingServer(uvicorn.Server):
-    """Says `welcome` once it answers."""
+    """Says `words` once it answers."""
 
-    def __init__(self, config: uvicorn.Config, welcome: str) -> None:
+    def __init__(self, config: uvicorn.Config, words: str) -> None:
         super().__init__(config)
-        self._welcome = welcome
+        self._words = words
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            print(self._welcome, flush=True)  # noqa: T201 - this is a command's output
+            print(self._words, flush=True)  # noqa: T201 - this is a command's output
 
 
 class WelcomingSupervisor(Multiprocess):
-    """Several servers on one socket, each a process. SIGHUP replaces one after the other. Says `welcome`, too.
+    """Several servers on one socket, each a process. SIGHUP replaces one after the other. Says `words`, too.
 
     `started` is False if the first of them could not begin, by its own fault.
     """
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], welcome: str) -> None:
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], words: str) -> None:
         super().__init__(config, sockets)
-        self._welcome = welcome
+        self._words = words
         self.started = False
 
     def init_processes(self) -> None:
@@ -143,7 +133,7 @@ class WelcomingSupervisor(Multiprocess):
         while self.processes[0].process.is_alive() and time.monotonic() < deadline:
             if self.processes[0].wait_until_ready(START_LOOK_SECONDS):
                 self.started = True
-                print(self._welcome, flush=True)  # noqa: T201 - this is a command's output
+                print(self._words, flush=True)  # noqa: T201 - this is a command's output
                 return
             self.handle_signals()
             if self.should_exit.is_set():
@@ -199,14 +189,14 @@ def _migrate_and_run(settings: Settings, bound: socket.socket, discovered: Disco
     if asyncio.run(_is_to_be_migrated(url, streams)):
         # Not discovered again: what is broken is logged by the server.
         command.upgrade(Config(ALEMBIC_INI, attributes={"streams": streams}), "head")
-    welcome = WELCOME.format(base=_base_url(settings.host, bound), psql=psql, steps=settings.steps_dir)
+    words = welcome(_base_url(settings.host, bound), psql, settings.steps_dir, discovered)
     config = uvicorn.Config("app.main:app", workers=settings.workers, **uvicorn_options(settings))
     if settings.workers == 1:
-        server = WelcomingServer(config, welcome)
+        server = WelcomingServer(config, words)
         server.run(sockets=[bound])
         started = server.started
     else:
-        supervisor = WelcomingSupervisor(config, [bound], welcome)
+        supervisor = WelcomingSupervisor(config, [bound], words)
         supervisor.run()
         started = supervisor.started
     if not started:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from app.errors import DeclarationError
+from app.errors import DeclarationError, HandlerDeclarationError
 from app.json_text import is_within
 from app.model.schema import Schema, compile_declared
 from app.settings import STEP_TIMEOUT_MAX_SECONDS
@@ -209,12 +209,12 @@ def _compile(key: str, declared: Any) -> Schema:
 
 def _checked_handler(handler: Any) -> Callable[..., Any]:
     if not callable(handler):
-        raise DeclarationError(
+        raise HandlerDeclarationError(
             "the file needs `async def handler(req, context)`"
             + ("" if handler is None else f"; handler is {handler!r:.80}")
         )
     if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
-        raise DeclarationError("handler yields: an API step returns its answer once, with `return`")
+        raise HandlerDeclarationError("handler yields: an API step returns its answer once, with `return`")
     signature = inspect.signature(handler)
     for arguments in (("req", "context"), ("req",)):
         try:
@@ -222,4 +222,4 @@ def _checked_handler(handler: Any) -> Callable[..., Any]:
             return handler  # type: ignore[no-any-return]
         except TypeError:
             continue
-    raise DeclarationError(f"handler{signature} must take (req, context) or (req)")
+    raise HandlerDeclarationError(f"handler{signature} must take (req, context) or (req)")

@@ -338,3 +338,35 @@ def test_what_is_only_called_so_is_left_alone(text: str, write: Write, steps_dir
     write("a_step.py", CONFIG + text)
     discovered = discover(steps_dir)
     assert discovered.broken == () and len(discovered.steps) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "cause"),
+    [
+        ("x = 1\nimport no_such_package\n", 2, "ModuleNotFoundError"),
+        ("x = 1\n\nfrom beside import gone\n", 3, "cannot import name 'gone'"),
+        ("x = 1\nfrom beside import broken\n", 2, "ImportError"),
+        ("x = 1\nimport below.bad\n", 2, "(steps/below/bad.py, line 2)"),
+        ("import json\njson.loads('{')\n", 2, "JSONDecodeError"),
+        ("from pydantic import BaseModel\nclass A(BaseModel):\n    x: object()\n", 2, "pydantic"),
+        (
+            "\n" + STEP.replace("async def handler(req, context)", "async def handler(req, context, more)"),
+            4,
+            "handler(req",
+        ),
+        ("\n" + STEP.replace("async def handler(req, context)", "async def other(req, context)"), 3, "the file needs"),
+        (STEP.replace('"POST"', '"PUSH"'), 2, '"method"'),
+        (STEP + "handler = 5\n", 5, "handler is 5"),
+    ],
+)
+def test_what_fails_names_the_line_of_the_file_that_it_is_about(
+    write: Write, steps_dir: Path, text: str, line: int, cause: str
+) -> None:
+    """The author's own, and not one of a library or of ours; a file that it imports is named beside."""
+    write("beside.py", "here = 1")
+    write("below/bad.py", "\ndef f(:\n")
+    write("a_step.py", text)
+    (broken,) = discover(steps_dir).broken
+    assert broken.path.name == "a_step.py"
+    assert broken.cause.startswith(f"line {line}: ") and cause in broken.cause
+    assert "\n" not in broken.cause and "/app/" not in broken.cause
