@@ -135,9 +135,9 @@ async def consume(
     Lost connections, outdated ones (a table was altered), deadlocks, lock timeouts, serialisation failures and a
     transaction over its time are logged and tried again from the stored position. Everything else that the handler
     raises rolls the transaction back and is raised.
-    Also raises StreamUnknownError, StreamsNotMigratedError, EncodingError, PositionTooOldError (commits that this
-    consumer has not seen are gone), PositionForeignError (its position is not of this database), and what asyncpg
-    raises when it is denied. Cancel it to stop: a transaction at work is rolled back.
+    Also raises DatabaseUrlError, StreamUnknownError, StreamsNotMigratedError, EncodingError, PositionTooOldError
+    (commits that this consumer has not seen are gone), PositionForeignError (its position is not of this database), and
+    what asyncpg raises when it is denied. Cancel it to stop: a transaction at work is rolled back.
     """
     if not 0 < len(name) <= NAME_LENGTH_MAX or "\0" in name:
         raise ValueError(f"a consumer's name has 1 to {NAME_LENGTH_MAX} characters, not {name!r}")

@@ -45,6 +45,8 @@ _PASSWORDS = (
     re.compile(r"://[^:/?#@]*:([^@]*)@"),
     re.compile(r"://[^:/?#@]*:(.*)@"),  # with an @ in it
     re.compile(r"[?&](?:ssl)?password=([^&#]*)"),
+    re.compile(r"(?:^|\s)(?:ssl)?password\s*=\s*((?:[^\s'\\]|\\.)+)"),  # libpq's pairs
+    re.compile(r"(?:^|\s)(?:ssl)?password\s*=\s*'((?:[^'\\]|\\.)*)'"),
 )
 
 
@@ -60,7 +62,7 @@ class Redaction:
     def of_database(cls, url: str | None) -> Redaction:
         """One that knows the passwords of a database's URL, as they are written there and as they are sent."""
         found = [match[1] for rule in _PASSWORDS for match in rule.finditer(url or "")]
-        return cls([*found, *map(unquote, found)])
+        return cls([*found, *map(unquote, found), *(re.sub(r"\\(.)", r"\1", one) for one in found)])
 
     def text(self, text: str) -> str:
         """`text` without secrets, shortened in its middle if it is long."""

@@ -107,7 +107,7 @@ def _why(error: BaseException, timeout_seconds: float) -> str:
         case ConnectionRefusedError() | FileNotFoundError():
             return "nothing listens there: does the server run, and is the port right?"
         case ConnectionError() if "rejected SSL" in said:
-            return "the server takes no TLS: set sslmode=disable, or have it take TLS"
+            return "what listens there takes no TLS, or is no Postgres: are sslmode and port right?"
         case OSError() if "Connect call failed" in said or "Multiple exceptions" in said:
             return f"nothing listens there: does the server run, and is the port right? ({said})"
         case TargetServerAttributeNotMatched():

@@ -55,10 +55,15 @@ async def check_server(connection: Connection) -> None:
 
 async def check_grants(connection: Connection, streams: Sequence[Stream]) -> None:
     """Raise GrantMissingError if the role lacks what serving takes; warn of streams that steps can't write."""
+    for statement in await _grants_to_write(connection, streams):
+        logger.warning("steps can't write a stream: `%s;`", statement)
+
+
+async def _grants_to_write(connection: Connection, streams: Sequence[Stream]) -> list[str]:
+    """Those that steps need and sockets don't, as far as they are missing. Without the others: GrantMissingError."""
     rows = await connection.fetch(MISSING_GRANTS, [stream.table for stream in streams])
     _refuse([row["statement"] for row in rows if row["is_vital"]])
-    for row in rows:
-        logger.warning("steps can't write a stream: `%s;`", row["statement"])
+    return [row["statement"] for row in rows]
 
 
 async def check_revision(connection: Connection) -> None:
@@ -80,7 +85,7 @@ async def is_to_be_migrated(connection: Connection, streams: Sequence[Stream]) -
     """
     reasons = [await _what_the_core_lacks(connection)]
     if reasons == [None]:
-        await check_grants(connection, streams)
+        await _grants_to_write(connection, streams)
         reasons = await _what_streams_lack(connection, streams)
     found = [reason for reason in reasons if reason]
     if not found:
@@ -102,7 +107,7 @@ async def _what_the_core_lacks(connection: Connection) -> str | None:
     if not row["has_version"]:
         return "this database has no Tidelog tables yet"
     if not row["may_read"]:
-        _refuse([row["statement"] for row in await connection.fetch(MISSING_GRANTS, []) if row["is_vital"]])
+        await _grants_to_write(connection, ())
     there = await connection.fetchval("select version_num from streams.alembic_version")
     head, known = _revisions()
     if there is None:

@@ -66,18 +66,24 @@ while True:
 """
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+CLOSED = ("postgresql://u:hush-hush@127.0.0.1:{closed}/d", "127.0.0.1:{closed}: nothing listens there")
+
+
 @pytest.mark.parametrize(
-    ("url", "told"),
+    ("command", "url", "told"),
     [
-        ("mysql://u:hush-hush@127.0.0.1/d", "begins with mysql://"),
-        ("postgresql://u:hush-hush@127.0.0.1:{closed}/d", "127.0.0.1:{closed}: nothing listens there"),
-        ("postgresql://u:hush-hush@127.0.0.1:{other}/d?sslmode=disable", "doesn't speak as Postgres does"),
-        ("postgresql://u:hush-hush@no.such.invalid/d", "no.such.invalid:5432: no such host"),
-        ("postgresql://u:hush-hush@a.invalid,127.0.0.1:{closed}/d", "a.invalid:5432: no such host"),
-        ("postgresql://u:hush-hush@127.0.0.1/d?sslmode=maybe", "sslmode"),
-        ("{absent}", 'database "absent" does not exist'),
-        ("", "unset it for the embedded Postgres"),
+        ("serve", *CLOSED),
+        ("migrate", *CLOSED),
+        ("adopt", *CLOSED),
+        ("serve", "mysql://u:hush-hush@127.0.0.1/d", "begins with mysql://"),
+        ("serve", "postgresql://u:hush-hush@127.0.0.1:{other}/d?sslmode=disable", "doesn't speak as Postgres does"),
+        ("serve", "postgresql://u:hush-hush@127.0.0.1:{other}/d", "is no Postgres: are sslmode and port right?"),
+        ("serve", "host=127.0.0.1 port={closed} user=u password='hush-hush' dbname=d", "nothing listens there"),
+        ("serve", "postgresql://u:hush-hush@no.such.invalid/d", "no.such.invalid:5432: no such host"),
+        ("serve", "postgresql://u:hush-hush@a.invalid,127.0.0.1:{closed}/d", "a.invalid:5432: no such host"),
+        ("serve", "postgresql://u:hush-hush@127.0.0.1/d?sslmode=maybe", "sslmode"),
+        ("migrate", "{absent}", 'database "absent" does not exist'),
+        ("adopt", "", "unset it for the embedded Postgres"),
     ],
 )
 def test_a_database_that_can_not_be_used_is_one_line(

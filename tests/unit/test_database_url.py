@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import ssl
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from asyncpg import connect_utils
@@ -58,8 +60,6 @@ def test_every_form_is_the_same_database(url: str) -> None:
 @pytest.mark.parametrize("password", ["p@ss", "a/b", "a:b", "a?b", "a#b", "100%", "p&s=s", "[x]", "pä ss", "it's \\"])
 def test_a_password_may_have_any_character(password: str) -> None:
     """Escaped by percent in a URL, by a backslash in pairs."""
-    from urllib.parse import quote
-
     escaped = password.replace("\\", "\\\\").replace("'", "\\'")
     for url in (f"postgresql://u:{quote(password, safe='')}@h/d", f"host=h dbname=d user=u password='{escaped}'"):
         assert driver_reads(url)[0][1].password == password
@@ -142,3 +142,12 @@ def test_a_service_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert [address for address, _ in read] == [("a", 5433), ("b", 5433)]
     assert (read[0][1].user, read[0][1].password, read[0][1].database) == ("eve", "50%", "app")
     assert DatabaseUrl.parse(url).host_timeout_seconds == 4
+
+
+def test_the_systems_own_roots_can_be_trusted() -> None:
+    """As libpq has it since 16: the server's name is checked, whatever else is said."""
+    for url in ("sslrootcert=system", "sslmode=verify-full&sslrootcert=system"):
+        tls = DatabaseUrl.parse(f"postgresql://h/d?{url}").tls
+        assert tls is not None and tls.check_hostname and tls.verify_mode is ssl.CERT_REQUIRED
+    with pytest.raises(DatabaseUrlError, match="needs sslmode=verify-full"):
+        DatabaseUrl.parse("postgresql://h/d?sslmode=require&sslrootcert=system")

@@ -294,3 +294,17 @@ def test_an_operators_own_logging_is_left_alone() -> None:
     done = run("logging.basicConfig(level='INFO', format='mine %(message)s')")
     assert done.stdout == "False\n"
     assert done.stderr.startswith("mine ours\nmine of a library\n")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "host=h password=hush-1 user=u",
+        "host=h password = 'hush-1' user=u",
+        r"password='hush\-1'",
+        "postgresql://u:hush%2D1@h/d",
+    ],
+)
+def test_a_password_is_known_in_every_form_of_a_database_url(url: str) -> None:
+    """As it is sent, wherever it stands."""
+    assert Redaction.of_database(url).text("the server said hush-1!") == "the server said ***!"
