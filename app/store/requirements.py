@@ -130,7 +130,9 @@ async def _what_streams_lack(connection: Connection, streams: Sequence[Stream]) 
     ]
     stored = {name: json.loads(schema) for name, schema in await connection.fetch(SCHEMAS, names)}
     changed = [name for name in names if name not in stored]
-    changed += [stream.name for stream in streams if stored.get(stream.name, ...) not in (..., stream.schema.document)]
+    for stream in streams:
+        if stream.name in stored and stored[stream.name] != json.loads(json.dumps(stream.schema.document)):
+            changed.append(stream.name)
     if changed and not lacks:
         if (await _migrated(connection))["may_migrate"]:
             lacks.append(f"new schemas of {', '.join(changed)}")

@@ -12,10 +12,12 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
+from app.consumer import Commit, consume
 from app.discovery import discover
 from app.errors import GrantMissingError, ServerUnfitError
 from app.store.requirements import check_grants, check_server, is_to_be_migrated
 from tests.acceptance.test_readme import blocks
+from tests.consumer_floor import numbering
 from tests.harness import RUN, Server, StepsFolder, Subscriber, eventually, free_port, migrate
 from tests.migrations.catalog import objects_of
 from tests.migrations.test_refusals import serve
@@ -83,6 +85,30 @@ async def test_the_listed_grants_serve_a_migrated_database(role: Role, note_step
     finally:
         await server.stop()
     assert await objects_of(role.sql) == before
+
+
+class EnoughError(Exception):
+    """Ends a consumer."""
+
+
+async def test_a_consumer_needs_its_own_table_beside(role: Role) -> None:
+    """It stores its position: what was handed out before it ended does not come again."""
+    await role.sql.execute(f"grant insert, update on streams.consumer to {role.name}")
+    seen: list[int] = []
+
+    async def handler(commit: Commit, _connection: object) -> None:
+        if len(seen) % 2:
+            raise EnoughError
+        seen.append(commit.position)
+
+    with numbering(role.url):
+        for id in ("b", "c"):
+            await role.sql.execute("insert into streams.note (group_id, id, data) values ('g', $1, '{}')", id)
+        for _ in range(2):
+            with pytest.raises(EnoughError):
+                await consume(role.url, "app", handler)
+            seen.append(0)
+    assert seen == [1, 0, 2, 0]
 
 
 async def test_each_grant_that_is_missing_is_named(role: Role, note_steps: StepsFolder) -> None:
