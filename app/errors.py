@@ -181,6 +181,36 @@ class OriginForbiddenError(TidelogError):
     status = 403
 
 
+class UpgradeRequiredError(TidelogError):
+    """A WebSocket's handshake came as a plain request: a proxy dropped a part of it, or it is of another version."""
+
+    code = "upgrade_required"
+    status = 426
+
+
+class UpgradeWithBodyError(TidelogError):
+    """A request with a body asks for another protocol: the server's parser takes the body for that protocol's."""
+
+    code = "upgrade_with_body"
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a request with a body can't ask for an upgrade to another protocol: send it without the header Upgrade "
+            "(curl: --http1.1)"
+        )
+
+
+class ServerFullError(TidelogError):
+    """A server process has as many connections as its limit of open files allows; nothing has begun."""
+
+    code = "server_full"
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("this server process has no room for more connections; nothing was stored, try again later")
+
+
 class ClientGoneError(TidelogError):
     """The client closed its connection before its step was committed; the step is rolled back."""
 

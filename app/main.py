@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager, suppress
 
 from litestar import Litestar
 
+from app.descriptors import descriptors
 from app.discovery import Discovered, discover
 from app.feed.broadcaster import Broadcaster
 from app.feed.reader import Reader
@@ -24,7 +25,7 @@ from app.logs.last_words import TOLD, last_words
 from app.logs.setup import configure
 from app.settings import Settings
 from app.store.archive import Archive
-from app.store.capacity import warn_if_short
+from app.store.capacity import FEED_CONNECTIONS_MAX, warn_if_short
 from app.store.connecting import first_connection
 from app.store.declared import check_declared
 from app.store.embedded import EmbeddedPostgres
@@ -37,8 +38,8 @@ from app.web.cross_origin import PageRules, PagesApp
 from app.web.failures import exception_handlers
 from app.web.health import health_controller
 from app.web.openapi import openapi_config
-from app.web.refusal import refuse
 from app.web.socket import SocketGate
+from app.web.startup import refuse
 from app.web.steps import step_controllers, step_in
 from app.web.threads import DaemonThreads, HandlerThreads
 
@@ -77,6 +78,7 @@ class Tidelog:
         """Start what serves, in the order in which one stands on the other; stop it in the other order."""
         # Of authors' asyncio.to_thread, too, the end of the process waits for none.
         asyncio.get_running_loop().set_default_executor(DaemonThreads(LOOP_THREADS_MAX, "tidelog-loop"))
+        descriptors.prepare(self.settings.pool_size_max + FEED_CONNECTIONS_MAX)
         try:
             await self._open(app)
             await warn_if_short(
@@ -144,6 +146,8 @@ class Tidelog:
         warnings = {f"stream {name}": trouble for name, trouble in of_streams.items()}
         if self.database.pool.trouble:
             warnings["pool"] = self.database.pool.trouble
+        if descriptors.trouble:
+            warnings["connections"] = descriptors.trouble
         return warnings
 
 

@@ -1,4 +1,6 @@
-"""Access lines: one for each answered request, two for each WebSocket. No query strings and headers: they have tokens.
+"""Access lines: one for each answered request and each refused WebSocket, two for each that is opened.
+
+They have no query strings and headers, which have tokens.
 
 Not for health checks, which come every few seconds from several sides and say nothing.
 """
@@ -22,7 +24,7 @@ from app.web.request import read_headers, trace_id_of
 
 PATH_LENGTH_MAX = 1024  # of what is shown
 
-_UNLOGGED = frozenset({"/health/live", "/health/ready", "/health/live/", "/health/ready/"})
+UNLOGGED = frozenset({"/health/live", "/health/ready", "/health/live/", "/health/ready/"})
 _redaction = Redaction()  # for paths; what is known to be secret is no part of one
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
@@ -45,7 +47,7 @@ class AccessLog:
 
     async def serve(self, app: Application, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Have `app` serve the request, and log what it answered."""
-        if scope["path"] in _UNLOGGED or not access_logger.isEnabledFor(logging.INFO):
+        if scope["path"] in UNLOGGED or not access_logger.isEnabledFor(logging.INFO):
             await app(scope, receive, send)
             return
         began = perf_counter()
@@ -81,6 +83,11 @@ class AccessLog:
             duration_ms = round((perf_counter() - began) * 1000, 3)
             about |= {"code": socket.close_code, "subscriptions": socket.subscription_count}
             access_logger.info("socket closed", extra={**about, "duration_ms": duration_ms})
+
+    def refused_socket(self, scope: Scope, status: int, error: str) -> None:
+        """Log a WebSocket that was not opened."""
+        about = {"trace_id": trace_id_of(read_headers(scope["headers"])), "path": _path(scope)}
+        access_logger.info("socket refused", extra={**about, "status": status, "error": error})
 
 
 class _Sent:

@@ -22,17 +22,25 @@ from typing import Any, cast
 from litestar.enums import ScopeType
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 
-from app.errors import HostForbiddenError, OriginForbiddenError, TidelogError, shown
+from app.errors import (
+    HostForbiddenError,
+    OriginForbiddenError,
+    TidelogError,
+    shown,
+)
+from app.model.step import Step
 from app.settings import Settings
-from app.web.answer import Answer, RawHeaders, encode_answer
-from app.web.failures import Failure
+from app.web.access import UNLOGGED, AccessLog
+from app.web.answer import Answer, RawHeaders
+from app.web.handshake import SIGNS, is_sign_of_one, upgrade_required
 from app.web.hosts import DEFAULT_PORTS, LENGTH_MAX, Host, is_loopback_address, parse_host, parse_origin
-from app.web.refusal import with_refusal
-from app.web.socket import SocketsAnywhere
+from app.web.overfull import REFUSAL
+from app.web.refusal import Refusals
+from app.web.socket import SocketGate, SocketsAnywhere
+from app.web.startup import with_refusal
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # which change nothing (RFC 9110 9.2.1)
 PREFLIGHT_SECONDS = 600  # for which browsers need not ask again
-POLICY_VIOLATION = 1008  # RFC 6455 7.4.1
 TOLD_MAX = 100  # different hosts and origins that the log names; pages can make up any number
 
 _OURS = ("same-origin", "none")  # of Sec-Fetch-Site; "none" is the user's own doing, as by the address bar
@@ -118,9 +126,17 @@ class PageRules:
 class PagesApp(SocketsAnywhere):
     """The application, for those pages that may use it."""
 
-    def __init__(self, rules: PageRules, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
+    def __init__(
+        self,
+        rules: PageRules,
+        gate: SocketGate,
+        steps: Iterable[Step],
+        access_log: AccessLog | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(gate, steps, access_log, **options)
         self._rules = rules
+        self._refusals = Refusals(access_log)
 
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
@@ -128,25 +144,34 @@ class PagesApp(SocketsAnywhere):
         if scope["type"] == "lifespan":
             await super().__call__(scope, receive, with_refusal(cast("LifeSpanSend", send), self))
             return
-        said_host, origin, site = _said(scope["headers"])
+        said_host, origin, site, is_handshake = _said(scope["headers"])
         is_socket = scope["type"] == ScopeType.WEBSOCKET
         wanted = None if is_socket or origin is None else _preflight(cast("HTTPScope", scope))
+        refusal: TidelogError | None = None
+        host = None
         try:
             host = self._rules.check_host(said_host, scope.get("server"))
             if is_socket or wanted is not None or cast("HTTPScope", scope)["method"] not in SAFE_METHODS:
                 self._rules.check_origin(origin, site, host)
+            if REFUSAL in scope and (is_socket or scope["path"] not in UNLOGGED):
+                refusal = cast("dict[str, Any]", scope)[REFUSAL]
+            elif is_handshake and not is_socket and cast("HTTPScope", scope)["method"] == "GET":
+                refusal = upgrade_required(scope["headers"])
         except (HostForbiddenError, OriginForbiddenError) as error:
-            await _refuse(is_socket, cast("Send", send), error)
+            await self._refusals.refuse(scope, cast("Receive", receive), cast("Send", send), error)
             return
         if origin is not None and not is_socket:
             if self._rules.allows(origin, host):
                 sharing = self._sharing(origin)
-                if wanted is not None:
+                if wanted is not None and refusal is None:
                     await Answer(204, [*sharing, *wanted]).send(send)
                     return
                 send = _with_headers(cast("Send", send), sharing)
             else:
                 self._rules.note_unread(origin, site, host)
+        if refusal is not None:
+            await self._refusals.refuse(scope, cast("Receive", receive), cast("Send", send), refusal)
+            return
         await super().__call__(scope, receive, send)
 
     def _sharing(self, origin: str) -> RawHeaders:
@@ -158,9 +183,10 @@ class PagesApp(SocketsAnywhere):
         return [*allowed, (b"access-control-expose-headers", b"*")]
 
 
-def _said(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None, str | None]:
-    """Host, Origin and Sec-Fetch-Site. What comes twice is neither of the two."""
+def _said(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None, str | None, bool]:
+    """Host, Origin and Sec-Fetch-Site, of which what comes twice is neither; and whether a WebSocket is wanted."""
     host = origin = site = None
+    is_handshake = False
     for name, value in headers:
         if name == b"host":
             host = value if host is None else host + b", " + value
@@ -168,7 +194,9 @@ def _said(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | Non
             origin = value if origin is None else origin + b", " + value
         elif name == b"sec-fetch-site":
             site = value if site is None else site + b", " + value
-    return _text(host), _text(origin), _text(site)
+        elif name in SIGNS and is_sign_of_one(name, value):
+            is_handshake = True
+    return _text(host), _text(origin), _text(site), is_handshake
 
 
 def _text(value: bytes | None) -> str | None:
@@ -212,12 +240,3 @@ def _with_headers(send: Send, headers: RawHeaders) -> Send:
         await send(message)
 
     return send_with_headers
-
-
-async def _refuse(is_socket: bool, send: Send, error: TidelogError) -> None:
-    if is_socket:
-        # Before it is accepted: the server answers 403. (With an answer of ours, uvicorn logs an error each time.)
-        await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": error.code})
-        return
-    body = Failure(error.status, error.code, str(error)).body()
-    await encode_answer({"status": error.status, "body": body}).send(send)

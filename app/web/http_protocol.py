@@ -8,11 +8,20 @@ for answers, would hold memory. Handshakes of WebSockets come this way, too.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sized
+from contextlib import suppress
+from functools import partial
 from http import HTTPStatus
+from typing import Any, cast
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.errors import ServerFullError, UpgradeWithBodyError
+from app.web.handshake import is_whole
+from app.web.overfull import REFUSAL, OverfullApp, overfull
+from app.web.refusal import last_words
 
 # Of request line and headers, and again of trailers. What is counted begins with a connection's earlier requests, and
 # is looked at after each read: up to twice that, and what one read brings, is let through.
@@ -55,6 +64,9 @@ class RequestProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = BoundedFlow(transport, self.pipeline)
         self._look_later()
+        if not overfull.has_room_for(transport):
+            self.app = OverfullApp(self.app, partial(overfull.drop, self))
+            overfull.hold(self, self.loop)
 
     def data_received(self, data: bytes) -> None:
         self._received += len(data)
@@ -68,15 +80,41 @@ class RequestProtocol(HttpToolsProtocol):
 
     def handle_websocket_upgrade(self) -> None:
         self._look_no_more()
+        overfull.drop(self)
         super().handle_websocket_upgrade()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._look_no_more()
+        overfull.drop(self)
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
         self._drained = True
         super().resume_writing()
+
+    def refuse_at_once(self) -> None:
+        """There was no room for it, and no request came."""
+        if self.transport.is_closing():
+            return
+        if self.scheme == "http":
+            # What came meanwhile: closed with that unread, the connection would be reset, and our words be lost.
+            with suppress(OSError):
+                os.read(self.transport.get_extra_info("socket").fileno(), HEAD_SIZE_MAX_BYTES)
+        self.transport.write(last_words(ServerFullError()))
+        self.transport.close()
+
+    def _should_upgrade(self) -> bool:
+        """uvicorn asks for each request that has `Upgrade`. What is no whole handshake goes on as a request."""
+        return super()._should_upgrade() and is_whole(self.scope["method"], self.headers)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """uvicorn calls this for an upgrade that isn't made: the server's to decide (RFC 9110 7.8), and no warning.
+
+        But the parser has passed over the body: the handler must not run without it.
+        """
+        headers = dict(self.headers)
+        if b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
+            cast("dict[str, Any]", self.scope)[REFUSAL] = UpgradeWithBodyError()
 
     @property
     def _is_in_head(self) -> bool:

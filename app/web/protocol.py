@@ -10,13 +10,16 @@ and one that takes nothing would keep it, and its buffers, for ever.
 
 from __future__ import annotations
 
+from asyncio.transports import BaseTransport
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode
 from websockets.http11 import Request
 from websockets.protocol import State
+
+from app.web.overfull import OverfullApp, overfull
 
 EXTENSION = "tidelog.frames"
 ABORT_AFTER_SECONDS = 10.0  # for the close frame and what is before it to be sent
@@ -87,6 +90,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._tell(self._on_drained)
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)
+        if not overfull.has_room_for(transport):
+            self.app = OverfullApp(self.app, lambda: None)
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self.initial_response is not None and self.close_sent:
+            self.handshake_complete = True  # it is over, as the application wants it: uvicorn would log an error
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
