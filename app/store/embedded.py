@@ -15,8 +15,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from app.errors import EmbeddedPostgresError
-from app.store.account import BIN
+from app.store.account import BIN, check_owner, is_roots, owner_of
 from app.store.cluster import SUPERUSER, Cluster
+from app.store.locks import open_lock
+from app.store.place import DATA, HOLDERS_LOCK, TURN_LOCK, home_of
 
 DATABASE = "tidelog"
 TURN_TIMEOUT_SECONDS = 300  # longer than any start or stop that another process may be in
@@ -24,7 +26,7 @@ POLL_SECONDS = 0.05
 
 
 class EmbeddedPostgres:
-    """One hold on the server whose data is in `<data_dir>/postgres`.
+    """One hold on the server whose data is in `<data_dir>/postgres`, or where a link there leads (place.py).
 
     The first hold starts the server, the last one to go stops it. A hold is a lock on a file, which the
     kernel takes from a process that is killed: a server that such a one left behind is used by the next
@@ -32,8 +34,7 @@ class EmbeddedPostgres:
     """
 
     def __init__(self, data_dir: Path) -> None:
-        self._home = data_dir.expanduser().resolve()
-        self._cluster = Cluster(self._home / "postgres")
+        self._data_dir = data_dir.expanduser().resolve()
         self._hold: int | None = None
 
     def start(self) -> str:
@@ -43,8 +44,10 @@ class EmbeddedPostgres:
         """
         if self._hold is not None:
             raise RuntimeError("this hold on the embedded Postgres is taken already")
+        self._home = home_of(self._data_dir)
+        self._cluster = Cluster(self._home / DATA)
         with self._turn():
-            self._hold = os.open(self._home / "holders.lock", os.O_RDONLY | os.O_CREAT, 0o666)
+            self._hold = self._open_lock(HOLDERS_LOCK)
             try:
                 fcntl.flock(self._hold, fcntl.LOCK_SH)
                 socket_folder = self._cluster.ensure_running()
@@ -75,6 +78,19 @@ class EmbeddedPostgres:
         """The command psql: the machine's, or the one that came with this server."""
         return "psql" if shutil.which("psql") else str(BIN / "psql")
 
+    def _open_lock(self, name: str) -> int:
+        """A lock for those who may run this server: the data's owner, and root. Raises EmbeddedPostgresError."""
+        data = self._home / DATA
+        check_owner(data)
+        owner = owner_of(data)
+        try:
+            return open_lock(self._home / name, 0 if is_roots(owner) else owner)
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"{self._home / name} can't be used for the embedded Postgres ({error}): "
+                "remove it, or set TIDELOG_DATA_DIR to a folder that can be written"
+            ) from error
+
     def _let_go(self) -> None:
         assert self._hold is not None  # noqa: S101 - both callers have it
         try:
@@ -90,21 +106,14 @@ class EmbeddedPostgres:
     @contextmanager
     def _turn(self) -> Iterator[None]:
         """Nobody else starts or stops this server meanwhile."""
-        try:
-            self._home.mkdir(parents=True, exist_ok=True)
-            turn = os.open(self._home / "turn.lock", os.O_RDONLY | os.O_CREAT, 0o666)
-        except OSError as error:
-            raise EmbeddedPostgresError(
-                f"{self._home} can't be used for the embedded Postgres ({error}): "
-                "set TIDELOG_DATA_DIR to a folder that can be written"
-            ) from error
+        turn = self._open_lock(TURN_LOCK)
         try:
             deadline = time.monotonic() + TURN_TIMEOUT_SECONDS
             while not _is_locked(turn):
                 if time.monotonic() > deadline:
                     raise EmbeddedPostgresError(
                         f"another process has been starting or stopping the embedded Postgres in {self._home} "
-                        f"for {TURN_TIMEOUT_SECONDS} s: find it (`fuser {self._home / 'turn.lock'}`) and end it"
+                        f"for {TURN_TIMEOUT_SECONDS} s: find it (`fuser {self._home / TURN_LOCK}`) and end it"
                     )
                 time.sleep(POLL_SECONDS)
             yield

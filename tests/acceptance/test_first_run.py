@@ -90,6 +90,7 @@ async def _run(command: str, typed: str = "") -> str:
 def clone() -> Iterator[Path]:
     """A copy of the project without anything that running it has made."""
     folder = Path(tempfile.mkdtemp(prefix="tidelog-clone-")).resolve()
+    folder.chmod(0o711)  # as root, Postgres runs as another user
     shutil.copytree(ROOT, folder, ignore=NOT_IN_A_CLONE, dirs_exist_ok=True)
     yield folder
     for process in processes_below(folder):

@@ -38,6 +38,7 @@ def main() -> int:
     rows = _select(arguments.rows)
     _allow_many_sockets()
     with tempfile.TemporaryDirectory(prefix="tidelog-bench-") as folder:
+        Path(folder).chmod(0o711)  # as root, Postgres runs as another user
         Path(folder).chmod(0o755)  # Postgres is another user's if we are root
         results = asyncio.run(_run(rows, Path(folder), arguments))
     return 1 if any("failed" in (result.trouble or "") for result in results) else 0

@@ -40,10 +40,8 @@ embedded.stop()
 PLAIN_HOLDER = """
 import os, pwd, sys
 from pathlib import Path
-from app.store.account import account_for
 from app.store.embedded import EmbeddedPostgres
 if os.geteuid() == 0:
-    account_for(Path(sys.argv[1]))
     nobody = pwd.getpwnam("nobody")
     os.setgroups([])
     os.setgid(nobody.pw_gid)
@@ -115,8 +113,9 @@ async def remembered(url: str) -> list[str]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder that only we can enter, not below pytest's, whose permissions other runs of pytest reset."""
+    """A folder that nobody else can list, not below pytest's, whose permissions other runs of pytest reset."""
     folder = Path(tempfile.mkdtemp(prefix="tidelog-embedded-")).resolve()
+    folder.chmod(0o711)
     yield folder
     all_gone = are_gone(folder)
     for process in processes_below(folder):
@@ -284,12 +283,14 @@ async def test_a_plain_user_can_run_it(folder: Path) -> None:
     embedded.stop()
 
 
-def test_folders_above_the_data_stay_unreadable(data_dir: Path, folder: Path) -> None:
-    """Run by root, the server's user may pass through the folders above its data, and nobody may list them."""
-    embedded = EmbeddedPostgres(data_dir)
-    embedded.start()
-    assert stat.S_IMODE(folder.stat().st_mode) == (0o701 if IS_ROOT else 0o700)
-    assert stat.S_IMODE((data_dir / "postgres").stat().st_mode) == 0o700
+async def test_by_tcp_nobody_is_trusted(folder: Path) -> None:
+    """The socket's folder is the authentication. It listens nowhere else; should that be changed, nobody gets in."""
+    embedded = EmbeddedPostgres(folder / "data")
+    connection = await asyncpg.connect(embedded.start())
+    assert await connection.fetchval("show listen_addresses") == ""
+    rules = "select distinct auth_method from pg_hba_file_rules where type <> 'local'"
+    assert [row["auth_method"] for row in await connection.fetch(rules)] == ["reject"]
+    await connection.close()
     embedded.stop()
 
 
