@@ -123,6 +123,13 @@ class Settings(BaseSettings):
         65_536, ge=1024, description="largest frame a client may send; a join is under 2 KB at the key limits"
     )
     socket_subscriptions_max: int = Field(1000, ge=1, description="subscriptions on one connection")
+    socket_frames_per_second_max: int = Field(
+        100,
+        ge=1,
+        description="WebSocket frames that a client may send for long, pings and pongs included. It may send more at "
+        "once: four for each allowed subscription, and ten seconds' worth. A client that sends more is closed (1008). "
+        "Handling a frame costs the server several times what sending it costs the client",
+    )
     socket_buffer_bytes_max: int = Field(
         262_144, ge=4096, description="bytes waiting for one slow connection before it reads on from the log"
     )

@@ -9,41 +9,48 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any, cast
 
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.errors import ServerFullError, UpgradeWithBodyError
 from app.web.handshake import is_whole
+from app.web.intake import SlicedIntake
 from app.web.overfull import REFUSAL, OverfullApp, overfull
 from app.web.refusal import last_words
 
-# Of request line and headers, and again of trailers. What is counted begins with a connection's earlier requests, and
-# is looked at after each read: up to twice that, and what one read brings, is let through.
+# Of request line and headers, and again of trailers. What is counted begins with a connection's earlier requests: up to
+# twice that is let through.
 HEAD_SIZE_MAX_BYTES = 64 * 1024
 LOOK_SECONDS = 20.0  # a connection's first request begins within one of them, and each head is whole within two
 BODY_BYTES_PER_SECOND_MIN = 500  # less than the worst of mobile networks brings
-PIPELINE_MAX = 16  # requests that wait for others' answers; past it nothing more is read
+PIPELINE_MAX = 16  # requests that wait for others' answers; past it no further slice is taken
+# Most requests come in one. Of the least requests there are some fifty in it, which take a millisecond.
+SLICE_BYTES = 1024
+INVALID = "Invalid HTTP request received."
 
 
 class BoundedFlow(FlowControl):
-    """uvicorn reads on at each answer, however many requests wait; one read may bring ten thousand more."""
+    """uvicorn reads on at each answer, however many requests wait. `go_on` goes on with what has been read already."""
 
-    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized, go_on: Callable[[], None]) -> None:
         super().__init__(transport)
         self._pipeline = pipeline
+        self._go_on = go_on
 
     def resume_reading(self) -> None:
-        if len(self._pipeline) < PIPELINE_MAX:
-            super().resume_reading()
+        if self.read_paused and len(self._pipeline) < PIPELINE_MAX:
+            self.read_paused = False
+            self._go_on()
 
 
-class RequestProtocol(HttpToolsProtocol):
+class RequestProtocol(SlicedIntake, HttpToolsProtocol):
     """To be given to uvicorn as `http`: `--http app.web.http_protocol:RequestProtocol`.
 
     Nearly all of it is done when something is odd, or every LOOK_SECONDS: a timer or a call more for each request would
@@ -51,7 +58,9 @@ class RequestProtocol(HttpToolsProtocol):
     """
 
     look_seconds = LOOK_SECONDS
+    slice_bytes = SLICE_BYTES
 
+    _is_last = False  # what comes behind this connection's last request is not looked at
     _looking: asyncio.TimerHandle | None = None
     _received = 0  # bytes on this connection
     _counted_from = 0  # what came since is head or trailers, if it is all of one request
@@ -62,17 +71,71 @@ class RequestProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = BoundedFlow(transport, self.pipeline)
+        self.flow = BoundedFlow(transport, self.pipeline, self.go_on)
         self._look_later()
         if not overfull.has_room_for(transport):
             self.app = OverfullApp(self.app, partial(overfull.drop, self))
             overfull.hold(self, self.loop)
 
+    @property
+    def has_enough(self) -> bool:
+        return self.flow.read_paused
+
     def data_received(self, data: bytes) -> None:
-        self._received += len(data)
-        super().data_received(data)
+        if self._kept or self.flow.read_paused:
+            self.keep(data)
+        else:
+            super().data_received(data)
+
+    def take(self, piece: bytes) -> None:
+        """As uvicorn's data_received, which drops what comes behind an upgrade."""
+        if self._is_last:
+            return
+        self._received += len(piece)
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(piece)
+        except HttpParserUpgrade as upgrade:
+            self._leave_http(piece[upgrade.args[0] :])
+        except HttpParserError:
+            self._refuse_what_is_invalid()
         if self._received - self._counted_from > HEAD_SIZE_MAX_BYTES:
             self._count_again()
+
+    def _leave_http(self, rest: bytes) -> None:
+        """The request that has just been read asks for another protocol; `rest` is in that one."""
+        self._is_last = True
+        rest += self.drop_kept()
+        if not self._should_upgrade():
+            # It has been answered as if it hadn't asked (RFC 9110 7.8). But where the next request begins isn't known.
+            self._unsupported_upgrade_warning()
+            self.cycle.keep_alive = False
+            return
+        self.handle_websocket_upgrade()
+        if not self.transport.is_closing():
+            self._read_on()
+            if rest:  # a client that hasn't waited for the answer
+                protocol = cast("asyncio.Protocol", self.transport.get_protocol())
+                protocol.data_received(rest)
+
+    def _should_upgrade(self) -> bool:
+        """Whether a request that has `Upgrade` is a whole handshake; else it goes on as a request.
+
+        Not while earlier requests are being answered: their answers would go into the socket's stream.
+        """
+        # Once a cycle has been made for a request it is answered by that, whatever has been answered meanwhile.
+        is_free = self._is_in_head and not self._is_answering_another
+        return super()._should_upgrade() and is_free and is_whole(self.scope["method"], self.headers)
+
+    def _refuse_what_is_invalid(self) -> None:
+        self._is_last = True
+        self.logger.warning(INVALID)
+        cycle = self.cycle
+        is_answering = cycle is not None and not cycle.response_complete
+        if self.pipeline or (is_answering and (cycle.response_started or not cycle.more_body)):
+            self.transport.close()  # it would be taken for the answer to an earlier request, or for a part of it
+        else:
+            self.send_400_response(INVALID)
 
     def on_body(self, body: bytes) -> None:
         self._counted_from = self._received
@@ -102,10 +165,6 @@ class RequestProtocol(HttpToolsProtocol):
                 os.read(self.transport.get_extra_info("socket").fileno(), HEAD_SIZE_MAX_BYTES)
         self.transport.write(last_words(ServerFullError()))
         self.transport.close()
-
-    def _should_upgrade(self) -> bool:
-        """uvicorn asks for each request that has `Upgrade`. What is no whole handshake goes on as a request."""
-        return super()._should_upgrade() and is_whole(self.scope["method"], self.headers)
 
     def _unsupported_upgrade_warning(self) -> None:
         """uvicorn calls this for an upgrade that isn't made: the server's to decide (RFC 9110 7.8), and no warning.
@@ -143,7 +202,7 @@ class RequestProtocol(HttpToolsProtocol):
             return
         if not self.transport.is_closing() and self._is_too_slow():
             self._refuse(HTTPStatus.REQUEST_TIMEOUT)
-        is_exempt = self._is_answering_another or self.flow.read_paused
+        is_exempt = self._is_answering_another or self.flow.read_paused or bool(self._kept)
         self._seen = (None if is_exempt else self.scope, self._received)
         self._look_later()
 
@@ -159,7 +218,7 @@ class RequestProtocol(HttpToolsProtocol):
         if self.scope is None:
             return True
         scope, received = self._seen
-        if self.scope is not scope or self._is_answering_another or self.flow.read_paused:
+        if self.scope is not scope or self._is_answering_another or self.flow.read_paused or self._kept:
             return False
         if self._is_in_head:
             return True

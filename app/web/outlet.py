@@ -15,6 +15,7 @@ from litestar.types import Scope, Send
 from app.feed.cork import Cork
 from app.feed.subscription import Messages
 from app.feed.subscription import Outlet as FeedOutlet
+from app.web.allowance import Allowance
 from app.web.protocol import EXTENSION, SocketProtocol, encode_frame, frame_head
 
 # Messages that are larger, on an average, go behind the heads of their frames as they are.
@@ -34,6 +35,10 @@ class Outlet(FeedOutlet, Protocol):
         """Return when it is not full (any more), or has ended."""
         ...
 
+    async def may_go_on(self) -> bool:
+        """Return, after a message of the client's, when the next one may be taken; False if it sends too many."""
+        ...
+
     def close(self, code: int, reason: str) -> None:
         """End the connection."""
         ...
@@ -48,19 +53,21 @@ def open_outlet(
     send: Send,
     cork: Cork,
     high_water: int,
+    allowance: Allowance,
     on_full: Callable[[], None],
     on_failure: Callable[[Exception], None],
     on_stuck: Callable[[], None],
 ) -> Outlet:
     """The outlet of an accepted connection.
 
-    `on_full` is called when more than `high_water` bytes wait to be sent, `on_failure` when something could not be sent
-    though the client is there, `on_stuck` when the connection can't even be closed, or has gone.
+    `allowance` is for what the client sends. `on_full` is called when more than `high_water` bytes wait to be sent,
+    `on_failure` when something could not be sent though the client is there, `on_stuck` when the connection can't even
+    be closed, or has gone.
     """
     protocol = (scope.get("extensions") or {}).get(EXTENSION)
     if isinstance(protocol, SocketProtocol):
-        return TransportOutlet(protocol, cork, high_water, on_full)
-    return SendOutlet(send, high_water, on_full, on_failure, on_stuck)
+        return TransportOutlet(protocol, cork, high_water, allowance, on_full)
+    return SendOutlet(send, high_water, allowance, on_full, on_failure, on_stuck)
 
 
 class TransportOutlet:
@@ -69,7 +76,14 @@ class TransportOutlet:
     # For a thousand sockets, what an update touches of each is what it costs, beside the write itself.
     __slots__ = ("_cork", "_drained", "_gathered", "_is_open", "_on_full", "_protocol", "_transport", "is_full")
 
-    def __init__(self, protocol: SocketProtocol, cork: Cork, high_water: int, on_full: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        protocol: SocketProtocol,
+        cork: Cork,
+        high_water: int,
+        allowance: Allowance,
+        on_full: Callable[[], None],
+    ) -> None:
         self.is_full = False
         self._protocol = protocol
         self._cork = cork
@@ -78,7 +92,7 @@ class TransportOutlet:
         self._gathered: list[bytes] | None = None
         self._on_full = on_full
         self._drained: asyncio.Event | None = None  # only while somebody may wait
-        protocol.watch(high_water, self._note_full, self._note_drained)
+        protocol.watch(high_water, self._note_full, self._note_drained, allowance)
 
     def write(self, messages: Messages) -> None:
         self.write_all((self,), messages)
@@ -125,6 +139,10 @@ class TransportOutlet:
         if self._drained is not None:
             await self._drained.wait()
 
+    async def may_go_on(self) -> bool:
+        await self.drained()
+        return True  # the protocol counts frames, and bounds how many it hands on in a turn of the loop
+
     def close(self, code: int, reason: str) -> None:
         self._is_open = False
         self._protocol.end(code, reason)
@@ -152,12 +170,14 @@ class SendOutlet:
         self,
         send: Send,
         high_water: int,
+        allowance: Allowance,
         on_full: Callable[[], None],
         on_failure: Callable[[Exception], None],
         on_stuck: Callable[[], None],
     ) -> None:
         self.is_full = False
         self._send = send
+        self._allowance = allowance
         self._high_water = high_water
         self._on_full = on_full
         self._on_failure = on_failure
@@ -188,6 +208,13 @@ class SendOutlet:
     async def drained(self) -> None:
         if self.is_full:
             await self._drained.wait()
+
+    async def may_go_on(self) -> bool:
+        # Servers hand on what they have read without waiting: that may be thousands of messages.
+        await asyncio.sleep(0)
+        await self.drained()
+        self._allowance.left -= 1
+        return self._allowance.left >= 0 or self._allowance.may_go_on()
 
     def close(self, code: int, reason: str) -> None:
         if self._ended:

@@ -5,25 +5,35 @@ A broadcast is the same bytes for every socket, so what remains to be done for e
 is this protocol itself; an application that doesn't find it (on another server) uses `send`.
 
 It also lets go of clients that don't read: uvicorn closes a connection when what was written has been sent,
-and one that takes nothing would keep it, and its buffers, for ever.
+and one that takes nothing would keep it, and its buffers, for ever. And of those that send too much: a frame costs its
+client two bytes.
 """
 
 from __future__ import annotations
 
-from asyncio.transports import BaseTransport
+import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
+from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
-from websockets.frames import CloseCode
+from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
 from websockets.protocol import State
 
+from app.web.allowance import POLICY_VIOLATION, Allowance, floods
+from app.web.intake import SlicedIntake
 from app.web.overfull import OverfullApp, overfull
 
 EXTENSION = "tidelog.frames"
 ABORT_AFTER_SECONDS = 10.0  # for the close frame and what is before it to be sent
 ABORT_AFTER_SECONDS_AT_STOP = 3.0  # less than the server waits before it cancels the application's tasks
+ABORT_AFTER_SECONDS_OF_FLOOD = 3.0  # meanwhile what still comes is thrown away: a reset would overtake the close frame
+
+SLICE_BYTES = 256  # of the least frames there are some forty in it, which take half a millisecond
+# What a message costs later, in the connection's task: that much less is taken in this turn of the loop.
+MESSAGE_SECONDS = 30e-6
+FRAMES_BURST_MAX, FRAMES_PER_SECOND_MAX = 1000, 100  # until the application says what it allows
 
 BAD_REQUEST = b"HTTP/1.1 400 Bad Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -45,15 +55,33 @@ def encode_frame(payload: bytes) -> bytes:
     return frame_head(len(payload)) + payload
 
 
-class SocketProtocol(WebSocketsSansIOProtocol):
+class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
     """To be given to uvicorn as `ws`: `--ws app.web.protocol:SocketProtocol`."""
 
+    slice_bytes = SLICE_BYTES
+
+    _allowance: Allowance
+    _is_flooding = False
     _on_full: Callable[[], None] | None = None
     _on_drained: Callable[[], None] | None = None
 
-    def watch(self, high_water: int, on_full: Callable[[], None], on_drained: Callable[[], None]) -> None:
-        """Call back when more than `high_water` bytes wait to be sent, and when a quarter of it are left."""
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._allowance = Allowance(FRAMES_BURST_MAX, FRAMES_PER_SECOND_MAX)
+        # Also if uvicorn was told otherwise: what a frame costs is bounded by its bytes only if they are what was sent.
+        self.conn.available_extensions = None
+        if not overfull.has_room_for(transport):
+            self.app = OverfullApp(self.app, lambda: None)
+
+    def watch(
+        self, high_water: int, on_full: Callable[[], None], on_drained: Callable[[], None], allowance: Allowance
+    ) -> None:
+        """Call back when more than `high_water` bytes wait to be sent, and when a quarter of it are left.
+
+        `allowance` is for the frames that the client sends, of any kind.
+        """
         self._on_full, self._on_drained = on_full, on_drained
+        self._allowance = allowance
         self.transport.set_write_buffer_limits(high=high_water, low=high_water // 4)
 
     def end(self, code: int, reason: str) -> None:
@@ -91,11 +119,6 @@ class SocketProtocol(WebSocketsSansIOProtocol):
         super().resume_writing()
         self._tell(self._on_drained)
 
-    def connection_made(self, transport: BaseTransport) -> None:
-        super().connection_made(transport)
-        if not overfull.has_room_for(transport):
-            self.app = OverfullApp(self.app, lambda: None)
-
     async def send(self, message: Any) -> None:
         await super().send(message)
         if self.initial_response is not None and self.close_sent:
@@ -107,14 +130,79 @@ class SocketProtocol(WebSocketsSansIOProtocol):
             cast("dict[str, object]", self.scope["extensions"])[EXTENSION] = self
 
     def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_complete and not self.transport.is_closing():
+        if self.handshake_complete and not (self._kept or self.read_paused or self._is_flooding):
+            SlicedIntake.data_received(self, data)
+        elif not self.handshake_initiated:
+            self.take(data)  # the head of the request, which is all there
+        elif not self._is_flooding:
+            self.keep(data)
+
+    @property
+    def has_enough(self) -> bool:
+        # Before the handshake is answered, too: an answer to a ping would come before the handshake's.
+        return self.read_paused or not self.handshake_complete
+
+    def start_keepalive(self) -> None:
+        """The handshake has been answered."""
+        super().start_keepalive()
+        self.go_on()
+
+    async def receive(self) -> ASGIReceiveEvent:
+        """As uvicorn's, but reads on only when what has been read is done with."""
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            self.go_on()
+        return message
+
+    def take(self, piece: bytes) -> None:
+        """As uvicorn's data_received, which knows no bound."""
+        conn, allowance = self.conn, self._allowance
+        conn.receive_data(piece)
+        if conn.parser_exc is not None:
+            self.handle_parser_exception()
+            return
+        allowance.left -= len(conn.events)
+        if allowance.left < 0 and not allowance.may_go_on():
+            self._end_flood()
+            return
+        self.handle_events()
+        if conn.handshake_exc is not None and not self.handshake_complete and not self.transport.is_closing():
             # uvicorn would leave a request that can't be read (with too many headers, say) without an answer for ever.
-            answer = b"".join(self.conn.data_to_send())
+            answer = b"".join(conn.data_to_send())
             self.transport.write(answer or BAD_REQUEST)
             self.transport.close()
 
+    def _end_flood(self) -> None:
+        """Close the connection in a way that its client learns why."""
+        floods.note(self.client)
+        self._is_flooding = True
+        self.conn.events.clear()
+        self.drop_kept()
+        # While it has this timer, uvicorn doesn't close the transport as soon as the application returns.
+        self.close_timer = self.loop.call_later(ABORT_AFTER_SECONDS_OF_FLOOD, self.transport.abort)
+        self.end(POLICY_VIOLATION, self._allowance.reason)
+        self.transport.resume_reading()
+
+    # The parts of a message are gathered in one piece of memory. Alone, even an empty one would take fifty bytes.
+
+    def handle_text(self, event: Frame) -> None:
+        super().handle_text(event)
+        if not event.fin:
+            self.frames = [bytearray(event.data)]  # type: ignore[list-item]
+
+    def handle_bytes(self, event: Frame) -> None:
+        super().handle_bytes(event)
+        if not event.fin:
+            self.frames = [bytearray(event.data)]  # type: ignore[list-item]
+
+    def handle_cont(self, event: Frame) -> None:
+        self.frames[0] += event.data
+        if event.fin:
+            self.send_receive_event_to_app()
+
     def send_receive_event_to_app(self) -> None:
+        self._turn.left -= MESSAGE_SECONDS
         if self.curr_msg_data_type == "text" and not self.close_sent and not _is_utf8(b"".join(self.frames)):
             # uvicorn logs a traceback for it, and fails if a close frame came right behind.
             self.frames = []
@@ -137,9 +225,16 @@ class SocketProtocol(WebSocketsSansIOProtocol):
 
     async def run_asgi(self) -> None:
         await super().run_asgi()
+        if self._is_flooding and self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()  # clients wait for it behind a close frame
         self._abort_later()
 
     def keepalive_timeout(self) -> None:
+        if self._kept or self.read_paused:
+            # The pong may be in what isn't read yet. Whoever takes nothing is closed for that, by the feed.
+            assert self.ping_timeout is not None  # noqa: S101 - or there would be no such timer
+            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+            return
         super().keepalive_timeout()
         self._abort_later()
 

@@ -16,6 +16,7 @@ from app.model.change import Topic
 from app.model.step import Step
 from app.settings import Settings
 from app.web.access import AccessLog
+from app.web.allowance import POLICY_VIOLATION, Allowance, floods
 from app.web.dialects import motia, tidelog
 from app.web.outlet import open_outlet
 from app.web.paths import StepsApp
@@ -28,6 +29,11 @@ INTERNAL_ERROR = 1011
 # Never sent; these two say that no code was received, and that the connection broke.
 NO_STATUS_RECEIVED = 1005
 ABNORMAL_CLOSURE = 1006
+
+# What an honest client may send at once: a page leaves all that it has and joins as much again, twice; and what a slow
+# network held back comes together.
+FRAMES_FOR_EACH_SUBSCRIPTION = 4
+BURST_SECONDS = 10.0
 
 AUTHORIZATION = "Authorization"
 NO_TOPIC = Topic("", "")
@@ -109,13 +115,25 @@ class SocketConnection:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
         self._receive = receive
+        self._client = cast("dict[str, Any]", scope).get("client")
         self._gate = gate
         self._subscriptions: dict[str, Subscription] = {}
         self._task = asyncio.current_task()
         self._is_stuck = False
-        buffer_bytes_max = gate.settings.socket_buffer_bytes_max
+        self._is_flooding = False
+        settings = gate.settings
+        per_second = settings.socket_frames_per_second_max
+        burst = settings.socket_subscriptions_max * FRAMES_FOR_EACH_SUBSCRIPTION + per_second * BURST_SECONDS
+        self._allowance = Allowance(burst, per_second)
         self.outlet = open_outlet(
-            scope, send, gate.broadcaster.cork, buffer_bytes_max, self._note_full, self._note_failure, self._let_go
+            scope,
+            send,
+            gate.broadcaster.cork,
+            settings.socket_buffer_bytes_max,
+            self._allowance,
+            self._note_full,
+            self._note_failure,
+            self._let_go,
         )
         self.deliver = self.outlet.write
 
@@ -128,9 +146,13 @@ class SocketConnection:
                 if message["type"] == "websocket.disconnect":
                     self.close_code = _close_code(message)
                     break
-                self._take(message.get("text"))
-                # Who doesn't take the answers can't ask for more.
-                await self.outlet.drained()
+                if not self._is_flooding:
+                    self._take(message.get("text"))
+                # A client that doesn't take the answers can't ask for more.
+                if not await self.outlet.may_go_on() and not self._is_flooding:
+                    self._is_flooding = True  # nothing more is taken until it is closed
+                    floods.note(self._client)
+                    self.outlet.close(POLICY_VIOLATION, self._allowance.reason)
         except asyncio.CancelledError:
             if not self._is_stuck or self._task is None:
                 raise

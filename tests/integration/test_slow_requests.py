@@ -200,7 +200,7 @@ def test_requests_that_wait_stop_the_reading() -> None:
     """Those that are sent without waiting for answers, each of which would have more of them read."""
     pipeline = [object()] * PIPELINE_MAX
     transport = Mock()
-    flow = BoundedFlow(transport, pipeline)
+    flow = BoundedFlow(transport, pipeline, transport.resume_reading)
     flow.pause_reading()
     flow.resume_reading()
     assert flow.read_paused and not transport.resume_reading.called

@@ -13,6 +13,7 @@ from websockets.frames import CloseCode
 
 from app.feed.subscription import Messages
 from app.settings import Settings
+from app.web.allowance import Allowance
 from app.web.outlet import SendOutlet
 from app.web.protocol import SocketProtocol
 from app.web.socket import SocketGate
@@ -22,6 +23,7 @@ from tests.unit.test_containment import commit, open_feed, publish
 
 JOIN = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "one"}
 HELLO = Messages([b"hello"])
+ENOUGH = Allowance(1000, 1000)
 GONE = [OSError("gone"), RuntimeError("after close"), ValueError("a fault of ours")]
 
 
@@ -81,7 +83,7 @@ async def test_one_that_is_closed_while_it_is_sent_to_is_closed() -> None:
         (sending if message["type"] == "websocket.send" else closing).set()
         await asyncio.Event().wait()
 
-    outlet = SendOutlet(send, 1000, lambda: None, lambda _: None, lambda: None)
+    outlet = SendOutlet(send, 1000, ENOUGH, lambda: None, lambda _: None, lambda: None)
     outlet.write(HELLO)
     await sending.wait()
     outlet.close(1013, "come back")
@@ -145,7 +147,7 @@ def bug() -> None:
 async def test_one_whose_state_cannot_be_noted_is_closed(hook: str) -> None:
     """The transport says that it is full, or has room: if that is lost, nobody would bound what waits for it."""
     protocol, transport = await open_protocol()
-    protocol.watch(1000, bug, bug)
+    protocol.watch(1000, bug, bug, ENOUGH)
     getattr(protocol, hook)()
     assert CloseCode.INTERNAL_ERROR.to_bytes(2, "big") + b"the server failed" in transport.written
     protocol.connection_lost(None)
@@ -155,7 +157,7 @@ async def test_a_lost_connection_keeps_nobody_waiting() -> None:
     """Whoever waits until it has room is told, though uvicorn's part fails."""
     protocol, _ = await open_protocol()
     told = []
-    protocol.watch(1000, bug, lambda: told.append(1))
+    protocol.watch(1000, bug, lambda: told.append(1), ENOUGH)
     protocol.connections.clear()
     with pytest.raises(KeyError):
         protocol.connection_lost(None)

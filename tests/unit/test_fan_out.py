@@ -11,6 +11,7 @@ from app.feed.audience import Channel, Touched, deliver
 from app.feed.cork import Cork
 from app.feed.subscription import CommitHead, Messages, Subscriber, Subscription
 from app.model.change import Change, GroupCommit, Topic
+from app.web.allowance import Allowance
 from app.web.dialects.tidelog import TidelogDialect
 from app.web.outlet import TransportOutlet
 from app.web.protocol import SocketProtocol, encode_frame
@@ -87,7 +88,9 @@ def cork() -> Cork:
 
 def open_outlets(cork: Cork, number: int) -> tuple[list[TransportOutlet], list[Transport]]:
     protocols = [Protocol() for _ in range(number)]
-    outlets = [TransportOutlet(cast("SocketProtocol", one), cork, 1000, lambda: None) for one in protocols]
+    outlets = [
+        TransportOutlet(cast("SocketProtocol", one), cork, 1000, Allowance(1, 1), lambda: None) for one in protocols
+    ]
     return outlets, [one.transport for one in protocols]
 
 
