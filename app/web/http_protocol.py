@@ -34,6 +34,7 @@ PIPELINE_MAX = 16  # requests that wait for others' answers; past it no further 
 # Most requests come in one. Of the least requests there are some fifty in it, which take a millisecond.
 SLICE_BYTES = 1024
 INVALID = "Invalid HTTP request received."
+_BODY_HEADERS = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class BoundedFlow(FlowControl):
@@ -93,30 +94,40 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
             return
         self._received += len(piece)
         self._unset_keepalive_if_required()
-        try:
-            self.parser.feed_data(piece)
-        except HttpParserUpgrade as upgrade:
-            self._leave_http(piece[upgrade.args[0] :])
-        except HttpParserError:
-            self._refuse_what_is_invalid()
+        self._parse(piece)
         if self._received - self._counted_from > HEAD_SIZE_MAX_BYTES:
             self._count_again()
 
+    def _parse(self, piece: bytes) -> None:
+        try:
+            self.parser.feed_data(piece)
+        except HttpParserUpgrade as upgrade:
+            rest = piece[upgrade.args[0] :]
+            if self._should_upgrade():
+                self._leave_http(rest + self.drop_kept())
+            else:
+                self._stay(rest)
+        except HttpParserError:
+            self._refuse_what_is_invalid()
+
     def _leave_http(self, rest: bytes) -> None:
-        """The request that has just been read asks for another protocol; `rest` is in that one."""
+        """Hand the connection over to the WebSocket protocol, with what the client has sent it already."""
         self._is_last = True
-        rest += self.drop_kept()
-        if not self._should_upgrade():
-            # It has been answered as if it hadn't asked (RFC 9110 7.8). But where the next request begins isn't known.
-            self._unsupported_upgrade_warning()
-            self.cycle.keep_alive = False
-            return
         self.handle_websocket_upgrade()
         if not self.transport.is_closing():
             self._read_on()
-            if rest:  # a client that hasn't waited for the answer
-                protocol = cast("asyncio.Protocol", self.transport.get_protocol())
-                protocol.data_received(rest)
+            if rest:
+                cast("asyncio.Protocol", self.transport.get_protocol()).data_received(rest)
+
+    def _stay(self, rest: bytes) -> None:
+        """Go on with HTTP: a request to upgrade may be answered as a plain one (RFC 9110 7.8). Java sends them."""
+        self._unsupported_upgrade_warning()
+        if self._get_upgrade() == b"h2c" and not _BODY_HEADERS.intersection(name for name, _ in self.headers):
+            self._parse(rest)
+        else:
+            # The parser takes its body for what comes next, and what comes next may not be HTTP.
+            self._is_last = True
+            self.cycle.keep_alive = False
 
     def _should_upgrade(self) -> bool:
         """Whether a request that has `Upgrade` is a whole handshake; else it goes on as a request.

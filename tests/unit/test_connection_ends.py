@@ -13,11 +13,13 @@ from websockets.frames import CloseCode
 
 from app.feed.subscription import Messages
 from app.settings import Settings
+from app.web import allowance
 from app.web.allowance import Allowance
+from app.web.intake import Turn
 from app.web.outlet import SendOutlet
 from app.web.protocol import SocketProtocol
 from app.web.socket import SocketGate
-from tests.faults.wire import handshake
+from tests.faults.wire import CONTINUATION, HEADERS, PING, PONG, TEXT, frame, handshake, request
 from tests.harness import eventually
 from tests.unit.test_containment import commit, open_feed, publish
 
@@ -195,3 +197,86 @@ async def test_a_client_that_failed_is_not_served_again() -> None:
     assert (feed.is_deserted, feed._starting) == (True, {})
     incoming.put_nowait({"type": "websocket.disconnect"})
     await serving
+
+
+async def test_a_pong_that_has_not_been_read_yet_is_life() -> None:
+    """It may be among what is kept for a later turn: nobody is taken for dead before that is read."""
+    protocol, transport = await open_protocol()
+    protocol.send_keepalive_ping()
+    assert protocol.pending_ping_payload is not None
+    Turn.of(protocol.loop).left = 0
+    protocol.data_received(frame(PONG, protocol.pending_ping_payload))
+    protocol.keepalive_timeout()
+    assert not transport.is_closing()
+    await eventually(lambda: protocol.pending_ping_payload is None)
+    protocol.connection_lost(None)
+
+
+async def test_a_client_that_does_not_pong_is_closed() -> None:
+    protocol, transport = await open_protocol()
+    protocol.send_keepalive_ping()
+    protocol.keepalive_timeout()
+    assert transport.is_closing() and CloseCode.INTERNAL_ERROR.to_bytes(2, "big") in transport.written
+    protocol.connection_lost(None)
+
+
+async def test_parts_of_a_message_take_no_more_memory_than_their_bytes() -> None:
+    """Most of all the empty ones, of which there is no end."""
+    protocol, _ = await open_protocol()
+    protocol.data_received(frame(TEXT, b"ab", first=0) + frame(CONTINUATION, first=0) * 100)
+    protocol.data_received(frame(CONTINUATION, b"c", first=0) * 10)
+    await eventually(lambda: not protocol._kept)
+    assert [bytes(part) for part in protocol.frames] == [b"ab" + b"c" * 10]
+    protocol.data_received(frame(CONTINUATION, b"d"))
+    assert protocol.queue.get_nowait() == {"type": "websocket.receive", "text": "ab" + "c" * 10 + "d"}
+    protocol.connection_lost(None)
+
+
+async def test_compression_is_not_agreed_upon_whatever_the_command_line_says() -> None:
+    """What a frame costs would not be bounded by its bytes."""
+    protocol = SocketProtocol(Config(accepting, log_config=None, ws_per_message_deflate=True), ServerState(), {})
+    transport = Transport()
+    protocol.connection_made(transport)
+    protocol.data_received(request(HEADERS | {"sec-websocket-extensions": "permessage-deflate"}))
+    await eventually(lambda: protocol.handshake_complete)
+    assert transport.written.startswith(b"HTTP/1.1 101 ") and b"deflate" not in transport.written
+    protocol.connection_lost(None)
+
+
+async def test_what_is_sent_before_the_handshake_is_answered_waits_for_that() -> None:
+    """Else the pong would come before it."""
+    protocol = SocketProtocol(Config(accepting, log_config=None), ServerState(), {})
+    transport = Transport()
+    protocol.connection_made(transport)
+    protocol.data_received(handshake())
+    protocol.data_received(frame(PING, b"early"))
+    assert not transport.written
+    await eventually(lambda: b"early" in transport.written)
+    assert transport.written.startswith(b"HTTP/1.1 101 ")
+    protocol.connection_lost(None)
+
+
+async def test_a_flood_is_closed_once_and_what_still_comes_is_thrown_away() -> None:
+    """The connection stays for the client to read why, but not for ever."""
+    protocol, transport = await open_protocol()
+    protocol.watch(1000, lambda: None, lambda: None, Allowance(5, 1))
+    for _ in range(3):
+        protocol.data_received(frame(PING) * 10)
+    assert transport.written.count(CloseCode.POLICY_VIOLATION.to_bytes(2, "big") + b"more than 1 frames") == 1
+    assert not transport.is_closing() and protocol.close_timer is not None and not protocol._kept
+    protocol.connection_lost(None)
+
+
+def test_an_allowance_is_earned_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its rate, and up to a burst."""
+    now = 0.0
+    monkeypatch.setattr(allowance, "monotonic", lambda: now)
+    mine = Allowance(10, 2)
+    mine.left -= 10
+    assert mine.left >= 0
+    mine.left -= 4
+    assert not mine.may_go_on()
+    now = 2.0
+    assert mine.may_go_on() and mine.left == 0
+    now = 1000.0
+    assert mine.may_go_on() and mine.left == 10

@@ -1,0 +1,198 @@
+"""A client that sends very many very small things keeps nobody waiting, and is closed if it goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from tests.conftest import StartServer, server_starter
+from tests.faults.wire import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Wire, frame, request, text
+from tests.harness import Databases, Server, free_port, uvicorn_command
+
+POLICY_VIOLATION = 1008
+COUNT = 20_000  # of a flood's frames; one read of the server's brings them all
+ROUND_TRIPS_MIN = 10  # of somebody else's, while that is worked on; a server that stops for it has one or two
+ALLOWED = {"TIDELOG_SOCKET_FRAMES_PER_SECOND_MAX": "5000"}  # as many frames at once are no flood then
+UNKNOWN = {"type": "subscribe", "id": "s", "stream": "nothing", "group": "g"}  # is answered at once, by an error
+SUBSCRIBE = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "g"}
+UNSUBSCRIBE = {"type": "unsubscribe", "id": "s"}
+END = UNKNOWN | {"id": "the end"}
+HALF = len(json.dumps(END)) // 2
+
+FLOODS = {
+    "empty binary messages": frame(BINARY) * COUNT + text(END),
+    "empty objects": text("{}") * COUNT + text(END),
+    "pings": frame(PING) * COUNT + text(END),
+    "pongs": frame(PONG) * COUNT + text(END),
+    "empty continuations": frame(TEXT, json.dumps(END)[:HALF].encode(), first=0)
+    + frame(CONTINUATION, first=0) * COUNT
+    + frame(CONTINUATION, json.dumps(END)[HALF:].encode()),
+    "fragments of a byte": frame(TEXT, first=0)
+    + b"".join(frame(CONTINUATION, b" ", first=0) for _ in range(COUNT))
+    + frame(CONTINUATION, json.dumps(END).encode()),
+    "subscriptions that end at once": (text(SUBSCRIBE) + text(UNSUBSCRIBE)) * (COUNT // 10) + text(END),
+}
+
+
+@pytest.fixture(scope="module")
+async def server(databases: Databases, template_database: str) -> AsyncIterator[Server]:
+    url = await databases.create(template=template_database)
+    async with server_starter(url) as start:
+        server = await start(**ALLOWED)
+        yield server
+        assert "Traceback" not in server.log()
+        assert "never awaited" not in server.log()
+    await databases.drop(url)
+
+
+@pytest.fixture(scope="module")
+async def plain_server(databases: Databases, template_database: str) -> AsyncIterator[Server]:
+    """One whose frames don't come from our own protocol."""
+    url = await databases.create(template=template_database)
+    async with server_starter(url) as start:
+        port = free_port()
+        server = await start(port=port, command=uvicorn_command(port, ws="websockets-sansio"), **ALLOWED)
+        yield server
+        assert "Traceback" not in server.log()
+    await databases.drop(url)
+
+
+async def until_the_end(wire: Wire) -> None:
+    """Read until the flood's last message is answered."""
+    while True:
+        opcode, payload = await wire.receive()
+        assert opcode in (TEXT, PONG), (opcode, payload)
+        if opcode == TEXT and json.loads(payload).get("subscription") == END["id"]:
+            return
+
+
+async def round_trips(server: Server, over: asyncio.Task[None]) -> int:
+    """How often a socket and an HTTP client get their answers before `over` is done."""
+    count = 0
+    health = request({"host": "localhost"}, "GET /health/live HTTP/1.1")
+    async with Wire.upgraded(server, "tidelog.v1") as socket, Wire.open(server) as http:
+        while not over.done():
+            await socket.send(text(UNKNOWN))
+            await socket.receive()
+            await http.send(health)
+            head = await http.reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 ")
+            await http.reader.readexactly(int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]))
+            count += 1
+    await over
+    return count
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_flood_of_frames_keeps_nobody_waiting(server: Server, flood: str) -> None:
+    """While it is worked on others get their answers, again and again; and all of it is, in order."""
+    async with Wire.upgraded(server, "tidelog.v1") as wire:
+        over = asyncio.create_task(until_the_end(wire))
+        await wire.send(FLOODS[flood])
+        assert await round_trips(server, over) >= ROUND_TRIPS_MIN
+
+
+@pytest.mark.parametrize("flood", ["empty binary messages", "empty objects", "subscriptions that end at once"])
+async def test_nor_does_a_flood_of_messages_on_another_server(plain_server: Server, flood: str) -> None:
+    async with Wire.upgraded(plain_server, "tidelog.v1") as wire:
+        over = asyncio.create_task(until_the_end(wire))
+        await wire.send(FLOODS[flood])
+        assert await round_trips(plain_server, over) >= ROUND_TRIPS_MIN
+
+
+async def test_many_that_flood_together_keep_nobody_waiting(server: Server) -> None:
+    """A turn of the loop is bounded for the process, and not only for each of them."""
+
+    async def one(all_sent: asyncio.Barrier) -> None:
+        async with Wire.upgraded(server, "tidelog.v1") as wire:
+            await all_sent.wait()
+            await wire.send(text("{}") * (COUNT // 10) + text(END))
+            await until_the_end(wire)
+
+    async def all_of_them() -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(20):
+                tasks.create_task(one(barrier))
+
+    barrier = asyncio.Barrier(20)
+    assert await round_trips(server, asyncio.create_task(all_of_them())) >= ROUND_TRIPS_MIN
+
+
+async def closing(wire: Wire) -> tuple[int, str]:
+    """The close frame's code and reason; the connection has to end behind it."""
+    while True:
+        opcode, payload = await wire.receive()
+        if opcode == CLOSE:
+            with suppress(ConnectionError):
+                await wire.send(frame(CLOSE, payload[:2]))
+            assert await wire.rest() == b""
+            return int.from_bytes(payload[:2], "big"), payload[2:].decode()
+
+
+@pytest.mark.parametrize("is_plain", [False, True], ids=["our protocol", "another server"])
+async def test_one_that_goes_on_flooding_is_closed_with_a_code(start_server: StartServer, *, is_plain: bool) -> None:
+    """The reason names the bound; the log says it, but not each time; and it may connect again."""
+    port = free_port()
+    server = await start_server(
+        port=port,
+        command=uvicorn_command(port, ws="websockets-sansio") if is_plain else None,
+        TIDELOG_SOCKET_FRAMES_PER_SECOND_MAX="7",
+    )
+    for _ in range(3):
+        async with Wire.upgraded(server, "tidelog.v1") as wire:
+            answered = asyncio.create_task(closing(wire))
+            await wire.send(text("{}") * 20_000)
+            code, reason = await answered
+            assert code == POLICY_VIOLATION
+            assert "7 frames a second" in reason
+    told = [record for record in server.records() if "too many frames" in record["message"]]
+    assert [record["level"] for record in told] == ["warning"]
+    assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("kind", [PING, PONG, CONTINUATION], ids=["pings", "pongs", "continuations"])
+async def test_frames_without_a_message_count_too(start_server: StartServer, kind: int) -> None:
+    server = await start_server()
+    async with Wire.upgraded(server, "tidelog.v1") as wire:
+        answered = asyncio.create_task(closing(wire))
+        if kind == CONTINUATION:
+            await wire.send(frame(TEXT, first=0))
+        await wire.send(frame(kind, first=0 if kind == CONTINUATION else 0x80) * 40_000)
+        assert (await answered)[0] == POLICY_VIOLATION
+
+
+@pytest.mark.parametrize("dialect", ["motia", "tidelog.v1"])
+async def test_a_page_that_moves_all_its_subscriptions_at_once_is_no_flood(
+    start_server: StartServer, dialect: str
+) -> None:
+    """It joins as many as it may have, leaves them for others, and leaves those for the first again."""
+    server = await start_server()
+
+    def say(kind: str, group: str, number: int) -> bytes:
+        name = f"{group}-{number}"
+        if dialect == "motia":
+            names = {"streamName": "chatMessage", "groupId": group, "subscriptionId": name}
+            return text({"type": "join" if kind == "subscribe" else "leave", "data": names})
+        about = {"stream": "chatMessage", "group": group} if kind == "subscribe" else {}
+        return text({"type": kind, "id": name, **about})
+
+    names = range(1000)
+    moves = [("subscribe", "a"), ("unsubscribe", "a"), ("subscribe", "b"), ("unsubscribe", "b"), ("subscribe", "a")]
+    async with Wire.upgraded(server, None if dialect == "motia" else dialect) as wire:
+        await wire.send(b"".join(say(kind, group, number) for kind, group in moves for number in names))
+        last: dict[str, Any] = {}
+        if dialect == "motia":
+            await wire.send(
+                text({"type": "join", "data": {"streamName": "end", "groupId": "g", "subscriptionId": "e"}})
+            )
+        else:
+            await wire.send(text(END))
+        while "STREAM_ACCESS_DENIED" not in json.dumps(last):
+            opcode, payload = await wire.receive()
+            assert opcode == TEXT, (opcode, payload)
+            last = json.loads(payload)
