@@ -9,7 +9,7 @@ Who comes back, after which close code:
 | 1000, 1001, 1005, 1006, 1011, 1014, 1015 | the server, or the way to it, is gone | comes back after growing pauses |
 | 4400 | bad use of the protocol | gives up: subscriptions raise ServerRefusedError |
 | 4401, 4403 | not allowed | gives up |
-| all others, e.g. 1009 | the same again would end the same | gives up |
+| all others, e.g. 1008, 1009 | the same again would end the same | gives up |
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from app.errors import StreamUnknownError
 from app.feed import overlay
 from app.feed.broadcaster import Broadcaster
-from app.feed.subscription import Subscription, SyncSubscription
+from app.feed.subscription import PositionSubscription, Subscription, SyncSubscription
 from app.model.position import Position
 from app.store import archive
 from app.web.dialects.motia import MotiaDialect
@@ -262,3 +262,27 @@ async def test_a_server_process_that_freezes_keeps_nobody_waiting(
         finally:
             frozen.send_signal(signal.SIGCONT)
         await eventually(lambda: person.frames[-1]["type"] == "live")
+
+
+@pytest.mark.parametrize("kind", ["motia", "snapshot", "since"])
+async def test_subscriptions_that_end_at_once_cost_the_database_nothing(
+    url: str, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many a client begins and ends in one breath, nothing is read for them, and nothing of them is left."""
+    asked: list[object] = []
+    for method in "snapshot", "standing":
+        monkeypatch.setattr(archive.Archive, method, lambda *arguments: asked.append(arguments))
+    async with Feed.on(url) as feed:
+        person = Person(feed)
+        person.dialect = DIALECTS["motia" if kind == "motia" else "tidelog"]()
+        since = Position(0, feed.broadcaster.epoch) if kind == "since" else None
+        for _ in range(1000):
+            subscription: Subscription = (
+                SyncSubscription("s", person, TOPIC, None)
+                if kind == "motia"
+                else PositionSubscription("s", person, TOPIC, None, since)
+            )
+            feed.broadcaster.subscribe(subscription)
+            assert feed.broadcaster.unsubscribe(subscription)
+        await until_nothing_is_left(feed.broadcaster)
+        assert not asked and not person.refused
