@@ -136,7 +136,8 @@ class Tidelog:
             "database": await self.database.trouble() or "ok",
             "reader": self.reader.trouble or "ok",
             "subscriptions": self.broadcaster.troubles.of_all or "ok",
-            "sequencer": self.sequencer.sequencer.trouble or "ok",
+            "sequencer": self.sequencer.trouble or "ok",
+            "numbering": self.reader.watch.numbering or "ok",
             "threads": self.threads.trouble or "ok",
         }
 
@@ -144,6 +145,9 @@ class Tidelog:
         """What /health/ready reports beside: trouble for which the rest, all sockets first, must not be unserved."""
         of_streams = self.broadcaster.troubles.of_streams
         warnings = {f"stream {name}": trouble for name, trouble in of_streams.items()}
+        warnings |= self.sequencer.sequencer.warnings
+        if self.reader.watch.notify_queue:
+            warnings["notify_queue"] = self.reader.watch.notify_queue
         if self.database.pool.trouble:
             warnings["pool"] = self.database.pool.trouble
         if descriptors.trouble:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from app.feed.backoff import Backoff
 from app.feed.hint import EPOCH_CHANNEL, HEAD_CHANNEL, PAUSE_SECONDS, hinted_head
+from app.feed.watch import WATCH_SECONDS, Watch
 from app.store.epoch import server_of, until_begun
 from app.store.failure import TROUBLE
 from app.store.live import LiveLog, read_live
@@ -27,6 +28,8 @@ STATEMENT_TIMEOUT_SECONDS = 30.0
 PASSING_PAUSE_SECONDS = 0.05  # between looks at the head while nobody subscribes
 BEGUN_TIMEOUT_SECONDS = 5.0  # a sequencer begins an epoch within half a second; one that can't must not keep us
 SLOW_POLL_SECONDS = 1.0  # stands behind the NOTIFY, and finds a dead connection, whatever the shortcut brings
+# Instead, while the queue of NOTIFYs is filling, and sequencers do without: a commit is late by half of that.
+CROWDED_POLL_SECONDS = 0.05
 
 
 class Reader:
@@ -40,6 +43,9 @@ class Reader:
         self._head = 0  # as read on this connection
         self._hint = 0  # where it is said to be since it was last looked for
         self._is_epoch_in_doubt = False
+        self._is_listening = False
+        self.watch = Watch()
+        self._watch_at = 0.0  # by the event loop's clock
         self._stirred = asyncio.Event()  # there is something to look for
         self.started = asyncio.Event()  # the broadcaster has its position: subscriptions may come
         self.trouble: str | None = "not started"
@@ -62,8 +68,12 @@ class Reader:
         connection = await self._connect(**FEED_SETTINGS, application_name="tidelog reader")
         try:
             await self._join(connection)
+            loop = asyncio.get_running_loop()
             while True:
-                await self._follow(connection, asyncio.get_running_loop().time() + SLOW_POLL_SECONDS)
+                pause = CROWDED_POLL_SECONDS if self.watch.queue.is_filling else SLOW_POLL_SECONDS
+                await self._follow(connection, loop.time() + pause)
+                if loop.time() >= self._watch_at:
+                    await self._look_around(connection)
                 await self._check_epoch(connection)
         finally:
             self._shortcut.follow(None)
@@ -73,9 +83,8 @@ class Reader:
     async def _join(self, connection: asyncpg.Connection[Any]) -> None:
         """Find out where this connection's log ends, and whether it is the one that was published up to here."""
         broadcaster, epoch = self._broadcaster, self._broadcaster.epoch
-        self._head, self._hint, self._is_epoch_in_doubt = 0, 0, False
-        await connection.add_listener(HEAD_CHANNEL, self._on_head)
-        await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
+        self._head, self._hint, self._is_epoch_in_doubt, self._is_listening = 0, 0, False, False
+        await self._look_around(connection)
         await broadcaster.archive.reconnect()
         self._shortcut.follow(await server_of(connection))
         await until_begun(connection, BEGUN_TIMEOUT_SECONDS)
@@ -94,6 +103,16 @@ class Reader:
                 broadcaster.furthest,
             )
             broadcaster.go_back(head)
+
+    async def _look_around(self, connection: asyncpg.Connection[Any]) -> None:
+        """Beside the feed, every second; the head is to be read after it, as it may begin to listen."""
+        self._watch_at = asyncio.get_running_loop().time() + WATCH_SECONDS
+        await self.watch.look(connection)
+        # In a full queue LISTEN may take half a minute to read through it; and nobody notifies then.
+        if not self._is_listening and not self.watch.queue.is_filling:
+            await connection.add_listener(HEAD_CHANNEL, self._on_head)
+            await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
+            self._is_listening = True
 
     async def _check_epoch(self, connection: asyncpg.Connection[Any]) -> None:
         was_told, self._is_epoch_in_doubt = self._is_epoch_in_doubt, False  # before it is read: it may change meanwhile

@@ -18,12 +18,13 @@ import asyncpg
 
 from app.errors import EpochError
 from app.feed.backoff import Backoff
-from app.feed.doorbell import ANSWER_TIMEOUT_SECONDS, Doorbell
+from app.feed.doorbell import ANSWER_TIMEOUT_SECONDS, Doorbell, doorbell_strangers
 from app.feed.housekeeper import Housekeeper
-from app.feed.standby import Standby
+from app.feed.standby import Standby, SupersededError, sequencer_strangers
 from app.store.deadline import deadline
 from app.store.epoch import enter_epoch, server_of
 from app.store.failure import TROUBLE
+from app.store.holders import SEQUENCER_NAME
 from app.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT, Numbering
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ CLOSE_TIMEOUT_SECONDS = 2.0
 # Awake: the pause grows from here while nothing comes and a long writer keeps the doorbell's lock.
 PAUSE_MIN_SECONDS = 0.0005
 PAUSE_MAX_SECONDS = 0.025
+# Between looks at what others have to do with: the queue of NOTIFYs; and the lock, if it is done without.
+LOOK_AROUND_SECONDS = 1.0
 # Rings in a row without a quiet moment between, after which polling is cheaper for everybody than ringing.
 RINGS_BEFORE_AWAKE = 3
 # Rings in a row for which nothing was there. Some are honest (the commit was numbered before its bell came); more are a
@@ -54,7 +57,13 @@ class Sequencer:
         self._shortcut = shortcut
         self._housekeeper = Housekeeper(connect, retention)
         self._backoff = Backoff()
+        self._strangers = {"sequencer_lock": sequencer_strangers(), "doorbell_lock": doorbell_strangers()}
         self.trouble: str | None = "not started"  # what keeps it from working; None when it numbers or stands by
+
+    @property
+    def warnings(self) -> dict[str, str]:
+        """By name, what is wrong and yet keeps nothing from being numbered."""
+        return {name: strangers.trouble for name, strangers in self._strangers.items() if strangers.trouble}
 
     async def run(self) -> None:
         """Work until cancelled, through every loss of the connection."""
@@ -68,6 +77,8 @@ class Sequencer:
                 # We were taken for frozen, and somebody numbers in our place. Or we number without the lock,
                 # and its holder woke up. One of the two goes on.
                 logger.warning("another process has given these numbers: standing by")
+            except SupersededError as error:
+                logger.warning("%s: standing by", error)
             except TROUBLE as error:
                 self.trouble = f"{type(error).__name__}: {error}"
                 logger.warning("connection lost, trying again: %s", self.trouble)
@@ -77,18 +88,19 @@ class Sequencer:
             await self._backoff.wait()
 
     async def _run_on_one_connection(self) -> None:
-        connection = await self._connect(**FEED_SETTINGS, application_name="tidelog sequencer")
+        connection = await self._connect(**FEED_SETTINGS, application_name=SEQUENCER_NAME)
         try:
             with deadline(connection, ANSWER_TIMEOUT_SECONDS):
                 await connection.execute(LIFT_TRANSACTION_TIMEOUT)
             self.trouble = None
-            await Standby(connection).until_needed()
+            standby = Standby(connection, self._strangers["sequencer_lock"])
+            await standby.until_needed()
             with deadline(connection, ANSWER_TIMEOUT_SECONDS):
                 epoch = await enter_epoch(connection)
                 server = await server_of(connection)
             logger.info("numbering commits")
             async with self._housekeeping():
-                await self._number_forever(connection, epoch, server)
+                await self._number_forever(connection, standby, epoch, server)
         finally:
             # Politely, so that the lock is free at once for the next; close() ends a dead connection itself.
             with contextlib.suppress(*TROUBLE):
@@ -104,14 +116,22 @@ class Sequencer:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _number_forever(self, connection: asyncpg.Connection[Any], epoch: str, server: str) -> None:
+    async def _number_forever(
+        self, connection: asyncpg.Connection[Any], standby: Standby, epoch: str, server: str
+    ) -> None:
         with deadline(connection, ANSWER_TIMEOUT_SECONDS):
             numbering = await Numbering.load(connection)
-        doorbell = Doorbell(connection)
-        await doorbell.open()
+        queue = numbering.queue
+        doorbell = Doorbell(connection, self._strangers["doorbell_lock"])
         pause = PAUSE_MIN_SECONDS
         rings = false_alarms = 0
+        loop, look_around_at = asyncio.get_running_loop(), 0.0
         while True:
+            if loop.time() >= look_around_at:
+                look_around_at = loop.time() + LOOK_AROUND_SECONDS
+                await standby.confirm()
+                with deadline(connection, ANSWER_TIMEOUT_SECONDS):
+                    await queue.look(connection)
             was_rung = doorbell.rung
             # Take the lock, clear the bell, read, wait: in this order, or a ring is lost.
             doorbell.clear()
@@ -124,7 +144,10 @@ class Sequencer:
             false_alarms = false_alarms + was_rung if not numbered else 0
             if false_alarms > FALSE_ALARMS_MAX:
                 await asyncio.sleep(PAUSE_MAX_SECONDS)
-            if doorbell.armed:
+            if doorbell.armed and queue.is_crowded:
+                await doorbell.disarm()  # no writer shall ring: in a full queue none that rings can commit
+                pause = PAUSE_MIN_SECONDS
+            elif doorbell.armed:
                 if not doorbell.rung:
                     rings = 0
                     await doorbell.wait()
@@ -135,7 +158,7 @@ class Sequencer:
                     pause = PAUSE_MIN_SECONDS
             elif numbered:
                 pause = PAUSE_MIN_SECONDS
-            elif await doorbell.arm():
+            elif not queue.is_crowded and await doorbell.arm():
                 rings = 0
             else:
                 await asyncio.sleep(pause)
@@ -152,6 +175,13 @@ class SequencerThread:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="tidelog-sequencer", daemon=True)
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps it from working; None when it numbers or stands by."""
+        if self._thread.ident is not None and not self._thread.is_alive():
+            return "its thread has ended"
+        return self.sequencer.trouble
 
     def start(self) -> None:
         self._thread.start()

@@ -11,6 +11,7 @@ import asyncpg
 from app.errors import AdoptionError
 from app.store.encoding import check_encoding_of
 from app.store.epoch import begin_epoch, read_epoch_state
+from app.store.holders import ADOPTION_NAME, SEQUENCER_LOCK, Holder, end_sessions, read_holders
 from app.store.log import LIFT_TRANSACTION_TIMEOUT
 from app.store.queries import load
 
@@ -24,7 +25,7 @@ ADOPT = load("adopt")
 # Writers that are half-way are waited for; those who come meanwhile wait behind us, as does the sequencer's lock.
 LOCK_TIMEOUT_SECONDS = 30
 SETTINGS = {
-    "application_name": "tidelog adopt",
+    "application_name": ADOPTION_NAME,
     "statement_timeout": "0",
     "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
     "idle_in_transaction_session_timeout": "0",
@@ -58,12 +59,14 @@ async def adopt(connect: Connector) -> Adoption | None:
             raise AdoptionError("this database has no Tidelog tables: is it the one that was restored?")
         if await _is_own(connection):  # before a lock is taken that a healthy sequencer holds
             return None
+        await _end_strangers(connection)
         async with connection.transaction(isolation="read_committed"):
             return await _adopt(connection)
     except asyncpg.LockNotAvailableError as error:
+        holding = [holder for holder in await read_holders(connection, SEQUENCER_LOCK) if holder.granted]
         raise AdoptionError(
             f"a transaction that wrote to a stream, or a sequencer, did not end within {LOCK_TIMEOUT_SECONDS} s; "
-            "nothing was changed. End it (see pg_stat_activity) and run this again"
+            f"nothing was changed. End it (see pg_stat_activity{_who(holding)}) and run this again"
         ) from error
     except asyncpg.PostgresError as error:
         raise AdoptionError(f"Postgres refused it, and nothing was changed: {error}") from error
@@ -85,3 +88,13 @@ async def _adopt(connection: Connection) -> Adoption | None:
 
 async def _is_own(connection: Connection) -> bool:
     return not (await read_epoch_state(connection)).is_foreign
+
+
+async def _end_strangers(connection: Connection) -> None:
+    """Anybody can take the sequencer's lock: who has it, or queues for it, and is no sequencer, has no use for it."""
+    strangers = [holder for holder in await read_holders(connection, SEQUENCER_LOCK) if not holder.is_sequencer]
+    await end_sessions(connection, strangers)
+
+
+def _who(holding: list[Holder]) -> str:
+    return f"; the sequencer's lock is held by {'; '.join(map(str, holding))}" if holding else ""

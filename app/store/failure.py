@@ -20,6 +20,8 @@ TYPE_IS_GONE = "cache lookup failed for type"  # of a prepared statement; an int
 # The function of PL/pgSQL that says that a plan's parameter has another type than when the plan was made: after a table
 # was altered, of its triggers, until the session ends. (By its name, since messages are translated.)
 PLAN_IS_OUTDATED = "plpgsql_param_eval"
+# The function of Postgres in which a COMMIT that notifies fails if there is no room. Its error is one of class 54.
+NOTIFY_QUEUE_IS_FULL = "PreCommit_Notify"
 FAILED_BEFORE = "25P02"  # in_failed_sql_transaction
 # What passes without anybody's doing anything about the statement: lost connections, conflicts, a full disk or
 # memory, a lock that was waited for too long, a server that stops or starts, its I/O errors; and a server that was
@@ -38,8 +40,11 @@ TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.Inter
 
 
 def is_conflict(error: BaseException) -> bool:
-    """Whether the transaction lost against another one, so that the same again may succeed."""
-    return any(_sqlstate(one) in CONFLICTS for one in _unfold(error))
+    """Whether the transaction lost against another one, so that the same again may succeed.
+
+    Also if others' notifications fill the server's queue: what writers notify is left out a moment later.
+    """
+    return any(_sqlstate(one) in CONFLICTS or is_notify_queue_full(one) for one in _unfold(error))
 
 
 def is_busy(error: BaseException) -> bool:
@@ -74,7 +79,18 @@ def is_away(error: BaseException) -> bool:
 
 def is_passing(error: BaseException) -> bool:
     """Whether the same again, on a new connection, may succeed some time later."""
-    return any((_sqlstate(one) or "").startswith(PASSING) or _is_outdated(one) for one in _unfold(error))
+    return any(
+        (_sqlstate(one) or "").startswith(PASSING) or _is_outdated(one) or is_notify_queue_full(one)
+        for one in _unfold(error)
+    )
+
+
+def is_notify_queue_full(error: BaseException) -> bool:
+    """Whether a transaction was rolled back because what it notifies has no room in the server's queue."""
+    origin = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else error
+    return (
+        isinstance(origin, asyncpg.ProgramLimitExceededError) and origin.server_source_function == NOTIFY_QUEUE_IS_FULL
+    )
 
 
 def is_of_a_row(error: Exception) -> bool:

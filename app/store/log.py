@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 
 from app.store.epoch import known_epoch
-from app.store.failure import ROW_TROUBLE, is_of_a_row
+from app.store.failure import ROW_TROUBLE, is_notify_queue_full, is_of_a_row
+from app.store.notify_queue import NotifyQueue
 from app.store.queries import load
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Numbering:
     snapshot: str
     # What `advance` numbered last, as the rows of a page (reading.py), if it was asked to tell; empty if it was much.
     rows: Sequence[Any] = field(default=(), init=False)
+    # While it is crowded, heads are not told by NOTIFY: in a full one the numbers could not be committed.
+    queue: NotifyQueue = field(default_factory=NotifyQueue, init=False)
 
     @classmethod
     async def load(cls, connection: Connection) -> Numbering:
@@ -109,7 +112,15 @@ class Numbering:
         return numbered
 
     async def _number(self, connection: Connection, statement: str, rows_max: int, tell_rows_max: int) -> Any:
-        row = await connection.fetchrow(statement, self.snapshot, self.number, self.at, rows_max, tell_rows_max)
+        tells_head = not self.queue.is_crowded
+        arguments = (self.snapshot, self.number, self.at, rows_max, tell_rows_max)
+        try:
+            row = await connection.fetchrow(statement, *arguments, tells_head)
+        except asyncpg.ProgramLimitExceededError as error:
+            if not tells_head or not is_notify_queue_full(error):
+                raise
+            self.queue.note_full()
+            row = await connection.fetchrow(statement, *arguments, False)
         assert row is not None  # noqa: S101 - an aggregate answers one row
         return row
 

@@ -126,7 +126,7 @@ async def test_statistics_of_a_bad_moment_change_nothing(database_url: str) -> N
             await before.advance(feed)
             await sql.execute("analyze streams.change; analyze streams.event; analyze streams.commit")
         async with feed.transaction():
-            row = await feed.fetchrow(NUMBER_MANY, before.snapshot, before.number, before.at, 2**62, 0)
+            row = await feed.fetchrow(NUMBER_MANY, before.snapshot, before.number, before.at, 2**62, 0, True)
             assert row is not None and row["numbered"] == 1
             (page,) = await LiveLog(feed, 10).page(row["number"], row["number"])
             assert page["data"] is None

@@ -25,11 +25,13 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]
 
 async def pages_read(connection: asyncpg.Connection[Any], numbering: Numbering, *statements: str) -> int:
     """How many pages numbering statements look at; nothing is numbered."""
-    arguments = f"'{numbering.snapshot}', {numbering.number}, '{numbering.at.isoformat()}', {FEW_ROWS}, 0"
+    arguments = f"'{numbering.snapshot}', {numbering.number}, '{numbering.at.isoformat()}', {FEW_ROWS}, 0, true"
     pages = 0
     for statement in statements:
         async with rolled_back(connection):
-            await connection.execute(f"prepare number_commits (text, int8, timestamptz, int8, int8) as {statement}")
+            await connection.execute(
+                f"prepare number_commits (text, int8, timestamptz, int8, int8, bool) as {statement}"
+            )
             plan = await connection.fetchval(
                 f"explain (analyze, buffers, format json) execute number_commits ({arguments})"
             )

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from app.feed import standby
 from app.feed.standby import END_FROZEN, Standby
+from app.store.holders import SEQUENCER_NAME
 from app.store.log import FEED_SETTINGS, Numbering
 from tests.harness import RUN
 from tests.integration.sequencer_floor import WAIT_SECONDS, Log, backend_of_sequencer, connected, sequencing
@@ -29,7 +30,7 @@ LIMITED_ROLE = "tidelog_test_limited"
 @pytest.fixture
 async def frozen(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
     """What the database sees of a frozen sequencer: a backend that has the lock, and hears nothing."""
-    async with connected(database_url) as connection:
+    async with connected(database_url, application_name=SEQUENCER_NAME) as connection:
         await connection.execute(TAKE_LOCK)
         yield connection
 
@@ -70,7 +71,7 @@ async def test_one_at_work_is_left_alone(log: Log, frozen: asyncpg.Connection[An
     working = asyncio.ensure_future(frozen.execute("select pg_advisory_lock(1, 1)"))
     while not await log.observer.fetchval(IS_ACTIVE, frozen.get_server_pid()):
         pass  # each look is a round trip to the server
-    assert await log.writer.fetch(END_FROZEN, timedelta(0)) == []
+    assert await log.writer.fetch(END_FROZEN, frozen.get_server_pid(), timedelta(0), True) == []
     await log.observer.execute("select pg_advisory_unlock(1, 1)")
     await working
     assert await backend_of_sequencer(log.observer) == frozen.get_server_pid()

@@ -1,4 +1,5 @@
 -- Begin a new epoch in the history that the server is on, after number $1; answers it, and tells the readers.
+-- Not where the queue of NOTIFYs is filling (0.1: notify_queue.py): it would fail if that is full. Readers look every second.
 -- What the columns are, and where the timeline is read, is in epoch_state.sql.
 -- Called by a new sequencer, and by scripts/adopt. Locks: none.
 with begun as (
@@ -12,4 +13,4 @@ with begun as (
         greatest(clock_timestamp(), (select max(began_at) + interval '1 microsecond' from streams.epoch))
     returning epoch
 )
-select epoch, pg_notify('tidelog_epoch', epoch::text) from begun
+select epoch, case when pg_notification_queue_usage() < 0.1 then pg_notify('tidelog_epoch', epoch::text) end from begun

@@ -1,7 +1,7 @@
 -- Give the next numbers to every transaction that became visible since the last look.
 --
 -- $1 snapshot of the last look (text), $2 head number, $3 the head's time, $4 how many rows "written" may have, $5
--- how many of them may be told of whole. Answers one row: how many were numbered, the new head, its time, this
+-- how many of them may be told of whole, $6 whether the head is told by NOTIFY. Answers one row: how many were numbered, the new head, its time, this
 -- statement's snapshot, which is $1 of the next call; whether there were too many rows, and nothing was done; and
 -- what was numbered, with the columns of read_commits.sql, as a JSON array of arrays, if it is at most $5 rows and
 -- 16 kB.
@@ -30,6 +30,8 @@
 -- the room. So the log may run ahead of the clock, after that was set back or after very many commits at once; but by no
 -- more than 30 seconds (a batch of three million). If it is further ahead, the clock was wrong when the last commit was
 -- numbered, and the log takes the clock's time again. The order of commits is that of their numbers, always.
+--
+-- Without its NOTIFY (where the queue is filling: notify_queue.py) readers find the head by polling.
 --
 -- Locks: none that a writer could wait for. Called by the sequencer, which is alone; the unique keys of
 -- streams.commit stop a second one.
@@ -113,5 +115,5 @@ select
     pg_current_snapshot()::text as snapshot,
     coalesce((select is_too_much from fresh limit 1), false) as is_too_much,
     case when $5 > 0 and numbered between 1 and $5 then (select rows from told) end as rows,
-    case when numbered > 0 then pg_notify('tidelog_head', number::text) end
+    case when numbered > 0 and $6::boolean then pg_notify('tidelog_head', number::text) end
 from head

@@ -1,15 +1,14 @@
--- A standby's look: try to become the sequencer, and see whether the one that is does its work.
+-- Whether there are visible changes without a number.
 --
 -- $1 a snapshot up to which everything is numbered (text), $2 the head number when that was found. Answers one
--- row: whether the lock is ours; the head now, and its snapshot; this statement's snapshot; and whether there
--- are changes without a number. This is told only while the head stands at $2: whoever moves it is at work.
+-- row: the head now, and its snapshot; this statement's snapshot; and whether there are changes without a
+-- number. This is told only while the head stands at $2: whoever moves it is at work.
 --
 -- What became visible since $1, by the reasoning of number_commits.sql, has no number as long as the head has
 -- not moved. If there is nothing, this statement's snapshot is the next $1, and while it stays the same nothing is
 -- looked at: an idle database, and an open bulk load, cost nothing.
 --
--- Locks: advisory (1953064044, 1), session, only tried: a lock request that waits holds back vacuum.
--- Called by every standby, four times a second.
+-- Called by every standby, four times a second, and in every process once a second. Locks: none.
 with
 head as materialized (
     select number, snapshot from streams.commit order by number desc limit 1
@@ -21,7 +20,6 @@ ended as materialized (
     ) as xids
 )
 select
-    pg_try_advisory_lock(1953064044, 1) as is_ours,
     coalesce((select number from head), 0) as number,
     coalesce((select snapshot from head), '1:1:'::pg_snapshot)::text as snapshot_of_head,
     pg_current_snapshot()::text as snapshot,
