@@ -7,6 +7,7 @@ import asyncio
 import logging
 import sys
 from collections.abc import Iterable
+from functools import partial
 
 import asyncpg
 from alembic import context
@@ -23,12 +24,10 @@ from app.settings import Settings
 from app.store.connecting import connector, first_connection
 from app.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
 from app.store.embedded import EmbeddedPostgres
+from app.store.migration_lock import MIGRATION_NAME, lock_versions, take_migration_lock
 from app.store.requirements import check_not_newer, check_server
 
 logger = logging.getLogger("tidelog.migrations")
-
-# Held by whoever migrates, to the end of the transaction: advisory (1953064044 "tidl", 3).
-LOCK = "select pg_advisory_xact_lock(1953064044, 3)"
 
 
 def declared_streams(settings: Settings) -> Iterable[Stream]:
@@ -51,10 +50,13 @@ def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
     context.configure(connection=connection, version_table_schema="streams", transaction_per_migration=False)
     troubles: list[Declared] = []
     with context.begin_transaction():
-        connection.exec_driver_sql(LOCK)
+        take_migration_lock(connection)
+        is_asking = bool(context.get_context().opts.get("dont_mutate"))  # as `alembic current` does
+        if not is_asking:
+            lock_versions(connection)
         # "If not exists" takes the right to make schemas, also where there is one.
         is_new = connection.exec_driver_sql("select to_regnamespace('streams') is null").scalar_one()
-        if is_new and not context.get_context().opts.get("dont_mutate"):  # `alembic current` asks only
+        if is_new and not is_asking:
             connection.exec_driver_sql("create schema if not exists streams")
         context.run_migrations()
         if is_upgrade_to_head():
@@ -84,7 +86,8 @@ async def migrate(url: str, streams: Iterable[Stream]) -> None:
         await check_not_newer(first)
     finally:
         await first.close()
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=connector(url), poolclass=pool.NullPool)
+    connect = partial(connector(url), application_name=MIGRATION_NAME)
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=pool.NullPool)
     try:
         async with engine.connect() as connection:
             await connection.run_sync(run_online, streams)

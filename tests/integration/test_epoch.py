@@ -225,6 +225,14 @@ async def test_xids_that_repeat_are_told_apart(source: Source, new_cluster: Data
         await check_adopted(log, source)
 
 
+async def test_a_session_with_the_sequencers_lock_that_is_none_doesn_t_stop_the_adoption(restored: str) -> None:
+    """It is ended, as by sequencers; anybody can take the lock."""
+    async with connected(restored) as stranger:
+        await stranger.execute("select pg_advisory_lock(1953064044, 1)")
+        done = await adopt(restored)
+    assert done.returncode == 0, done.stderr
+
+
 async def test_writers_on_their_way_are_waited_for_or_come_later(restored: str) -> None:
     """A transaction that has written is numbered by the adoption; one that has only begun, after it."""
     async with Log.open(restored) as log, connected(restored) as halfway, connected(restored) as begun:
