@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
 from app.store.holders import SEQUENCER_NAME
-from tests.harness import RUN, eventually
+from tests.harness import RUN, Server, Subscriber, eventually, free_port
 from tests.integration.sequencer_floor import (
     Log,
     backend_of_sequencer,
@@ -199,3 +200,31 @@ async def test_a_stranger_with_the_doorbells_lock_is_ended(log: Log, database_ur
 
 async def gone(log: Log, pid: int) -> bool:
     return not await log.observer.fetchval(IS_THERE, pid)
+
+
+async def test_subscribers_are_served_and_readiness_names_the_stranger(
+    log: Log, database_url: str, limited_url: str
+) -> None:
+    """On a whole server, whose role may not end the session that got the lock since it had queued for it."""
+    server = Server(limited_url, None, {}, free_port())
+    try:
+        await server.wait_until_ready()
+        sequencer = await backend_of_sequencer(log.observer)
+        async with connected(database_url, application_name="psql") as stranger, Subscriber.connect(server) as socket:
+            view = await socket.view("chatMessage", "g")
+            queueing = asyncio.ensure_future(stranger.execute(f"{HOLD['alone']}; {SLEEP}"))
+            await eventually(partial(log.observer.fetchval, IS_WAITING, stranger.get_server_pid()))
+            await log.observer.fetchval(END, sequencer)
+            for id in ("waits", "goes on"):
+                await log.write(id)
+            await socket.until_mark(log.writer, view)
+            assert set(view.items) == {"waits/1", "goes on/1"}
+            async with httpx.AsyncClient(base_url=server.url) as http:
+                answer = await http.get("/health/ready")
+            assert (answer.status_code, answer.json()["warnings"]) == (200, {"sequencer_lock": "held by a stranger"})
+            assert server.log().count(f"no sequencer (pid {stranger.get_server_pid()}") == 1
+            stranger.terminate()
+            await asyncio.gather(queueing, return_exceptions=True)
+    finally:
+        await server.stop()
+    await log.check()
