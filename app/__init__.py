@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from app.errors import ItemInvalidError, KeyInvalidError, StreamUnknownError, TidelogError
 
 if TYPE_CHECKING:
-    from app.web.context import StepContext as Context
+    from app.runtime.context import StepContext as Context
 
 __all__ = ["Context", "ItemInvalidError", "KeyInvalidError", "StreamUnknownError", "TidelogError"]
 
@@ -16,6 +16,6 @@ __all__ = ["Context", "ItemInvalidError", "KeyInvalidError", "StreamUnknownError
 def __getattr__(name: str) -> object:
     if name != "Context":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from app.web.context import StepContext
+    from app.runtime.context import StepContext
 
     return StepContext

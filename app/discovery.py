@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from app.errors import DeclarationError
 from app.loading import Project, cause_of, line_of
-from app.model.step import TYPES_NOT_SERVED, Step
+from app.model.step import TYPES_NOT_SERVED, Endpoint, Step, endpoints_of
 from app.model.stream import Stream
 from app.screening import check_context_use
 from app.web.paths import is_the_servers
@@ -141,8 +141,9 @@ def _read_step(module: ModuleType, file: Path, root: Path) -> Step:
             )
         raise DeclarationError(f'config["type"] must be "api", not {kind!r:.80}')
     step = Step.from_config(config, getattr(module, "handler", None), file)
-    if is_the_servers(step):
-        raise DeclarationError(f"path {step.path!r} is a route of the server's own: choose another")
+    for trigger in step.triggers:
+        if is_the_servers(trigger):
+            raise DeclarationError(f"path {trigger.path!r} is a route of the server's own: choose another")
     check_context_use(step.handler, file, root)
     return step
 
@@ -167,11 +168,14 @@ def _refuse_streams_of_one_table(streams: list[tuple[Stream, Path]]) -> None:
 
 
 def _refuse_steps_of_one_address(steps: list[tuple[Step, Path]]) -> None:
-    seen: dict[tuple[str, tuple[str, ...]], tuple[Step, Path]] = {}
+    seen: dict[tuple[str, tuple[str, ...]], tuple[Endpoint, Path]] = {}
     for step, file in steps:
-        other, other_file = seen.setdefault((step.method, step.shape), (step, file))
-        if other is not step:
-            raise DeclarationError(
-                f"step {other.name!r} in {other_file} ({other.method} {other.path}) and step {step.name!r} in "
-                f"{file} ({step.method} {step.path}) would get the same requests: change one's method or path"
-            )
+        for endpoint in endpoints_of([step]):
+            http = endpoint.http
+            other, other_file = seen.setdefault((http.method, http.shape), (endpoint, file))
+            if other is not endpoint:
+                raise DeclarationError(
+                    f"step {other.step.name!r} in {other_file} ({other.http.method} {other.http.path}) and step "
+                    f"{step.name!r} in {file} ({http.method} {http.path}) would get the same requests: "
+                    "change one's method or path"
+                )

@@ -23,6 +23,11 @@ from app.feed.sequencer import SequencerThread
 from app.feed.shortcut import Shortcut
 from app.logs.last_words import TOLD, last_words
 from app.logs.setup import configure
+from app.model.step import endpoints_of
+from app.runtime.blocked import BlockedLoopWatch
+from app.runtime.handler import step_in
+from app.runtime.runner import Runtime
+from app.runtime.threads import DaemonThreads, HandlerThreads
 from app.settings import Settings
 from app.store.archive import Archive
 from app.store.capacity import FEED_CONNECTIONS_MAX, warn_if_short
@@ -33,15 +38,13 @@ from app.store.engine import Database
 from app.store.requirements import check_grants, check_revision, check_server
 from app.store.url import DatabaseUrl
 from app.web.access import AccessLog
-from app.web.blocked import BlockedLoopWatch
 from app.web.cross_origin import PageRules, PagesApp
 from app.web.failures import exception_handlers
 from app.web.health import health_controller
 from app.web.openapi import openapi_config
 from app.web.socket import SocketGate
 from app.web.startup import refuse
-from app.web.steps import step_controllers, step_in
-from app.web.threads import DaemonThreads, HandlerThreads
+from app.web.steps import step_controllers
 
 LOOP_THREADS_MAX = 32  # what asyncio takes at most for its own executor
 
@@ -66,6 +69,7 @@ class Tidelog:
             item_size_max_bytes=settings.body_size_max_bytes,
         )
         self.threads = HandlerThreads()
+        self.runtime = Runtime(self.streams, self.database, settings, self.threads)
         self.blocked = BlockedLoopWatch(step_in(discovered.steps))
         self.archive = Archive(self.database, self.streams)
         self.broadcaster = Broadcaster(self.archive, settings)
@@ -166,18 +170,19 @@ def create_app(settings: Settings | None = None) -> Litestar:
         logger.warning("left out %s: %s", skipped.path, skipped.cause)
     tidelog = Tidelog(settings, discovered)
     access_log = AccessLog(handler) if settings.logs_access else None
+    endpoints = endpoints_of(discovered.steps)
     return PagesApp(
         PageRules(settings),
         SocketGate(tidelog.broadcaster, discovered.streams, settings, access_log),
-        discovered.steps,
+        [http for _, http in endpoints],
         access_log,
         route_handlers=[
-            *step_controllers(discovered.steps, discovered.streams, tidelog.database, settings, tidelog.threads),
+            *step_controllers(endpoints, tidelog.runtime),
             health_controller(tidelog.checks, tidelog.warnings),
         ],
         lifespan=[tidelog.lifespan],
         exception_handlers=exception_handlers,
-        openapi_config=openapi_config(discovered.steps),
+        openapi_config=openapi_config(endpoints),
         request_max_body_size=settings.body_size_max_bytes,
         logging_config=None,
     )

@@ -16,7 +16,8 @@ from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import Components, Info, OpenAPI
 
-from app.model.step import Step
+from app.model.step import Endpoint
+from app.model.trigger import HttpTrigger
 
 Document = dict[str, Any]
 
@@ -56,12 +57,12 @@ ERROR_SCHEMA: Document = {
 }
 
 
-def openapi_config(steps: Iterable[Step]) -> OpenAPIConfig:
+def openapi_config(endpoints: Iterable[Endpoint]) -> OpenAPIConfig:
     """Litestar's configuration; the document is at /schema/openapi.json, and as YAML.
 
     No page to try it: Litestar's take their scripts from a CDN, unchecked, and such a script could call every step.
     """
-    paths, schemas = describe_steps(steps)
+    paths, schemas = describe_steps(endpoints)
     return _StepsConfig(
         title="Tidelog",
         version="0.1.0",
@@ -72,22 +73,23 @@ def openapi_config(steps: Iterable[Step]) -> OpenAPIConfig:
     )
 
 
-def describe_steps(steps: Iterable[Step]) -> tuple[Document, Document]:
+def describe_steps(endpoints: Iterable[Endpoint]) -> tuple[Document, Document]:
     """The `paths` and `components.schemas` of the document."""
     paths: Document = {}
     schemas: Document = {"Error": ERROR_SCHEMA}
     path_of_shape: dict[str, str] = {}
     operation_ids: set[str] = set()
-    for step in steps:
+    for step, http in endpoints:
         # OpenAPI knows /chat/{a} and /chat/{b} as one path: the first step names its parameters.
-        path = path_of_shape.setdefault(_PARAMETER.sub(":", step.path), _PARAMETER.sub(r"{\1}", step.path))
+        path = path_of_shape.setdefault(_PARAMETER.sub(":", http.path), _PARAMETER.sub(r"{\1}", http.path))
         operation_id = _unique(step.name, operation_ids)
         operation_ids.add(operation_id)
-        paths.setdefault(path, {})[step.method.lower()] = _operation(step, path, operation_id, schemas)
+        paths.setdefault(path, {})[http.method.lower()] = _operation(Endpoint(step, http), path, operation_id, schemas)
     return paths, schemas
 
 
-def _operation(step: Step, path: str, operation_id: str, schemas: Document) -> Document:
+def _operation(endpoint: Endpoint, path: str, operation_id: str, schemas: Document) -> Document:
+    step, http = endpoint
     name = _NOT_IN_NAMES.sub("_", operation_id)
     operation: Document = {"operationId": operation_id, "summary": step.name}
     if step.description:
@@ -100,25 +102,25 @@ def _operation(step: Step, path: str, operation_id: str, schemas: Document) -> D
             {"name": parameter, "in": "path", "required": True, "schema": {"type": "string"}}
             for parameter in parameters
         ]
-    if step.body_schema is not None:
-        reference = _hoist(step.body_schema.document, f"{name}.body", schemas)
+    if http.body_schema is not None:
+        reference = _hoist(http.body_schema.document, f"{name}.body", schemas)
         operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": reference}}}
-    operation["responses"] = _responses(step, name, schemas)
+    operation["responses"] = _responses(http, name, schemas)
     return operation
 
 
-def _responses(step: Step, name: str, schemas: Document) -> Document:
+def _responses(http: HttpTrigger, name: str, schemas: Document) -> Document:
     responses: Document = {}
-    for status, document in sorted(step.response_schemas.items()):
+    for status, document in sorted(http.response_schemas.items()):
         reference = _hoist(document, f"{name}.{status}", schemas)
         responses[str(status)] = {
             "description": _phrase(status),
             "content": {"application/json": {"schema": reference}},
         }
-    if not any(200 <= status < 300 for status in step.response_schemas):
+    if not any(200 <= status < 300 for status in http.response_schemas):
         responses["2XX"] = {"description": "Whatever the step answers"}
     error = {"content": {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}}
-    if step.body_schema is not None and 400 not in step.response_schemas:
+    if http.body_schema is not None and 400 not in http.response_schemas:
         responses["400"] = {"description": "The body is not JSON or does not fit", **error}
     responses["default"] = {"description": "Refused or failed; nothing was stored unless the code says so", **error}
     return responses

@@ -22,7 +22,7 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 
 from app.errors import PathInvalidError
-from app.model.step import Step, parse_path
+from app.model.trigger import HttpTrigger, parse_path
 
 # Routes of the server itself, which no step can have. They go before parameters of steps: `/:page` doesn't hide them.
 SERVER_PATHS = (
@@ -40,32 +40,32 @@ _REFUSED = "/\0refused"
 _REFUSAL = "tidelog.refusal"
 
 
-def route_of(step: Step) -> str:
+def route_of(trigger: HttpTrigger) -> str:
     """Where Litestar has the steps of this shape."""
-    return "/".join((_STEPS, *step.shape))
+    return "/".join((_STEPS, *trigger.shape))
 
 
-def methods_of(step: Step, others: Iterable[Step]) -> list[HttpMethod]:
+def methods_of(trigger: HttpTrigger, others: Iterable[HttpTrigger]) -> list[HttpMethod]:
     """What a step answers: GET answers HEAD, too, unless another step at its path is declared for that."""
-    methods = [HttpMethod(step.method)]
-    if step.method == "GET" and not any(other.method == "HEAD" and other.shape == step.shape for other in others):
+    methods = [HttpMethod(trigger.method)]
+    if trigger.method == "GET" and not any(other.method == "HEAD" and other.shape == trigger.shape for other in others):
         methods.append(HttpMethod.HEAD)
     return methods
 
 
-def is_the_servers(step: Step) -> bool:
-    """Whether the step's path is a route of the server's own."""
-    return any(step.shape == parse_path(path) for path in SERVER_PATHS)
+def is_the_servers(trigger: HttpTrigger) -> bool:
+    """Whether its path is a route of the server's own."""
+    return any(trigger.shape == parse_path(path) for path in SERVER_PATHS)
 
 
 class StepsApp(Litestar):
     """A Litestar application that finds its steps here."""
 
-    def __init__(self, steps: Iterable[Step], **options: Any) -> None:
+    def __init__(self, triggers: Iterable[HttpTrigger], **options: Any) -> None:
         refuse = HTTPRouteHandler(_REFUSED, http_method=list(HttpMethod), status_code=400, include_in_schema=False)
         options["route_handlers"] = [*options["route_handlers"], refuse(_refuse)]
         super().__init__(**options)
-        self._paths = StepPaths(steps)
+        self._paths = StepPaths(triggers)
 
     async def __call__(
         self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
@@ -81,14 +81,14 @@ class StepsApp(Litestar):
 class StepPaths:
     """The steps' paths, as a tree of their parts."""
 
-    def __init__(self, steps: Iterable[Step]) -> None:
+    def __init__(self, triggers: Iterable[HttpTrigger]) -> None:
         self._root = _Part()
         for path in SERVER_PATHS:
             self._root.at(parse_path(path)).is_the_servers = True
-        for step in steps:
-            part = self._root.at(step.shape)
-            part.route = route_of(step)
-            part.methods |= {step.method, "OPTIONS"} | ({"HEAD"} if step.method == "GET" else set())
+        for trigger in triggers:
+            part = self._root.at(trigger.shape)
+            part.route = route_of(trigger)
+            part.methods |= {trigger.method, "OPTIONS"} | ({"HEAD"} if trigger.method == "GET" else set())
 
     def place(self, scope: HTTPScope) -> HTTPScope:
         """The scope of a request; if a step is at its path, a copy that says so to Litestar and to the step.

@@ -13,7 +13,7 @@ from app.errors import MessageInvalidError, SubscriptionUnavailableError, Tidelo
 from app.feed.broadcaster import Broadcaster
 from app.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
 from app.model.change import Topic
-from app.model.step import Step
+from app.model.trigger import HttpTrigger
 from app.settings import Settings
 from app.web.access import AccessLog
 from app.web.allowance import POLICY_VIOLATION, Allowance, floods
@@ -48,9 +48,9 @@ class SocketsAnywhere(StepsApp):
     """
 
     def __init__(
-        self, gate: SocketGate, steps: Iterable[Step], access_log: AccessLog | None = None, **options: Any
+        self, gate: SocketGate, triggers: Iterable[HttpTrigger], access_log: AccessLog | None = None, **options: Any
     ) -> None:
-        super().__init__(steps, **options)
+        super().__init__(triggers, **options)
         self._gate = gate
         self._access_log = access_log
 

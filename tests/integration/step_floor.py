@@ -16,15 +16,17 @@ from litestar import Litestar
 from sqlalchemy.engine import make_url
 
 from app.model.schema import compile_declared, schema_of
-from app.model.step import Step
+from app.model.step import Step, endpoints_of
 from app.model.stream import Stream
+from app.model.trigger import HttpTrigger
+from app.runtime.runner import Runtime
+from app.runtime.threads import HandlerThreads
 from app.settings import Settings
 from app.store.engine import Database
 from app.web.failures import exception_handlers
 from app.web.openapi import openapi_config
 from app.web.paths import StepsApp
 from app.web.steps import step_controllers
-from app.web.threads import HandlerThreads
 from tests.harness import Databases, migrate
 
 CONFIG = {
@@ -47,14 +49,13 @@ class Floor:
         self.threads = HandlerThreads()
 
     def app(self, *steps: Step, database: Database | None = None) -> Litestar:
-        controllers = step_controllers(
-            steps, {STREAM.name: STREAM}, database or self.database, self.settings, self.threads
-        )
+        runtime = Runtime({STREAM.name: STREAM}, database or self.database, self.settings, self.threads)
+        endpoints = endpoints_of(steps)
         return StepsApp(
-            steps,
-            route_handlers=[*controllers],
+            [http for _, http in endpoints],
+            route_handlers=[*step_controllers(endpoints, runtime)],
             exception_handlers=exception_handlers,
-            openapi_config=openapi_config(steps),
+            openapi_config=openapi_config(endpoints),
             request_max_body_size=self.settings.body_size_max_bytes,
             logging_config=None,
         )
@@ -109,7 +110,9 @@ def step(handler: Callable[..., Any], **parts: Any) -> Step:
         parts["body_schema"] = compile_declared(parts["body_schema"])
     if "response_schemas" in parts:
         parts["response_schemas"] = {status: schema_of(it) for status, it in parts["response_schemas"].items()}
-    return Step(**{"name": "Run", "method": "POST", "path": "/run", "handler": handler, **parts})
+    http = {key: parts.pop(key) for key in ("body_schema", "response_schemas") if key in parts}
+    trigger = HttpTrigger(method=parts.pop("method", "POST"), path=parts.pop("path", "/run"), **http)
+    return Step(**{"name": "Run", "triggers": (trigger,), "handler": handler, **parts})
 
 
 @asynccontextmanager

@@ -8,6 +8,7 @@ import pytest
 
 from app.discovery import Discovered, discover
 from app.errors import DeclarationError
+from app.model.step import endpoints_of
 
 Write = Callable[[str, str], Path]
 
@@ -46,7 +47,7 @@ def step(path: str, imports: str = "", answer: str = "None", in_handler: str = "
 def answers(discovered: Discovered) -> dict[str, object]:
     """What each step's handler answers, by path."""
     assert discovered.broken == ()
-    return {step.path: step.handler({}) for step in discovered.steps}
+    return {http.path: step.handler({}) for step, http in endpoints_of(discovered.steps)}
 
 
 def test_streams_and_steps_are_found_in_every_folder(write: Write, steps_dir: Path) -> None:
@@ -56,8 +57,8 @@ def test_streams_and_steps_are_found_in_every_folder(write: Write, steps_dir: Pa
     discovered = discover(steps_dir)
     assert not discovered.broken and not discovered.skipped
     assert discovered.streams["chatMessage"].table == "chat_message"
-    (found,) = discovered.steps
-    assert (found.name, found.method, found.path, found.file) == ("Post", "POST", "/chat/:room", file)
+    ((found, http),) = endpoints_of(discovered.steps)
+    assert (found.name, http.method, http.path, found.file) == ("Post", "POST", "/chat/:room", file)
 
 
 @pytest.mark.parametrize("folder", [".git", "__pycache__", "node_modules", "chat/.venv"])
@@ -154,7 +155,7 @@ def test_one_path_may_have_a_step_for_each_method(write: Write, steps_dir: Path)
     """GET and DELETE of one path are two steps."""
     write("a_step.py", STEP)
     write("b_step.py", STEP.replace("POST", "DELETE"))
-    assert [step.method for step in discover(steps_dir).steps] == ["POST", "DELETE"]
+    assert [http.method for _, http in endpoints_of(discover(steps_dir).steps)] == ["POST", "DELETE"]
 
 
 def test_each_folder_has_its_own_bare_sibling(write: Write, steps_dir: Path) -> None:

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from app.model.schema import compile_schema
-from app.model.step import Step
+from app.model.step import Endpoint, Step
+from app.model.trigger import HttpTrigger
 from app.web.openapi import describe_steps
 
 
@@ -14,18 +15,16 @@ async def handler(req: dict[str, Any]) -> Any:
     return {"status": 200}
 
 
-def step(name: str, schema: Any, **parts: Any) -> Step:
-    return Step(
-        **{"name": name, "method": "POST", "path": f"/{name}", "handler": handler, **parts},
-        body_schema=compile_schema(schema),
-    )
+def endpoint(name: str, schema: Any, path: str | None = None) -> Endpoint:
+    http = HttpTrigger(method="POST", path=path or f"/{name}", body_schema=compile_schema(schema))
+    return Endpoint(Step(name=name, handler=handler, triggers=(http,)), http)
 
 
 def test_definitions_of_two_steps_do_not_mix() -> None:
     """Each has its own `Author`, and its references lead to its own."""
     schema = {"$ref": "#/$defs/Author", "$defs": {"Author": {"type": "string"}}}
     other = {"$ref": "#/$defs/Author", "$defs": {"Author": {"type": "integer"}}}
-    _, schemas = describe_steps([step("a", schema), step("b", other)])
+    _, schemas = describe_steps([endpoint("a", schema), endpoint("b", other)])
     assert schemas["a.body"] == {"$ref": "#/components/schemas/a.body.Author"}
     assert schemas["a.body.Author"] == {"type": "string"}
     assert schemas["b.body.Author"] == {"type": "integer"}
@@ -49,7 +48,7 @@ def test_references_of_all_kinds_are_pointed_anew() -> None:
             "a/b": {"const": {"$ref": "#"}},
         },
     }
-    _, schemas = describe_steps([step("tree", schema)])
+    _, schemas = describe_steps([endpoint("tree", schema)])
     properties = schemas["tree.body"]["properties"]
     at = "#/components/schemas/tree.body"
     assert properties["self"] == {"$ref": at}
@@ -65,14 +64,17 @@ def test_references_of_all_kinds_are_pointed_anew() -> None:
 
 def test_operation_ids_and_component_names_are_unique_and_legal() -> None:
     """Also when two steps have one name, or a name that components may not have."""
-    steps = [step("Post it!", {"type": "object"}, path="/a"), step("Post it!", {"type": "array"}, path="/b")]
-    paths, schemas = describe_steps(steps)
+    endpoints = [
+        endpoint("Post it!", {"type": "object"}, path="/a"),
+        endpoint("Post it!", {"type": "array"}, path="/b"),
+    ]
+    paths, schemas = describe_steps(endpoints)
     assert [paths[path]["post"]["operationId"] for path in ("/a", "/b")] == ["Post it!", "Post it!_2"]
     assert {"Post_it_.body", "Post_it__2.body"} <= schemas.keys()
 
 
 def test_a_schema_of_true_or_false_is_written_as_an_object() -> None:
     """Tools that know only object schemas can read it."""
-    _, schemas = describe_steps([step("any", True), step("none", False)])
+    _, schemas = describe_steps([endpoint("any", True), endpoint("none", False)])
     assert (schemas["any.body"], schemas["none.body"]) == ({}, {"not": {}})
     assert json.dumps(schemas)

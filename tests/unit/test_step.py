@@ -6,7 +6,8 @@ import pytest
 from pydantic import BaseModel, SecretStr
 
 from app.errors import DeclarationError
-from app.model.step import METHODS, Step, parse_path
+from app.model.step import Step
+from app.model.trigger import METHODS, HttpTrigger, parse_path
 
 CONFIG = {"type": "api", "name": "Post", "method": "POST", "path": "/chat/:room"}
 
@@ -24,6 +25,12 @@ def read(**config: Any) -> Step:
     return Step.from_config({**CONFIG, **config}, handler)
 
 
+def read_http(**config: Any) -> HttpTrigger:
+    """Its one trigger."""
+    (http,) = read(**config).triggers
+    return http
+
+
 def refusal(**config: Any) -> str:
     """Why a changed CONFIG is refused."""
     with pytest.raises(DeclarationError) as refused:
@@ -34,8 +41,8 @@ def refusal(**config: Any) -> str:
 def test_a_step_needs_no_more_than_four_keys() -> None:
     """Name, method and path are enough; a step runs once, in a transaction."""
     step = Step.from_config(CONFIG, handler)
-    assert (step.name, step.method, step.path) == ("Post", "POST", "/chat/:room")
-    assert (step.transaction, step.retries, step.body_schema, step.response_schemas) == (True, 0, None, {})
+    assert step.triggers == (HttpTrigger(method="POST", path="/chat/:room"),)
+    assert (step.name, step.transaction, step.retries) == ("Post", True, 0)
 
 
 def test_all_of_motias_keys_are_accepted() -> None:
@@ -77,17 +84,17 @@ def test_a_steps_time_limit_is_its_own_key_or_motias(config: dict[str, Any], sec
 @pytest.mark.parametrize("method", [*METHODS, "get"])
 def test_methods(method: str) -> None:
     """Every method that a body of HTTP steps needs, in any case."""
-    assert read(method=method).method == method.upper()
+    assert read_http(method=method).method == method.upper()
 
 
 @pytest.mark.parametrize("declared", [Message, Message.model_json_schema()])
 def test_schemas_are_models_or_json_schema(declared: Any) -> None:
     """A model class and its model_json_schema() mean the same."""
-    step = read(bodySchema=declared, responseSchema={200: declared, "404": {"type": "object"}})
-    assert step.body_schema is not None
-    assert step.body_schema.fits({"text": "hi"})
-    assert not step.body_schema.fits({"text": 1})
-    assert step.response_schemas == {200: Message.model_json_schema(), 404: {"type": "object"}}
+    http = read_http(bodySchema=declared, responseSchema={200: declared, "404": {"type": "object"}})
+    assert http.body_schema is not None
+    assert http.body_schema.fits({"text": "hi"})
+    assert not http.body_schema.fits({"text": 1})
+    assert http.response_schemas == {200: Message.model_json_schema(), 404: {"type": "object"}}
 
 
 def test_a_class_whose_fields_would_be_masked_is_no_body_schema() -> None:
@@ -97,13 +104,13 @@ def test_a_class_whose_fields_would_be_masked_is_no_body_schema() -> None:
         password: SecretStr
 
     assert "a SecretStr would reach the handler as asterisks" in refusal(bodySchema=Login)
-    assert read(bodySchema=Login.model_json_schema()).body_schema is not None
+    assert read_http(bodySchema=Login.model_json_schema()).body_schema is not None
 
 
 @pytest.mark.parametrize("declared", [Message, Message.model_json_schema()])
 def test_one_plain_response_schema_is_that_of_status_200(declared: Any) -> None:
     """Some write the schema itself where its status belongs."""
-    assert read(responseSchema=declared).response_schemas == {200: Message.model_json_schema()}
+    assert read_http(responseSchema=declared).response_schemas == {200: Message.model_json_schema()}
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
-
-from litestar.types import Receive
+from typing import Any, Protocol
 
 from app.errors import ClientGoneError, StepTimedOutError, TidelogError
 
@@ -19,6 +17,16 @@ WATCH_AFTER_SECONDS = 0.25  # before a running handler's client is listened to
 CANCELLED_SECONDS = 5.0  # that a handler whose time is over has for cleaning up, before it is given up
 
 logger = logging.getLogger(__name__)
+
+
+class Caller(Protocol):
+    """Who waits for what a handler makes."""
+
+    async def until_gone(self) -> None:
+        """Return when nobody waits any more; perhaps never."""
+
+    def has_gone(self) -> bool:
+        """Whether nobody waits any more, as far as is known now. Not to be asked beside `until_gone`."""
 
 
 class HandlerWatch:
@@ -31,6 +39,7 @@ class HandlerWatch:
     """
 
     __slots__ = (
+        "_caller",
         "_cancels",
         "_ends_at",
         "_give_up",
@@ -38,7 +47,6 @@ class HandlerWatch:
         "_is_stopped",
         "_limit",
         "_loop",
-        "_receive",
         "_task",
         "_timer",
         "_watcher",
@@ -47,13 +55,13 @@ class HandlerWatch:
         "is_gone",
     )
 
-    def __init__(self, receive: Receive, limit_seconds: float, give_up: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, caller: Caller, limit_seconds: float, give_up: Callable[[], Awaitable[None]]) -> None:
         """`limit_seconds` is 0 if there is none."""
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - requests are served by tasks
         self._task = task
         self._loop = task.get_loop()
-        self._receive = receive
+        self._caller = caller
         self._limit = limit_seconds
         self._give_up = give_up
         self._watcher: asyncio.Task[None] | None = None
@@ -81,7 +89,7 @@ class HandlerWatch:
     def check(self) -> None:
         """Raise what keeps a handler that has returned from being committed. To be asked once, when it is stopped."""
         if self._watcher is None:
-            self.is_gone = _is_gone(self._receive)
+            self.is_gone = self._caller.has_gone()
         error = self.error()
         if error is not None:  # the handler swallowed its cancellation, or it was not seen before
             raise error
@@ -109,8 +117,8 @@ class HandlerWatch:
 
     async def _watch(self) -> None:
         try:
-            message = await self._receive()
-            if message["type"] == "http.disconnect" and not self.is_given_up:
+            await self._caller.until_gone()
+            if not self.is_given_up:
                 self.is_gone = True
                 self._timer.cancel()
                 self._end()
@@ -143,14 +151,3 @@ class HandlerWatch:
             await self._give_up()
         except Exception:
             logger.exception("a handler that goes on could not be given up")
-
-
-def _is_gone(receive: Receive) -> bool:
-    """Whether `receive`, called when the whole body is there, has an answer at once: that the client has gone."""
-    receiving = receive().__await__()
-    try:
-        next(receiving)
-    except StopIteration as received:
-        return bool(received.value["type"] == "http.disconnect")
-    receiving.close()
-    return False

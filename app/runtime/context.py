@@ -12,9 +12,9 @@ from typing import Any, NoReturn, Protocol
 
 from app.errors import ItemInvalidError, NotSupportedError, StreamUnknownError
 from app.model.step import Step
+from app.runtime.calls import Calls
 from app.store.items import Items, Lend
 from app.store.session import LentSession
-from app.web.calls import Calls
 
 _log = logging.getLogger("tidelog.steps")
 
