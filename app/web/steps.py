@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from litestar import Controller, HttpMethod
+from litestar import Controller, HttpMethod, Request
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import Receive, Scope, Send
 
@@ -74,7 +74,10 @@ class StepEndpoint:
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer the request. Whatever goes wrong is an answer, too."""
+        """Answer the request. Whatever goes wrong is an answer, too; what a guard raises is for Litestar to answer."""
+        route: HTTPRouteHandler = cast("dict[str, Any]", scope)["route_handler"]
+        if route.resolve_guards():
+            await route.authorize_connection(Request(scope))
         headers = read_headers(scope["headers"])
         trace_id = trace_id_of(headers)
         current_request.set(CurrentRequest(self.endpoint.step.name, trace_id))

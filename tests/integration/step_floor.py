@@ -48,7 +48,8 @@ class Floor:
         self.settings = settings
         self.threads = HandlerThreads()
 
-    def app(self, *steps: Step, database: Database | None = None) -> Litestar:
+    def app(self, *steps: Step, database: Database | None = None, **options: Any) -> Litestar:
+        """`options` are Litestar's own."""
         runtime = Runtime({STREAM.name: STREAM}, database or self.database, self.settings, self.threads)
         endpoints = endpoints_of(steps)
         return StepsApp(
@@ -58,10 +59,11 @@ class Floor:
             openapi_config=openapi_config(endpoints),
             request_max_body_size=self.settings.body_size_max_bytes,
             logging_config=None,
+            **options,
         )
 
-    def client(self, *steps: Step, database: Database | None = None) -> httpx.AsyncClient:
-        transport = httpx.ASGITransport(self.app(*steps, database=database), raise_app_exceptions=False)
+    def client(self, *steps: Step, database: Database | None = None, **options: Any) -> httpx.AsyncClient:
+        transport = httpx.ASGITransport(self.app(*steps, database=database, **options), raise_app_exceptions=False)
         return httpx.AsyncClient(transport=transport, base_url="http://steps")
 
     async def post(self, handler: Callable[..., Any], **parts: Any) -> httpx.Response:
