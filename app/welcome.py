@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from app.discovery import Discovered
-from app.model.step import Step
+from app.model.step import Endpoint, endpoints_of
+from app.model.trigger import HttpTrigger
 
 BODY_LENGTH_MAX = 200  # a longer one is no longer something to try; it is in the OpenAPI document
 PARAMETER = "demo"  # the value of a path's parameters
@@ -50,7 +51,7 @@ def welcome(base: str, psql: str, steps_dir: Path, discovered: Discovered) -> st
     if _is_example(discovered):
         tries = [EXAMPLE.format(**values)]
     else:
-        tries = [*_tries_of_steps(base, discovered.steps), *_tries_of_streams(psql, discovered)]
+        tries = [*_tries_of_steps(base, endpoints_of(discovered.steps)), *_tries_of_streams(psql, discovered)]
     if discovered.broken:
         tries.append(BROKEN.format(count=len(discovered.broken), **values))
     elif not tries:
@@ -63,32 +64,31 @@ def _is_example(discovered: Discovered) -> bool:
     return {"chat_page_step.py", "post_message_step.py"} <= files and "chatMessage" in discovered.streams
 
 
-def _tries_of_steps(base: str, steps: Iterable[Step]) -> list[str]:
+def _tries_of_steps(base: str, endpoints: Sequence[Endpoint]) -> list[str]:
     """The first page or other answer to a GET, and the first POST."""
     found = []
     for method, what in (("GET", "get"), ("POST", "post")):
-        of_method = [step for step in steps if step.method == method]
-        commands = [command for step in of_method if (command := _command(base, step)) is not None]
+        of_method = [endpoint for endpoint in endpoints if endpoint.http.method == method]
+        commands = [command for _, http in of_method if (command := _command(base, http)) is not None]
         if commands:
             found.append(f"    {what:<7}{commands[0]}")
         elif of_method:
-            found.append(
-                f"    {what:<7}{base}{of_method[0].path}: the OpenAPI document says what {of_method[0].name} takes"
-            )
+            step, http = of_method[0]
+            found.append(f"    {what:<7}{base}{http.path}: the OpenAPI document says what {step.name} takes")
     return found
 
 
-def _command(base: str, step: Step) -> str | None:
+def _command(base: str, http: HttpTrigger) -> str | None:
     """A curl that the step's declaration allows; None if none is found."""
-    parts = [PARAMETER if part.startswith(":") else part for part in step.path.split("/")]
+    parts = [PARAMETER if part.startswith(":") else part for part in http.path.split("/")]
     command = f"curl {shlex.quote(base + '/'.join(parts))}"
-    if step.method == "GET":
+    if http.method == "GET":
         return command
-    if step.body_schema is None:
-        return f"{command} -X {step.method}"
-    body = _sample(step.body_schema.document)
+    if http.body_schema is None:
+        return f"{command} -X {http.method}"
+    body = _sample(http.body_schema.document)
     text = json.dumps(body)
-    if len(text) > BODY_LENGTH_MAX or not step.body_schema.fits(body):
+    if len(text) > BODY_LENGTH_MAX or not http.body_schema.fits(body):
         return None
     return f"{command} -H 'content-type: application/json' \\\n{_INDENT}     -d {shlex.quote(text)}"
 

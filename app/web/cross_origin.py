@@ -28,7 +28,7 @@ from app.errors import (
     TidelogError,
     shown,
 )
-from app.model.step import Step
+from app.model.trigger import HttpTrigger
 from app.settings import Settings
 from app.web.access import UNLOGGED, AccessLog
 from app.web.answer import Answer, RawHeaders
@@ -130,11 +130,11 @@ class PagesApp(SocketsAnywhere):
         self,
         rules: PageRules,
         gate: SocketGate,
-        steps: Iterable[Step],
+        triggers: Iterable[HttpTrigger],
         access_log: AccessLog | None = None,
         **options: Any,
     ) -> None:
-        super().__init__(gate, steps, access_log, **options)
+        super().__init__(gate, triggers, access_log, **options)
         self._rules = rules
         self._refusals = Refusals(access_log)
 
