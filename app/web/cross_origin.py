@@ -32,7 +32,7 @@ from app.model.trigger import HttpTrigger
 from app.settings import Settings
 from app.web.access import UNLOGGED, AccessLog
 from app.web.answer import Answer, RawHeaders
-from app.web.handshake import SIGNS, is_sign_of_one, upgrade_required
+from app.web.handshake import is_sign_of_one, upgrade_required
 from app.web.hosts import DEFAULT_PORTS, LENGTH_MAX, Host, is_loopback_address, parse_host, parse_origin
 from app.web.overfull import REFUSAL
 from app.web.refusal import Refusals
@@ -194,7 +194,7 @@ def _said(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | Non
             origin = value if origin is None else origin + b", " + value
         elif name == b"sec-fetch-site":
             site = value if site is None else site + b", " + value
-        elif name in SIGNS and is_sign_of_one(name, value):
+        elif (name == b"upgrade" or name == b"sec-websocket-key") and is_sign_of_one(name, value):
             is_handshake = True
     return _text(host), _text(origin), _text(site), is_handshake
 

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from app.errors import UpgradeRequiredError, shown
 
 VERSION = b"13"
-SIGNS = frozenset({b"sec-websocket-key", b"upgrade"})  # the headers in which they are
 
 Headers = Iterable[tuple[bytes, bytes]]
 
