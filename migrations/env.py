@@ -15,17 +15,17 @@ from sqlalchemy import Connection, pool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.discovery import discover
-from app.errors import GrantMissingError
-from app.logs.last_words import TOLD, last_words
-from app.logs.setup import configure
-from app.model.stream import Stream
-from app.settings import Settings
-from app.store.connecting import connector, first_connection
-from app.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
-from app.store.embedded import EmbeddedPostgres
-from app.store.migration_lock import MIGRATION_NAME, lock_versions, take_migration_lock
-from app.store.requirements import check_not_newer, check_server
+from tidelog.runtime.discovery import discover
+from tidelog.errors import GrantMissingError
+from tidelog.logs.last_words import TOLD, last_words
+from tidelog.logs.setup import configure
+from tidelog.model.stream import Stream
+from tidelog.settings import Settings
+from tidelog.store.connecting import connector, first_connection
+from tidelog.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
+from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.store.migration_lock import MIGRATION_NAME, lock_versions, take_migration_lock
+from tidelog.store.requirements import check_not_newer, check_server
 
 logger = logging.getLogger("tidelog.migrations")
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
-from app.store.embedded import EmbeddedPostgres
+from tidelog.postgres.embedded import EmbeddedPostgres
 from tests.harness import Databases, Server, StepsFolder, free_port, libpq_url, migrate, uvicorn_command
 
 StartServer = Callable[..., Awaitable[Server]]

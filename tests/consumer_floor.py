@@ -17,9 +17,9 @@ from uuid import UUID
 
 import asyncpg
 
-from app.consumer import Commit, Handler, consume
-from app.feed.sequencer import SequencerThread
-from app.store.engine import Database
+from tidelog.consumer import Commit, Handler, consume
+from tidelog.numbering.sequencer import SequencerThread
+from tidelog.store.engine import Database
 from tests.harness import ROOT, server_environment
 
 WAIT_SECONDS = 120

@@ -28,7 +28,7 @@ import psutil
 from sqlalchemy.engine import make_url
 from websockets.asyncio.client import ClientConnection, connect
 
-from app.store.account import BIN
+from tidelog.postgres.account import BIN
 
 ROOT = Path(__file__).parent.parent
 # What hangs is found out by these; what is only slow, on a machine that stands still for seconds, must not be.
@@ -163,8 +163,8 @@ def are_gone(folder: Path) -> bool:
 
 def uvicorn_command(
     port: int,
-    http: str = "app.web.http_protocol:RequestProtocol",
-    ws: str = "app.web.protocol:SocketProtocol",
+    http: str = "tidelog.web.http_protocol:RequestProtocol",
+    ws: str = "tidelog.web.protocol:SocketProtocol",
     app: str = "app.main:app",
 ) -> list[str]:
     """One server process, run as the README says."""

@@ -12,8 +12,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.client import Client, Commit, Event, Live, Message, Reset, Snapshot, Subscription
-from app.errors import SubscriptionRefusedError
+from tidelog.client import Client, Commit, Event, Live, Message, Reset, Snapshot, Subscription
+from tidelog.errors import SubscriptionRefusedError
 from tests.harness import Server, until_numbered
 
 TIMEOUT_SECONDS = 120
@@ -299,7 +299,7 @@ async def test_a_position_that_was_kept_is_gone_on_from(start_server: Any, sql: 
 
 async def test_a_slow_consumer_gets_everything(start_server: Any, sql: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it does not read, the server's buffers fill and the log takes their place; then every commit comes once."""
-    monkeypatch.setattr("app.client.subscription.MESSAGES_MAX", 5)
+    monkeypatch.setattr("tidelog.client.subscription.MESSAGES_MAX", 5)
     server = await start_server(is_patient=True)
     async with (
         asyncio.timeout(TIMEOUT_SECONDS),

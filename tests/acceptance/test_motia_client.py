@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.json_text import parse
+from tidelog.json_text import parse
 from tests.harness import Databases
 from tests.node import has_node, install_packages
 

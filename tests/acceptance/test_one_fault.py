@@ -32,7 +32,7 @@ async def subscribed(server: Server, dialect: str, path: str = "/") -> AsyncIter
         yield socket
 
 
-@pytest.mark.parametrize("ws", ["app.web.protocol:SocketProtocol", "websockets-sansio"], ids=["direct", "by send"])
+@pytest.mark.parametrize("ws", ["tidelog.web.protocol:SocketProtocol", "websockets-sansio"], ids=["direct", "by send"])
 async def test_one_that_cannot_be_served_costs_the_others_nothing(start_server: Any, ws: str) -> None:
     """In both dialects, on both ways to a socket: it is closed with 1011; the others get each commit once."""
     port = free_port()

@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 from websockets.asyncio.client import connect
 
-from app.client import Client, Commit, Snapshot
-from app.json_text import parse, write
+from tidelog.client import Client, Commit, Snapshot
+from tidelog.json_text import parse, write
 from tests.harness import FRAME_TIMEOUT_SECONDS, PSQL, RUN, Server, Subscriber, View, connect_sql, lift_limits
 
 Seen = list[tuple[str, Any]]

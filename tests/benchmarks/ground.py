@@ -11,8 +11,8 @@ from pathlib import Path
 
 import asyncpg
 
-from app.store.account import BIN
-from app.store.embedded import EmbeddedPostgres
+from tidelog.postgres.account import BIN
+from tidelog.postgres.embedded import EmbeddedPostgres
 from tests.benchmarks.cpu import cpu_seconds
 from tests.harness import database_url_of, migrate, processes_below
 

@@ -14,7 +14,7 @@ import asyncpg
 import psutil
 from sqlalchemy.engine import make_url
 
-from app.store.embedded import EmbeddedPostgres
+from tidelog.postgres.embedded import EmbeddedPostgres
 from tests.faults.proxy import Target
 from tests.faults.sql_writer import CONNECTION_LOST
 

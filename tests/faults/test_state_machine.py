@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from app.store.retention import read_floor, remove_commits
+from tidelog.store.retention import read_floor, remove_commits
 from tests.conftest import StartServer
 from tests.faults.model import Item, Key, Model, Target, Transaction
 from tests.faults.model_peer import Peer

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.store.log import FEED_SETTINGS
+from tidelog.store.log import FEED_SETTINGS
 from tests.harness import Databases
 from tests.integration.sequencer_floor import Log, connected
 from tests.integration.step_floor import FloorTemplate, make_floor_template

@@ -10,8 +10,8 @@ from typing import Any, cast
 
 from litestar.types import Message, Receive, Scope, Send
 
-from app.main import app as served
-from app.web.protocol import EXTENSION
+from tidelog.server import app as served
+from tidelog.web.protocol import EXTENSION
 
 
 class FailingTransport:

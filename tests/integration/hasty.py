@@ -1,6 +1,6 @@
 """RequestProtocol for tests that can't wait: `--http tests.integration.hasty:HastyProtocol`."""
 
-from app.web.http_protocol import RequestProtocol
+from tidelog.web.http_protocol import RequestProtocol
 
 
 class HastyProtocol(RequestProtocol):

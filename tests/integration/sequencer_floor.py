@@ -12,8 +12,8 @@ from typing import Any
 import asyncpg
 from sqlalchemy.engine import make_url
 
-from app.feed.sequencer import SequencerThread
-from app.store.engine import Database
+from tidelog.numbering.sequencer import SequencerThread
+from tidelog.store.engine import Database
 
 WAIT_SECONDS = 90
 UNNUMBERED = """

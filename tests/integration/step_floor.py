@@ -15,18 +15,18 @@ import httpx
 from litestar import Litestar
 from sqlalchemy.engine import make_url
 
-from app.model.schema import compile_declared, schema_of
-from app.model.step import Step, endpoints_of
-from app.model.stream import Stream
-from app.model.trigger import HttpTrigger
-from app.runtime.runner import Runtime
-from app.runtime.threads import HandlerThreads
-from app.settings import Settings
-from app.store.engine import Database
-from app.web.failures import exception_handlers
-from app.web.openapi import openapi_config
-from app.web.paths import StepsApp
-from app.web.steps import step_controllers
+from tidelog.model.schema import compile_declared, schema_of
+from tidelog.model.step import Step, endpoints_of
+from tidelog.model.stream import Stream
+from tidelog.model.trigger import HttpTrigger
+from tidelog.runtime.runner import Runtime
+from tidelog.runtime.threads import HandlerThreads
+from tidelog.settings import Settings
+from tidelog.store.engine import Database
+from tidelog.web.failures import exception_handlers
+from tidelog.web.openapi import openapi_config
+from tidelog.web.paths import StepsApp
+from tidelog.web.steps import step_controllers
 from tests.harness import Databases, migrate
 
 CONFIG = {

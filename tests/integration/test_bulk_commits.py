@@ -11,16 +11,16 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.consumer import consume
-from app.model.change import Commit, Topic
-from app.model.position import Position
-from app.store import bulk as bulk_module
-from app.store import live as live_module
-from app.store import reading as reading_module
-from app.store.bulk import Bulk
-from app.store.live import LiveLog, read_live
-from app.store.log import FEED_SETTINGS, NUMBER_MANY, Numbering
-from app.store.reading import Page, PageRequest, read_after, read_page
+from tidelog.consumer import consume
+from tidelog.model.change import Commit, Topic
+from tidelog.model.position import Position
+from tidelog.store import bulk as bulk_module
+from tidelog.store import live as live_module
+from tidelog.store import reading as reading_module
+from tidelog.store.bulk import Bulk
+from tidelog.store.live import LiveLog, read_live
+from tidelog.store.log import FEED_SETTINGS, NUMBER_MANY, Numbering
+from tidelog.store.reading import Page, PageRequest, read_after, read_page
 from tests.harness import eventually
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write

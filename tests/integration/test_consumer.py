@@ -11,16 +11,16 @@ from typing import Any
 import asyncpg
 import pytest
 
-import app.consumer
-from app.consumer import Change, Commit, consume
-from app.errors import (
+import tidelog.consumer
+from tidelog.consumer import Change, Commit, consume
+from tidelog.errors import (
     PositionForeignError,
     PositionTooOldError,
     StreamsNotMigratedError,
     StreamUnknownError,
     TransactionAbortedError,
 )
-from app.json_text import write
+from tidelog.json_text import write
 from tests.consumer_floor import ConsumerFloor, consuming, numbering, open_consumer_floor, store_effects
 from tests.harness import Databases, lift_limits
 
@@ -134,7 +134,7 @@ async def test_commits_that_do_not_match_move_the_position_on(
     floor: ConsumerFloor, numbered: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A consumer of a quiet group does not fall behind what retention keeps."""
-    monkeypatch.setattr(app.consumer, "SKIPS_STORED_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(tidelog.consumer, "SKIPS_STORED_EVERY_SECONDS", 0.0)
     async with consuming(floor.url, "mailer", groups=["quiet"]):
         await floor.post("a")
         await floor.until_position("mailer", 1)
@@ -167,7 +167,7 @@ async def test_a_consumer_waits_for_the_first_server(floor: ConsumerFloor) -> No
 
 async def test_a_notification_wakes_it(floor: ConsumerFloor, numbered: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not depend on the slow poll, which here would come in an hour."""
-    monkeypatch.setattr(app.consumer, "SLOW_POLL_SECONDS", 3600.0)
+    monkeypatch.setattr(tidelog.consumer, "SLOW_POLL_SECONDS", 3600.0)
     async with consuming(floor.url, "mailer"):
         for number in range(1, 6):
             await floor.post(f"a{number}")

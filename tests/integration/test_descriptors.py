@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from app.descriptors import HELD_MAX, LIMIT_MAX
+from tidelog.descriptors import HELD_MAX, LIMIT_MAX
 from tests.faults.wire import Wire, handshake, text
 from tests.harness import Server, StepsFolder, eventually, free_port, uvicorn_command
 

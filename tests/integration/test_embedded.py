@@ -18,8 +18,8 @@ import asyncpg
 import psutil
 import pytest
 
-from app.errors import EmbeddedPostgresError
-from app.store.embedded import EmbeddedPostgres
+from tidelog.errors import EmbeddedPostgresError
+from tidelog.postgres.embedded import EmbeddedPostgres
 from tests.harness import ROOT, are_gone, processes_below
 
 IS_ROOT = os.geteuid() == 0
@@ -29,7 +29,7 @@ HOLDER_TIMEOUT_SECONDS = 60
 HOLDER = """
 import sys
 from pathlib import Path
-from app.store.embedded import EmbeddedPostgres
+from tidelog.postgres.embedded import EmbeddedPostgres
 embedded = EmbeddedPostgres(Path(sys.argv[1]))
 print(embedded.start(), flush=True)
 sys.stdin.read()
@@ -40,7 +40,7 @@ embedded.stop()
 PLAIN_HOLDER = """
 import os, pwd, sys
 from pathlib import Path
-from app.store.embedded import EmbeddedPostgres
+from tidelog.postgres.embedded import EmbeddedPostgres
 if os.geteuid() == 0:
     nobody = pwd.getpwnam("nobody")
     os.setgroups([])

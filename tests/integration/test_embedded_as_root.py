@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import EmbeddedPostgresError
-from app.store import account, place, reach
-from app.store.embedded import EmbeddedPostgres
+from tidelog.errors import EmbeddedPostgresError
+from tidelog.postgres import account, place, reach
+from tidelog.postgres.embedded import EmbeddedPostgres
 from tests.harness import are_gone, processes_below
 from tests.integration.test_embedded import copy, remember, remembered
 

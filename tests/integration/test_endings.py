@@ -9,14 +9,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.errors import StreamUnknownError
-from app.feed import overlay
-from app.feed.broadcaster import Broadcaster
-from app.feed.subscription import PositionSubscription, Subscription, SyncSubscription
-from app.model.position import Position
-from app.store import archive
-from app.web.dialects.motia import MotiaDialect
-from app.web.dialects.tidelog import TidelogDialect
+from tidelog.errors import StreamUnknownError
+from tidelog.feed import overlay
+from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.subscription import PositionSubscription, Subscription, SyncSubscription
+from tidelog.model.position import Position
+from tidelog.store import archive
+from tidelog.web.dialects.motia import MotiaDialect
+from tidelog.web.dialects.tidelog import TidelogDialect
 from tests.harness import eventually
 from tests.integration.sequencer_floor import Log, connected, sequencing
 from tests.integration.test_rejoin import TOPIC, Feed, Person, write

@@ -15,8 +15,8 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.store.epoch import enter_epoch
-from app.store.log import FEED_SETTINGS, Numbering
+from tidelog.store.epoch import enter_epoch
+from tidelog.store.log import FEED_SETTINGS, Numbering
 from tests.harness import Databases, Server, Subscriber, database_url_of, free_port, migrate
 from tests.integration.restore_floor import (
     HISTORY,

@@ -9,13 +9,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.consumer import Commit, consume
-from app.feed.hint import hinted_head
-from app.feed.reader import Reader
-from app.model.position import Position
-from app.store import consumers
-from app.store.live import LiveLog
-from app.store.log import Numbering
+from tidelog.consumer import Commit, consume
+from tidelog.feed.hint import hinted_head
+from tidelog.feed.reader import Reader
+from tidelog.model.position import Position
+from tidelog.store import consumers
+from tidelog.store.live import LiveLog
+from tidelog.store.log import Numbering
 from tests.harness import eventually
 from tests.integration.sequencer_floor import Log, connected, sequencing
 from tests.integration.test_rejoin import Feed, Person, write
@@ -186,7 +186,7 @@ async def test_a_consumer_is_handed_each_commit_once_whatever_is_forged(
     async def handler(commit: Commit, _: object) -> None:
         seen.extend([change.id async for change in commit])
 
-    monkeypatch.setattr("app.consumer.lock_position", counting)
+    monkeypatch.setattr("tidelog.consumer.lock_position", counting)
     async with connected(database_url) as sql:
         with sequencing(database_url):
             consuming = asyncio.create_task(consume(database_url, "forged", handler, start="beginning"))

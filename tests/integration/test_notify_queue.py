@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.store.failure import is_conflict, is_passing
-from app.store.log import FEED_SETTINGS, Numbering
+from tidelog.store.failure import is_conflict, is_passing
+from tidelog.store.log import FEED_SETTINGS, Numbering
 from tests.harness import Databases, eventually, migrate
 from tests.integration.restore_floor import cluster
 from tests.integration.sequencer_floor import connected, sequencing

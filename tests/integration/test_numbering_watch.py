@@ -9,9 +9,9 @@ import asyncpg
 import httpx
 import pytest
 
-from app.feed import watch
-from app.feed.watch import Watch
-from app.store.log import Numbering
+from tidelog.feed import watch
+from tidelog.feed.watch import Watch
+from tidelog.store.log import Numbering
 from tests.conftest import StartServer
 from tests.harness import Server, eventually
 from tests.integration.sequencer_floor import Log, connected, sequencing

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.engine import make_url
 from websockets.exceptions import ConnectionClosed
 
-from app.client import Live, Snapshot, connection
+from tidelog.client import Live, Snapshot, connection
 from tests.conftest import server_starter
 from tests.harness import RUN, Databases, Server, StepsFolder, Subscriber, eventually, seen_of
 from tests.integration.sequencer_floor import connected

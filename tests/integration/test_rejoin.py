@@ -12,21 +12,21 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.discovery import discover
-from app.errors import TidelogError
-from app.feed.broadcaster import Broadcaster
-from app.feed.reader import Reader
-from app.feed.shortcut import Shortcut
-from app.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
-from app.model.change import Commit, Topic
-from app.model.position import Position
-from app.settings import Settings
-from app.store.archive import Archive
-from app.store.bulk import Bulk
-from app.store.engine import Database
-from app.store.epoch import begin_epoch
-from app.web.dialects.motia import MotiaDialect
-from app.web.dialects.tidelog import TidelogDialect
+from tidelog.runtime.discovery import discover
+from tidelog.errors import TidelogError
+from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.reader import Reader
+from tidelog.feed.shortcut import Shortcut
+from tidelog.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
+from tidelog.model.change import Commit, Topic
+from tidelog.model.position import Position
+from tidelog.settings import Settings
+from tidelog.store.archive import Archive
+from tidelog.store.bulk import Bulk
+from tidelog.store.engine import Database
+from tidelog.store.epoch import begin_epoch
+from tidelog.web.dialects.motia import MotiaDialect
+from tidelog.web.dialects.tidelog import TidelogDialect
 from tests.harness import ROOT, Databases, Frame, eventually
 from tests.integration.sequencer_floor import Log, connected, sequencing
 from tests.peer import fold

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from app.feed import backoff as backoff_module
-from app.feed import pump as pump_module
-from app.feed.pump import Pump
-from app.feed.subscription import PositionSubscription
-from app.model.change import Topic
-from app.model.position import Position
-from app.store import archive as archive_module
-from app.store import reading as reading_module
-from app.store.archive import PAGES_AT_ONCE_MAX, ForgottenError
-from app.store.reading import PageRequest
+from tidelog import backoff as backoff_module
+from tidelog.feed import pump as pump_module
+from tidelog.feed.pump import Pump
+from tidelog.feed.subscription import PositionSubscription
+from tidelog.model.change import Topic
+from tidelog.model.position import Position
+from tidelog.store import archive as archive_module
+from tidelog.store import reading as reading_module
+from tidelog.store.archive import PAGES_AT_ONCE_MAX, ForgottenError
+from tidelog.store.reading import PageRequest
 from tests.harness import Databases, eventually, until_numbered
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_rejoin import Feed, Person, write

@@ -10,9 +10,9 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings
-from app.store.log import Numbering
-from app.store.retention import read_floor, remove_commits
+from tidelog.settings import Settings
+from tidelog.store.log import Numbering
+from tidelog.store.retention import read_floor, remove_commits
 from tests.integration.sequencer_floor import WAIT_SECONDS, Log, connected, sequencing
 
 NO_AGE = timedelta(0)

@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.feed.shortcut import ROWS_MAX
-from app.store.bulk import PAGE_BYTES_MAX
-from app.store.live import LiveLog
-from app.store.log import FEED_SETTINGS, FEW_ROWS, NUMBER_FEW, Numbering
-from app.store.reading import PageRequest, read_page
+from tidelog.feed.shortcut import ROWS_MAX
+from tidelog.store.bulk import PAGE_BYTES_MAX
+from tidelog.store.live import LiveLog
+from tidelog.store.log import FEED_SETTINGS, FEW_ROWS, NUMBER_FEW, Numbering
+from tidelog.store.reading import PageRequest, read_page
 from tests.harness import eventually
 from tests.integration.sequencer_floor import connected
 from tests.integration.test_rejoin import TOPIC, Feed, check, write

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.store.log import FEED_SETTINGS, FEW_ROWS, NUMBER_FEW, NUMBER_MANY, Numbering
+from tidelog.store.log import FEED_SETTINGS, FEW_ROWS, NUMBER_FEW, NUMBER_MANY, Numbering
 from tests.integration.sequencer_floor import Log, backend_of_sequencer, connected, sequencing
 
 
@@ -150,7 +150,7 @@ async def test_no_change_of_an_item_is_out_of_order(
     log: Log, database_url: str, monkeypatch: pytest.MonkeyPatch, few_rows: int
 ) -> None:
     """Six random writers on five items, and a sequencer that is killed again and again: each change once, in order."""
-    monkeypatch.setattr("app.store.log.FEW_ROWS", few_rows)  # with 3 nearly all batches are numbered by jumps
+    monkeypatch.setattr("tidelog.store.log.FEW_ROWS", few_rows)  # with 3 nearly all batches are numbered by jumps
     seed = random.randrange(2**32)  # noqa: S311 - not a secret
     print(f"seed {seed}")  # noqa: T201 - pytest shows it with a failure, which can so be tried again
     with sequencing(database_url):

@@ -14,10 +14,10 @@ import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.feed import standby
-from app.feed.standby import END_FROZEN, Standby
-from app.store.holders import SEQUENCER_NAME
-from app.store.log import FEED_SETTINGS, Numbering
+from tidelog.numbering import standby
+from tidelog.numbering.standby import END_FROZEN, Standby
+from tidelog.store.holders import SEQUENCER_NAME
+from tidelog.store.log import FEED_SETTINGS, Numbering
 from tests.harness import RUN
 from tests.integration.sequencer_floor import WAIT_SECONDS, Log, backend_of_sequencer, connected, sequencing
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.store.holders import SEQUENCER_NAME
+from tidelog.store.holders import SEQUENCER_NAME
 from tests.harness import RUN, Server, Subscriber, eventually, free_port
 from tests.integration.sequencer_floor import (
     Log,

@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.store.engine import Database
-from app.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT
+from tidelog.store.engine import Database
+from tidelog.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT
 from tests.harness import Databases, migrate
 from tests.integration.restore_floor import cluster, run
 from tests.integration.sequencer_floor import (

@@ -8,10 +8,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.feed.shortcut import ROWS_MAX
-from app.model.change import Commit
-from app.store.log import FEED_SETTINGS, Numbering
-from app.store.reading import Page, PageRequest, read_after, read_page, whole_commits
+from tidelog.feed.shortcut import ROWS_MAX
+from tidelog.model.change import Commit
+from tidelog.store.log import FEED_SETTINGS, Numbering
+from tidelog.store.reading import Page, PageRequest, read_after, read_page, whole_commits
 from tests.integration.sequencer_floor import connected
 
 HOSTILE = 'q" b\\ s/ \b\f\n\r\t \x01\x1f\x7f \x80 \u2028 \u2029 é 中 \U0001f600 {} %s $1 \\u0041 \'"'

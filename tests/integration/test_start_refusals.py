@@ -14,11 +14,11 @@ from sqlalchemy.engine import make_url
 
 from tests.harness import PROGRAM_TIMEOUT_SECONDS, ROOT, free_port
 
-SERVE = ("-m", "app.serve")
+SERVE = ("-m", "tidelog.serve")
 COMMANDS = {
     "serve": SERVE,
     "migrate": ("-m", "alembic", "upgrade", "head"),
-    "adopt": ("-m", "app.adopt"),
+    "adopt": ("-m", "tidelog.adopt"),
 }
 
 

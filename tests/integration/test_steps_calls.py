@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, model_serializer
 from sqlalchemy import text
 
-from app.errors import ItemInvalidError, KeyInvalidError, StepEndedError, StreamUnknownError
+from tidelog.errors import ItemInvalidError, KeyInvalidError, StepEndedError, StreamUnknownError
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
 OK = {"status": 200, "body": "ok"}

@@ -73,7 +73,7 @@ async def test_a_client_that_went_away_from_a_quick_step_rolls_it_back(
     floor: Floor, monkeypatch: pytest.MonkeyPatch, gone: bool, ids: list[str]
 ) -> None:
     """It is looked for before the commit, if the handler returned before it was listened to."""
-    monkeypatch.setattr("app.runtime.watch.WATCH_AFTER_SECONDS", 3600)
+    monkeypatch.setattr("tidelog.runtime.watch.WATCH_AFTER_SECONDS", 3600)
     messages = [{"type": "http.request"}, {"type": "http.disconnect"}]
     sent: list[Any] = []
 

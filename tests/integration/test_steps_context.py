@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import InvalidRequestError
 
-from app.errors import ItemInvalidError, NotSupportedError, StepEndedError, StreamUnknownError
+from tidelog.errors import ItemInvalidError, NotSupportedError, StepEndedError, StreamUnknownError
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
 OK = {"status": 200, "body": "ok"}

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from app.model.step import Step
+from tidelog.model.step import Step
 from tests.integration.step_floor import Floor, FloorTemplate, holding, open_floor, step, together
 
 OK = {"status": 200, "body": "ok"}
@@ -313,7 +313,7 @@ async def test_an_error_of_the_statement_closes_no_connection(floor: Floor, capl
     async def fail(context: Any) -> None:
         await context.db.execute(text("select 1/0"))
 
-    caplog.set_level(logging.INFO, "app.store")
+    caplog.set_level(logging.INFO, "tidelog.store")
     async with floor.client(calling(fail)) as client:
         pids = set()
         for _ in range(3):

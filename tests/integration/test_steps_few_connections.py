@@ -12,8 +12,8 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.store.capacity import short_of, warn_if_short
-from app.store.engine import Database
+from tidelog.store.capacity import short_of, warn_if_short
+from tidelog.store.engine import Database
 from tests.harness import RUN, eventually
 from tests.integration.step_floor import Floor, FloorTemplate, holding, open_floor, step, together
 

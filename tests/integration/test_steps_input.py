@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.json_text import parse, write
+from tidelog.json_text import parse, write
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
 DIGITS = "7" * 20_000  # Python's int() ends at 4300

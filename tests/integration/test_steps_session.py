@@ -10,8 +10,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from app.store.driver import DriverConnection
-from app.store.engine import Database
+from tidelog.store.driver import DriverConnection
+from tidelog.store.engine import Database
 from tests.harness import RUN, eventually
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 

@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from app.store import lent, liveness, pool
-from app.store.engine import Database
-from app.store.lent import Lent
+from tidelog.store import lent, liveness, pool
+from tidelog.store.engine import Database
+from tidelog.store.lent import Lent
 from tests.harness import eventually
 from tests.integration.sequencer_floor import Proxy
 from tests.integration.step_floor import Floor, FloorTemplate, holding, open_floor, step, together

@@ -14,11 +14,11 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from app.errors import StepEndedError
-from app.runtime.blocked import BlockedLoopWatch
-from app.runtime.handler import step_in
-from app.runtime.threads import HandlerThreads
-from app.store.engine import Database
+from tidelog.errors import StepEndedError
+from tidelog.runtime.blocked import BlockedLoopWatch
+from tidelog.runtime.handler import step_in
+from tidelog.runtime.threads import HandlerThreads
+from tidelog.store.engine import Database
 from tests.harness import StepsFolder, eventually, free_port, uvicorn_command
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
@@ -148,7 +148,7 @@ async def test_a_handler_that_cannot_be_cancelled_is_given_up(
     floor: Floor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, transaction: bool
 ) -> None:
     """Its client is answered, its connection is given back, its calls are refused; it may go on without them."""
-    monkeypatch.setattr("app.runtime.watch.CANCELLED_SECONDS", 0.05)
+    monkeypatch.setattr("tidelog.runtime.watch.CANCELLED_SECONDS", 0.05)
     go, ended = asyncio.Event(), asyncio.Event()
     errors: list[BaseException] = []
 
@@ -185,7 +185,7 @@ async def test_a_handler_that_ends_as_it_is_given_up_is_answered_once(
     floor: Floor, monkeypatch: pytest.MonkeyPatch, transaction: bool
 ) -> None:
     """Not before the answer is out: a server makes a 500 of an application that returns without one."""
-    monkeypatch.setattr("app.runtime.watch.CANCELLED_SECONDS", 0.05)
+    monkeypatch.setattr("tidelog.runtime.watch.CANCELLED_SECONDS", 0.05)
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         while True:
@@ -343,8 +343,8 @@ async def test_a_step_that_blocks_the_event_loop_is_named(
     floor: Floor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the line, while it does so, and once; one that only waits is not."""
-    monkeypatch.setattr("app.runtime.blocked.BEAT_SECONDS", 0.01)
-    monkeypatch.setattr("app.runtime.blocked.BLOCKED_SECONDS", 0.1)
+    monkeypatch.setattr("tidelog.runtime.blocked.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("tidelog.runtime.blocked.BLOCKED_SECONDS", 0.1)
     told = threading.Event()
     caplog.handler.addFilter(lambda record: told.set() or True if "blocks the event loop" in record.msg else True)
 

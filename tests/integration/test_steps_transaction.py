@@ -14,8 +14,8 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ResourceClosedError
 
-from app.errors import StepBusyError
-from app.store.engine import Database
+from tidelog.errors import StepBusyError
+from tidelog.store.engine import Database
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
 OK = {"status": 200, "body": "ok"}

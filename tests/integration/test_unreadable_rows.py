@@ -11,13 +11,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.feed.sequencer import SequencerThread
-from app.feed.shortcut import Shortcut
-from app.feed.subscription import SyncSubscription
-from app.model.change import Topic
-from app.model.position import Position
-from app.store.engine import Database
-from app.web.dialects.motia import MotiaDialect
+from tidelog.numbering.sequencer import SequencerThread
+from tidelog.feed.shortcut import Shortcut
+from tidelog.feed.subscription import SyncSubscription
+from tidelog.model.change import Topic
+from tidelog.model.position import Position
+from tidelog.store.engine import Database
+from tidelog.web.dialects.motia import MotiaDialect
 from tests.harness import eventually
 from tests.integration.sequencer_floor import connected
 from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.store.log import Numbering
+from tidelog.store.log import Numbering
 from tests.harness import Server, StepsFolder, connect_sql, free_port, migrate
 from tests.migrations.catalog import definitions_of
 from tests.migrations.test_refusals import serve, stream

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.errors import DeclarationError
-from app.model.stream import RESERVED_TABLE_NAMES, table_name
+from tidelog.errors import DeclarationError
+from tidelog.model.stream import RESERVED_TABLE_NAMES, table_name
 from tests.harness import RUN, Databases, Server, StepsFolder, Subscriber, connect_sql, free_port, migrate
 from tests.migrations.catalog import objects_of
 

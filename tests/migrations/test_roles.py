@@ -12,10 +12,10 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.consumer import Commit, consume
-from app.discovery import discover
-from app.errors import GrantMissingError, ServerUnfitError
-from app.store.requirements import check_grants, check_server, is_to_be_migrated
+from tidelog.consumer import Commit, consume
+from tidelog.runtime.discovery import discover
+from tidelog.errors import GrantMissingError, ServerUnfitError
+from tidelog.store.requirements import check_grants, check_server, is_to_be_migrated
 from tests.acceptance.test_readme import blocks
 from tests.consumer_floor import numbering
 from tests.harness import RUN, Server, StepsFolder, Subscriber, eventually, free_port, migrate
@@ -32,7 +32,7 @@ async def handler(req, context):
     return {"status": 201, "body": {}}
 """
 FAIRLY_SOON_SECONDS = 90
-SERVE = ["-m", "app.serve"]
+SERVE = ["-m", "tidelog.serve"]
 
 
 @dataclass

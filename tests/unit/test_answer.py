@@ -10,8 +10,8 @@ from h11._headers import _field_value_re as h11_value
 from pydantic import BaseModel
 from uvicorn.protocols.http.httptools_impl import HEADER_VALUE_RE as UVICORN_REFUSES
 
-from app.errors import AnswerInvalidError
-from app.web.answer import HEADERS_MAX, HEADERS_SIZE_MAX_BYTES, encode_answer
+from tidelog.errors import AnswerInvalidError
+from tidelog.web.answer import HEADERS_MAX, HEADERS_SIZE_MAX_BYTES, encode_answer
 
 
 class Message(BaseModel):

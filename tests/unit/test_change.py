@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.model.change import Change, Operation, net_changes
+from tidelog.model.change import Change, Operation, net_changes
 
 ITEMS = ("a", "b", "c")
 

@@ -11,14 +11,14 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode
 
-from app.feed.subscription import Messages
-from app.settings import Settings
-from app.web import allowance
-from app.web.allowance import Allowance
-from app.web.intake import Turn
-from app.web.outlet import SendOutlet
-from app.web.protocol import SocketProtocol
-from app.web.socket import SocketGate
+from tidelog.feed.subscription import Messages
+from tidelog.settings import Settings
+from tidelog.web import allowance
+from tidelog.web.allowance import Allowance
+from tidelog.web.intake import Turn
+from tidelog.web.outlet import SendOutlet
+from tidelog.web.protocol import SocketProtocol
+from tidelog.web.socket import SocketGate
 from tests.faults.wire import CONTINUATION, HEADERS, PING, PONG, TEXT, frame, handshake, request
 from tests.harness import eventually
 from tests.unit.test_containment import commit, open_feed, publish

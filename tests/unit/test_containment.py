@@ -10,20 +10,20 @@ from typing import Any, cast
 
 import pytest
 
-from app.errors import SnapshotTooLargeError, TidelogError
-from app.feed.audience import Follower
-from app.feed.broadcaster import Broadcaster
-from app.feed.overlay import Overlay
-from app.feed.subscription import Messages, PositionSubscription, Subscription, SyncSubscription
-from app.model.change import Change, Commit, GroupCommit, Topic
-from app.model.position import Position
-from app.settings import Settings
-from app.store import archive as archive_module
-from app.store.archive import Archive
-from app.store.log import Head
-from app.store.snapshot import SnapshotHead
-from app.web.dialects.motia import MotiaDialect
-from app.web.dialects.tidelog import TidelogDialect
+from tidelog.errors import SnapshotTooLargeError, TidelogError
+from tidelog.feed.audience import Follower
+from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.overlay import Overlay
+from tidelog.feed.subscription import Messages, PositionSubscription, Subscription, SyncSubscription
+from tidelog.model.change import Change, Commit, GroupCommit, Topic
+from tidelog.model.position import Position
+from tidelog.settings import Settings
+from tidelog.store import archive as archive_module
+from tidelog.store.archive import Archive
+from tidelog.store.log import Head
+from tidelog.store.snapshot import SnapshotHead
+from tidelog.web.dialects.motia import MotiaDialect
+from tidelog.web.dialects.tidelog import TidelogDialect
 from tests.harness import eventually
 
 ONE, OTHER = Topic("chatMessage", "one"), Topic("chatMessage", "other")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from app.errors import HostForbiddenError, OriginForbiddenError
-from app.settings import Settings
-from app.web.cross_origin import TOLD_MAX, PageRules
-from app.web.hosts import parse_host
+from tidelog.errors import HostForbiddenError, OriginForbiddenError
+from tidelog.settings import Settings
+from tidelog.web.cross_origin import TOLD_MAX, PageRules
+from tidelog.web.hosts import parse_host
 
 LOOPBACK = ("127.0.0.1", 3000)
 NETWORK = ("192.0.2.1", 3000)

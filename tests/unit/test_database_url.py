@@ -11,8 +11,8 @@ from urllib.parse import quote
 import pytest
 from asyncpg import connect_utils
 
-from app.errors import DatabaseUrlError
-from app.store.url import CONNECT_TIMEOUT_SECONDS, DatabaseUrl
+from tidelog.errors import DatabaseUrlError
+from tidelog.store.url import CONNECT_TIMEOUT_SECONDS, DatabaseUrl
 
 
 @pytest.fixture(autouse=True)

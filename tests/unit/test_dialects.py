@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.errors import MessageInvalidError
-from app.feed.subscription import CommitHead, Share, Subscriber, Subscription
-from app.model.change import Change, Event, GroupCommit, Topic
-from app.web.dialects import motia, tidelog
-from app.web.dialects.motia import MotiaDialect
-from app.web.dialects.tidelog import TidelogDialect
+from tidelog.errors import MessageInvalidError
+from tidelog.feed.subscription import CommitHead, Share, Subscriber, Subscription
+from tidelog.model.change import Change, Event, GroupCommit, Topic
+from tidelog.web.dialects import motia, tidelog
+from tidelog.web.dialects.motia import MotiaDialect
+from tidelog.web.dialects.tidelog import TidelogDialect
 
 NAMES = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), min_size=1)
 

@@ -10,15 +10,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.errors import StreamUnknownError, StreamUnreadableError, SubscriptionUnavailableError, TidelogError
-from app.feed import backoff
-from app.feed import patience as patience_module
-from app.feed.errands import Errands
-from app.feed.patience import Patience
-from app.feed.subscription import Subscription
-from app.feed.trouble import Troubles
-from app.model.change import Topic
-from app.store.snapshot import ItemsUnreadableError
+from tidelog.errors import StreamUnknownError, StreamUnreadableError, SubscriptionUnavailableError, TidelogError
+from tidelog import backoff
+from tidelog.feed import patience as patience_module
+from tidelog.feed.errands import Errands
+from tidelog.feed.patience import Patience
+from tidelog.feed.subscription import Subscription
+from tidelog.feed.trouble import Troubles
+from tidelog.model.change import Topic
+from tidelog.store.snapshot import ItemsUnreadableError
 from tests.harness import eventually
 
 FULL = OSError(28, "No space left on device")

@@ -7,14 +7,14 @@ from typing import Any, cast
 
 import pytest
 
-from app.feed.audience import Channel, Touched, deliver
-from app.feed.cork import Cork
-from app.feed.subscription import CommitHead, Messages, Subscriber, Subscription
-from app.model.change import Change, GroupCommit, Topic
-from app.web.allowance import Allowance
-from app.web.dialects.tidelog import TidelogDialect
-from app.web.outlet import TransportOutlet
-from app.web.protocol import SocketProtocol, encode_frame
+from tidelog.feed.audience import Channel, Touched, deliver
+from tidelog.feed.cork import Cork
+from tidelog.feed.subscription import CommitHead, Messages, Subscriber, Subscription
+from tidelog.model.change import Change, GroupCommit, Topic
+from tidelog.web.allowance import Allowance
+from tidelog.web.dialects.tidelog import TidelogDialect
+from tidelog.web.outlet import TransportOutlet
+from tidelog.web.protocol import SocketProtocol, encode_frame
 
 TOPIC = Topic("chatMessage", "g")
 HELLO, WORLD = Messages([b"hello"]), Messages([b"world"])

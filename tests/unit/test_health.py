@@ -6,7 +6,7 @@ import httpx
 import pytest
 from litestar import Litestar
 
-from app.web.health import Checks, Warnings, health_controller
+from tidelog.web.health import Checks, Warnings, health_controller
 
 
 async def ask(checks: Checks, warnings: Warnings = dict) -> dict[str, httpx.Response]:

@@ -9,7 +9,7 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from app.web.http_protocol import PIPELINE_MAX, SLICE_BYTES, RequestProtocol
+from tidelog.web.http_protocol import PIPELINE_MAX, SLICE_BYTES, RequestProtocol
 from tests.unit.test_connection_ends import Transport
 
 TURNS_MIN = 20

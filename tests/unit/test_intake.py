@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from app.web import intake
-from app.web.intake import TURN_SECONDS, SlicedIntake, Turn
+from tidelog.web import intake
+from tidelog.web.intake import TURN_SECONDS, SlicedIntake, Turn
 from tests.harness import eventually
 
 SLICE_BYTES = 4

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from app.json_text import parse, write
+from tidelog.json_text import parse, write
 
 DIGITS = 131_072  # the most that Postgres's numeric has before the point
 DEEP = 20_000

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from app.loading import PACKAGE
-from app.logs.access import Access, AccessRecord
-from app.logs.handler import ACCESS_WAITING_MAX, WRITE_SIZE_MAX, LineHandler
-from app.logs.lines import LineFormatter
-from app.logs.redaction import TEXT_LENGTH_MAX, Redaction
-from app.logs.request import CurrentRequest, current_request
-from app.logs.setup import OURS
+from tidelog.runtime.loading import PACKAGE
+from tidelog.logs.access import Access, AccessRecord
+from tidelog.logs.handler import ACCESS_WAITING_MAX, WRITE_SIZE_MAX, LineHandler
+from tidelog.logs.lines import LineFormatter
+from tidelog.logs.redaction import TEXT_LENGTH_MAX, Redaction
+from tidelog.logs.request import CurrentRequest, current_request
+from tidelog.logs.setup import OURS
 from tests.harness import ROOT, eventually
 
 PASSWORD = "s3cret/p@ss"  # noqa: S105 - it is to be found where it shouldn't be
@@ -252,8 +252,8 @@ def test_the_authors_files_are_ours_to_show() -> None:
 PROGRAM = """
 import logging, sys, threading, warnings
 {before}
-from app.logs.setup import configure
-from app.settings import Settings
+from tidelog.logs.setup import configure
+from tidelog.settings import Settings
 print(configure(Settings()) is not None)
 logging.getLogger("tidelog.x").info("ours")
 logging.getLogger("library").info("of a library")

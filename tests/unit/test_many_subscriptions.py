@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from app.feed.audience import Channel, Touched, UnservedError, deliver
-from app.feed.broadcaster import Broadcaster
-from app.feed.pump import Pump
-from app.feed.subscription import CommitHead, PositionSubscription, Subscription
-from app.model.change import Change, GroupCommit
-from app.web.dialects.motia import MotiaDialect
-from app.web.dialects.tidelog import TidelogDialect
+from tidelog.feed.audience import Channel, Touched, UnservedError, deliver
+from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.pump import Pump
+from tidelog.feed.subscription import CommitHead, PositionSubscription, Subscription
+from tidelog.model.change import Change, GroupCommit
+from tidelog.web.dialects.motia import MotiaDialect
+from tidelog.web.dialects.tidelog import TidelogDialect
 from tests.unit.test_containment import ONE, Person, commit, open_feed, publish
 
 FEW = 100  # twice as many must not take four times the work

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from app.settings import Settings, misspelt
+from tidelog.settings import Settings, misspelt
 
 
 @pytest.mark.parametrize(

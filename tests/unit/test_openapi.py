@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from app.model.schema import compile_schema
-from app.model.step import Endpoint, Step
-from app.model.trigger import HttpTrigger
-from app.web.openapi import describe_steps
+from tidelog.model.schema import compile_schema
+from tidelog.model.step import Endpoint, Step
+from tidelog.model.trigger import HttpTrigger
+from tidelog.web.openapi import describe_steps
 
 
 async def handler(req: dict[str, Any]) -> Any:

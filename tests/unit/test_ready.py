@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.store import ready
-from app.store.ready import ReadyRequest, read_ready
+from tidelog.store import ready
+from tidelog.store.ready import ReadyRequest, read_ready
 
 MESSAGES_MAX = 6  # of a page, in this test
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.errors import BodyInvalidError, QueryInvalidError
-from app.web.request import FIELDS_MAX, Incoming, read_headers, trace_id_of
+from tidelog.errors import BodyInvalidError, QueryInvalidError
+from tidelog.web.request import FIELDS_MAX, Incoming, read_headers, trace_id_of
 
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from app.errors import DeclarationError, Violation
-from app.model.schema import (
+from tidelog.errors import DeclarationError, Violation
+from tidelog.model.schema import (
     LISTED_VALUES_MAX,
     MESSAGE_LENGTH_MAX,
     VIOLATIONS_MAX,

@@ -10,9 +10,9 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
-from app.feed.broadcaster import Broadcaster
-from app.feed.shortcut import KEPT_MAX, ROWS_MAX, Shortcut
-from app.model.change import Topic
+from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.shortcut import KEPT_MAX, ROWS_MAX, Shortcut
+from tidelog.model.change import Topic
 
 EPOCH = "e1"
 SERVER = "s1"

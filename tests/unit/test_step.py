@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, SecretStr
 
-from app.errors import DeclarationError
-from app.model.step import Step
-from app.model.trigger import METHODS, HttpTrigger, parse_path
+from tidelog.errors import DeclarationError
+from tidelog.model.step import Step
+from tidelog.model.trigger import METHODS, HttpTrigger, parse_path
 
 CONFIG = {"type": "api", "name": "Post", "method": "POST", "path": "/chat/:room"}
 

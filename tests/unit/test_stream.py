@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from app.errors import DeclarationError, ItemInvalidError
-from app.model.stream import RESERVED_TABLE_NAMES, TABLE_NAME_LENGTH_MAX, Stream, table_name
+from tidelog.errors import DeclarationError, ItemInvalidError
+from tidelog.model.stream import RESERVED_TABLE_NAMES, TABLE_NAME_LENGTH_MAX, Stream, table_name
 
 
 class Message(BaseModel):

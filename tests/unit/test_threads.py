@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from app.runtime.threads import DaemonThreads
+from tidelog.runtime.threads import DaemonThreads
 
 
 async def test_jobs_are_done_and_their_errors_told() -> None:

@@ -7,9 +7,9 @@ from textwrap import dedent
 
 import pytest
 
-from app.discovery import discover
-from app.settings import Settings
-from app.welcome import welcome
+from tidelog.runtime.discovery import discover
+from tidelog.settings import Settings
+from tidelog.welcome import welcome
 
 BASE = "http://127.0.0.1:3000"
 HANDLER = "\nasync def handler(req, context): return {'status': 200}\n"

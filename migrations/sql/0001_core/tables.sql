@@ -74,7 +74,7 @@ create table streams.epoch (
     began_at          timestamptz not null -- grows from row to row, whatever the clock does
 );
 
--- How far each durable consumer has come (app/consumer.py). The row is written in the consumer's own transaction,
+-- How far each durable consumer has come (app/tidelog/consumer.py). The row is written in the consumer's own transaction,
 -- together with its effects, and its lock is what makes several processes of one consumer take turns.
 -- Retention keeps what the last of them has still to read.
 create table streams.consumer (

@@ -6,7 +6,7 @@
 -- corrupt it, and equality is the same.
 --
 -- The stream comes first, as what asks by xid alone is for the key: with the xid first, statistics had the planner take this
--- index in its place (see enable_sort in app/store/log.py for Postgres 18, which can skip the first column).
+-- index in its place (see enable_sort in app/tidelog/store/log.py for Postgres 18, which can skip the first column).
 --
 -- Made anew it keeps writers waiting: about a second for each million rows of the log.
 create index change_topic on streams.change (stream collate "C", xid, group_id collate "C");

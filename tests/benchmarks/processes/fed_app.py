@@ -12,10 +12,10 @@ import os
 import time
 from typing import Any
 
-from app import main as composition
-from app.feed.broadcaster import Broadcaster
-from app.model.change import Change, Commit, GroupCommit, Topic
-from app.settings import Settings
+from tidelog import main as composition
+from tidelog.feed.broadcaster import Broadcaster
+from tidelog.model.change import Change, Commit, GroupCommit, Topic
+from tidelog.settings import Settings
 from tests.benchmarks.text import item
 
 STREAM = "bench"
@@ -23,7 +23,7 @@ COMMIT_MS = 0.01  # the least time between two commits
 
 
 class FedReader:
-    """Stands in for `app.feed.reader.Reader`: publishes what it is told to."""
+    """Stands in for `tidelog.feed.reader.Reader`: publishes what it is told to."""
 
     def __init__(self, _connect: object, broadcaster: Broadcaster, _shortcut: object) -> None:
         self._broadcaster = broadcaster

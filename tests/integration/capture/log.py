@@ -6,7 +6,7 @@ from typing import Any
 
 import asyncpg
 
-from app.store.log import Numbering
+from tidelog.store.log import Numbering
 
 INSERT = "insert into streams.chat_message (group_id, id, data) values ($1, $2, $3)"
 UPDATE = "update streams.chat_message set data = $3 where group_id = $1 and id = $2"

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from app.store.log import Numbering
+from tidelog.store.log import Numbering
 from tests.integration.capture.log import INSERT, UPDATE, number
 
 STEP_BETWEEN_COMMITS = timedelta(microseconds=10)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from app.client import Client
+from tidelog.client import Client
 from tests.integration.client.scripted_server import Connection, ScriptedServer
 
 

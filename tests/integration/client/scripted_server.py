@@ -12,7 +12,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
-from app.client import Message, Subscription
+from tidelog.client import Message, Subscription
 
 WAIT_SECONDS = 60
 EPOCH = "11111111-1111-1111-1111-111111111111"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from app.client import Client, Commit, Live, Message, Subscription
-from app.errors import ServerNotUnderstoodError, SubscriptionRefusedError
-from app.json_text import write
+from tidelog.client import Client, Commit, Live, Message, Subscription
+from tidelog.errors import ServerNotUnderstoodError, SubscriptionRefusedError
+from tidelog.json_text import write
 from tests.integration.client.scripted_server import (
     WAIT_SECONDS,
     Connection,
@@ -43,7 +43,7 @@ async def test_a_slow_consumer_slows_the_server_and_takes_no_memory(
     limit: str,
 ) -> None:
     """At most so many messages, or bytes, wait for it; then the connection is not read. Nothing is lost."""
-    monkeypatch.setattr("app.client.subscription." + limit, {"MESSAGES_MAX": 10, "BYTES_MAX": 10 * len(TEXT)}[limit])
+    monkeypatch.setattr("tidelog.client.subscription." + limit, {"MESSAGES_MAX": 10, "BYTES_MAX": 10 * len(TEXT)}[limit])
     async with client.subscribe("chatMessage", "general") as subscription:
         request = await connection.accept(live(0))
         frames = (commit(number, change("a", text=TEXT), to=[request["id"]]) for number in range(1, FRAMES + 1))
@@ -70,7 +70,7 @@ async def test_one_that_ends_does_not_hold_up_the_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A subscription that nobody reads stops the connection only as long as it lasts."""
-    monkeypatch.setattr("app.client.subscription.MESSAGES_MAX", 2)
+    monkeypatch.setattr("tidelog.client.subscription.MESSAGES_MAX", 2)
     async with client.subscribe("chatMessage", "random") as reading:
         async with client.subscribe("chatMessage", "general") as abandoned:
             other, stuck = await connection.accept(live(0)), await connection.accept(live(0))

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from app.client import Change, Client, Commit, Event, Item, Live, Reset, Snapshot
-from app.errors import ServerRefusedError
+from tidelog.client import Change, Client, Commit, Event, Item, Live, Reset, Snapshot
+from tidelog.errors import ServerRefusedError
 from tests.harness import ROOT, free_port
 from tests.integration.client.scripted_server import (
     EPOCH,
@@ -94,7 +94,7 @@ async def test_a_restarting_server_is_found_again_at_once(
     server: ScriptedServer, client: Client, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After 1012 no pause is made; here one would take hours."""
-    monkeypatch.setattr("app.client.connection.DELAY_FIRST_SECONDS", 1_000_000.0)
+    monkeypatch.setattr("tidelog.client.connection.DELAY_FIRST_SECONDS", 1_000_000.0)
     async with client.subscribe("chatMessage", "general"):
         for _ in range(3):
             await connection.accept(live(7))
@@ -295,8 +295,8 @@ async def test_the_token_is_sent_as_a_bearer(server: ScriptedServer) -> None:
 
 def test_importing_the_client_loads_nothing_of_the_server() -> None:
     """A program that only follows streams needs websockets, and neither web framework nor database driver."""
-    command = [sys.executable, "-c", "import sys, app.client; print(*sys.modules)"]
+    command = [sys.executable, "-c", "import sys, tidelog.client; print(*sys.modules)"]
     modules = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     ours = {module for module in modules if module.split(".")[0] == "app"}
-    assert {module for module in ours if not module.startswith("app.client")} == {"app", "app.errors", "app.json_text"}
+    assert {module for module in ours if not module.startswith("tidelog.client")} == {"app", "tidelog.errors", "tidelog.json_text"}
     assert not {"litestar", "sqlalchemy", "asyncpg", "pydantic"} & set(modules)

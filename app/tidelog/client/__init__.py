@@ -1,0 +1,28 @@
+"""A client for Tidelog's WebSocket dialect `tidelog.v1`, for programs that follow streams from Python.
+
+    async with Client("ws://127.0.0.1:3000") as client:
+        async for message in client.subscribe("chatMessage", "general"):
+            match message:
+                case Snapshot(position, items): ...
+                case Commit(position, at, changes): ...
+
+It knows the protocol and nothing of the server: it needs no part of Tidelog but `tidelog.errors` and `tidelog.json_text`,
+and of other packages `websockets` only.
+"""
+
+from tidelog.client.connection import Client
+from tidelog.client.messages import Change, Commit, Event, Item, Live, Message, Reset, Snapshot
+from tidelog.client.subscription import Subscription
+
+__all__ = [
+    "Change",
+    "Client",
+    "Commit",
+    "Event",
+    "Item",
+    "Live",
+    "Message",
+    "Reset",
+    "Snapshot",
+    "Subscription",
+]

@@ -1,0 +1,291 @@
+"""The client's connection: opened again whenever it is lost, and shared by its subscriptions.
+
+Who comes back, after which close code:
+
+| code | meaning | the client |
+|---|---|---|
+| 1012 | the server restarts | comes back at once, resuming |
+| 1013 | this client fell behind | comes back after a moment, resuming |
+| 1000, 1001, 1005, 1006, 1011, 1014, 1015 | the server, or the way to it, is gone | comes back after growing pauses |
+| 4400 | bad use of the protocol | gives up: subscriptions raise ServerRefusedError |
+| 4401, 4403 | not allowed | gives up |
+| all others, e.g. 1008, 1009 | the same again would end the same | gives up |
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import random
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import suppress
+from types import MappingProxyType, TracebackType
+from typing import Any, Self
+
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.typing import Subprotocol
+
+from tidelog.client.group import GroupState
+from tidelog.client.messages import Frame
+from tidelog.client.subscription import Subscription
+from tidelog.errors import ServerNotUnderstoodError, ServerRefusedError, SubscriptionRefusedError
+from tidelog.json_text import parse
+
+logger = logging.getLogger("tidelog.client")
+
+DIALECT = Subprotocol("tidelog.v1")
+FRAME_SIZE_MAX_BYTES = 64 * 1024 * 1024  # a commit's frame has up to 16 MiB of changes; an item may be larger
+CLOSE_TIMEOUT_SECONDS = 2.0
+
+COME_BACK_AT_ONCE = 1012
+COME_BACK = frozenset({1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015})
+
+ASK_AGAIN = "subscription_unavailable"  # the code of what the server could not serve for some time, but may later
+
+DELAY_FIRST_SECONDS = 0.25
+DELAY_MAX_SECONDS = 10.0
+
+
+class Client:
+    """A connection to a Tidelog server, to be used with `async with`.
+
+    The first connection is made at once, so that a wrong address shows itself: `async with` raises OSError if nobody
+    is there, ServerRefusedError if it is denied. Later it is made again whenever it is lost, and every subscription
+    goes on from its position.
+
+    All subscriptions share the connection. One whose consumer is slow lets at most MESSAGES_MAX messages wait for it;
+    then the connection is not read, which holds up the others, too: a consumer that must not be held up takes a client
+    of its own, and one task never waits for one subscription while another one's messages pile up.
+
+    `token` is sent as a bearer token. Other keyword arguments are those of `websockets.asyncio.client.connect`.
+    """
+
+    def __init__(self, url: str, *, token: str | None = None, **connect_options: Any) -> None:
+        headers = dict(connect_options.pop("additional_headers", {}))
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        self._url = url
+        self._options: dict[str, Any] = {
+            "compression": None,
+            "max_size": FRAME_SIZE_MAX_BYTES,
+            "close_timeout": CLOSE_TIMEOUT_SECONDS,
+            "additional_headers": headers,
+            **connect_options,
+        }
+        self._ids = (f"s{number}" for number in itertools.count(1))
+        self._subscriptions: dict[str, Subscription] = {}
+        self._asked: set[str] = set()  # the subscriptions that this connection was asked for
+        self._asking_again: set[asyncio.Task[None]] = set()
+        self._socket: ClientConnection | None = None
+        self._delays = _delays()
+        self._complaint = ""  # the server's last word about the connection
+        self._running: asyncio.Task[None] | None = None
+        self._failure: Exception | None = None
+
+    async def __aenter__(self) -> Self:
+        if self._running is not None:
+            raise RuntimeError("this client was used already: make a new one")
+        socket = await self._connect()
+        self._running = asyncio.create_task(self._run(socket))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        assert self._running is not None  # noqa: S101 - entered
+        self._running.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._running
+        for task in self._asking_again:
+            task.cancel()
+
+    def subscribe(
+        self, stream: str, group: str, *, item: str | None = None, since: int | None = None, epoch: str | None = None
+    ) -> Subscription:
+        """The messages of a group, or of one item of it, from now on: a snapshot, Live, and then what happens.
+
+        With `since` and `epoch` (a Subscription's `position` and `epoch`, kept from another time) the commits after
+        that position come instead of the snapshot; if they can't, a Reset and then a snapshot.
+        """
+        if (since is None) != (epoch is None):
+            raise ValueError("since and epoch belong together: a position means nothing without its epoch")
+        place = None if since is None or epoch is None else (since, epoch)
+        return Subscription(self, next(self._ids), stream, group, item, place)
+
+    async def watch(self, stream: str, group: str) -> AsyncGenerator[Mapping[str, dict[str, Any]], None]:
+        """The group's items by their ids, in the order of their creation: at first, and whenever they changed.
+
+        It is a view of one mapping, which changes when the next is asked for. Always as of a commit, and of the newest
+        one: a consumer that takes its time does not get the states between.
+        """
+        state = GroupState()
+        view = MappingProxyType(state.items)
+        behind = 0
+        async with self.subscribe(stream, group) as subscription:
+            async for message in subscription:
+                behind -= 1
+                state.apply(message)
+                if state.has_changed and behind <= 0:
+                    state.has_changed = False
+                    yield view
+                    behind = subscription.waiting
+
+    async def open(self, subscription: Subscription) -> None:
+        """Subscribe now, or with the next connection. Called by the subscription."""
+        if self._failure is not None:
+            raise self._failure
+        if self._running is None or self._running.done():
+            raise RuntimeError("the client is not connected: use it inside its `async with`")
+        self._subscriptions[subscription.id] = subscription
+        if self._socket is not None:
+            await self._ask(self._socket, subscription)
+
+    async def close(self, subscription: Subscription) -> None:
+        """Unsubscribe. Called by the subscription."""
+        self._subscriptions.pop(subscription.id, None)
+        if self._socket is not None and subscription.id in self._asked:
+            self._asked.discard(subscription.id)
+            with suppress(ConnectionClosed):
+                await self._socket.send(json.dumps({"type": "unsubscribe", "id": subscription.id}))
+
+    async def _connect(self) -> ClientConnection:
+        """Raises ServerRefusedError, or what is worth another try."""
+        try:
+            socket = await connect(self._url, subprotocols=[DIALECT], **self._options)
+        except Exception as error:
+            if _may_pass(error):
+                raise
+            raise ServerRefusedError(f"{self._url} refused the connection: {error}") from error
+        if socket.subprotocol != DIALECT:
+            await socket.close()
+            raise ServerRefusedError(f"{self._url} does not speak {DIALECT}: is it a Tidelog server, and new enough?")
+        return socket
+
+    async def _run(self, socket: ClientConnection) -> None:
+        """Serve one connection after the other, until cancelled or refused for good."""
+        try:
+            while True:
+                was_useful = await self._serve(socket)
+                if was_useful:
+                    self._delays = _delays()
+                code = socket.close_code or 1006
+                if code not in COME_BACK:
+                    reason = socket.close_reason or self._complaint or "no reason given"
+                    raise ServerRefusedError(f"{self._url} closed the connection with code {code}: {reason}", code)
+                logger.info("%s closed the connection with code %d, coming back", self._url, code)
+                socket = await self._connect_again(at_once=was_useful and code == COME_BACK_AT_ONCE)
+        except Exception as error:
+            self._failure = error
+        finally:
+            for subscription in self._subscriptions.values():
+                subscription.end(self._failure)
+
+    async def _connect_again(self, *, at_once: bool) -> ClientConnection:
+        if not at_once:
+            await asyncio.sleep(next(self._delays))
+        while True:
+            try:
+                return await self._connect()
+            except ServerRefusedError:
+                raise
+            except Exception as error:
+                logger.warning("no connection to %s, trying again: %s", self._url, error)
+            await asyncio.sleep(next(self._delays))
+
+    async def _serve(self, socket: ClientConnection) -> bool:
+        """Receive until the connection ends; answers whether any subscription was served."""
+        self._socket, self._asked, self._complaint = socket, set(), ""
+        was_useful = False
+        try:
+            for subscription in list(self._subscriptions.values()):
+                await self._ask(socket, subscription)
+            async for text in socket:
+                was_useful |= await self._receive(parse(text if isinstance(text, str) else text.decode()), len(text))
+        except ConnectionClosed:
+            pass
+        except (LookupError, TypeError, ValueError) as error:
+            raise ServerNotUnderstoodError(f"{self._url} sent a frame that is not {DIALECT}: {error!r}") from error
+        finally:
+            self._socket = None
+            await socket.close()
+        return was_useful
+
+    async def _ask(self, socket: ClientConnection, subscription: Subscription) -> None:
+        if subscription.id in self._asked or subscription.id not in self._subscriptions:
+            return
+        self._asked.add(subscription.id)
+        with suppress(ConnectionClosed):
+            await socket.send(json.dumps(subscription.request()))
+
+    async def _ask_again(self, socket: ClientConnection, subscription: Subscription) -> None:
+        """After a pause, unless another connection asks before; the server took its time for it, too."""
+        await asyncio.sleep(random.uniform(0, DELAY_MAX_SECONDS))  # noqa: S311 - jitter, not a secret
+        if self._socket is socket:
+            await self._ask(socket, subscription)
+
+    async def _receive(self, frame: Frame, size: int) -> bool:
+        """Hand a frame to its subscriptions; answers whether it was for one. Unknown frames are of newer servers."""
+        match frame["type"]:
+            case "commit" | "event":
+                ids = frame["subscriptions"]
+            case "snapshot" | "live" | "reset":
+                ids = [frame["subscription"]]
+            case "status":
+                logger.info("%s: the server's feed is %s", self._url, frame["feed"])
+                self._reach(frame["position"], frame.get("epoch"))
+                return False
+            case "error":
+                self._take_error(frame)
+                return False
+            case _:
+                return False
+        addressed = [self._subscriptions[id] for id in ids if id in self._subscriptions]
+        for subscription in addressed:
+            await subscription.receive(frame, size)
+        # Frames of live subscriptions come in the order of the feed; of one that catches up, out of it.
+        if frame["type"] in ("commit", "event") and any(subscription.is_live for subscription in addressed):
+            self._reach(frame["position"])
+        return bool(addressed)
+
+    def _reach(self, position: int, epoch: str | None = None) -> None:
+        """Quiet subscriptions go with the others: else they would resume from far behind."""
+        for subscription in self._subscriptions.values():
+            subscription.reach(position, epoch)
+
+    def _take_error(self, frame: Frame) -> None:
+        code, message = frame["code"], frame["message"]
+        id = frame.get("subscription")
+        if id is None or code == "subscription_exists":
+            self._complaint = f"{code}: {message}"
+            logger.warning("%s complains: %s", self._url, self._complaint)
+            return
+        self._asked.discard(id)
+        if code == ASK_AGAIN and id in self._subscriptions and self._socket is not None:
+            logger.warning("%s: %s", self._url, message)
+            self._subscriptions[id].is_live = False  # the others go on without it
+            task = asyncio.create_task(self._ask_again(self._socket, self._subscriptions[id]))
+            self._asking_again.add(task)
+            task.add_done_callback(self._asking_again.discard)
+            return
+        subscription = self._subscriptions.pop(id, None)
+        if subscription is not None:
+            subscription.end(SubscriptionRefusedError(f"{subscription.stream}/{subscription.group}: {message}", code))
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a connection that could not be opened may be opened some time later."""
+    if isinstance(error, InvalidStatus):
+        return error.response.status_code >= 500
+    # A connection that ends in the middle of the handshake is an InvalidMessage from EOFError.
+    return isinstance(error, OSError) or (isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError))
+
+
+def _delays() -> Iterator[float]:
+    """Growing pauses, anywhere between nothing and the limit: clients that were cut off together come back apart."""
+    limit = DELAY_FIRST_SECONDS
+    while True:
+        yield random.uniform(0, limit)  # noqa: S311 - jitter, not a secret
+        limit = min(limit * 2, DELAY_MAX_SECONDS)

@@ -1,0 +1,206 @@
+"""This process's cursor on the numbered commits: follows the head and publishes, in order, each once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from tidelog.backoff import Backoff
+from tidelog.feed.hint import EPOCH_CHANNEL, HEAD_CHANNEL, PAUSE_SECONDS, hinted_head
+from tidelog.feed.watch import WATCH_SECONDS, Watch
+from tidelog.store.epoch import server_of, until_begun
+from tidelog.store.failure import TROUBLE
+from tidelog.store.live import LiveLog, read_live
+from tidelog.store.log import FEED_SETTINGS, Head, read_head
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from tidelog.feed.broadcaster import Broadcaster
+    from tidelog.feed.shortcut import Shortcut
+    from tidelog.store.connecting import Connector
+
+logger = logging.getLogger("tidelog.reader")
+
+STATEMENT_TIMEOUT_SECONDS = 30.0
+PASSING_PAUSE_SECONDS = 0.05  # between looks at the head while nobody subscribes
+BEGUN_TIMEOUT_SECONDS = 5.0  # a sequencer begins an epoch within half a second; one that can't must not keep us
+SLOW_POLL_SECONDS = 1.0  # stands behind the NOTIFY, and finds a dead connection, whatever the shortcut brings
+# Instead, while the queue of NOTIFYs is filling, and sequencers do without: a commit is late by half of that.
+CROWDED_POLL_SECONDS = 0.05
+
+
+class Reader:
+    """Publishes every commit after the head at which it started, through every loss of the connection."""
+
+    def __init__(self, connect: Connector, broadcaster: Broadcaster, shortcut: Shortcut) -> None:
+        self._connect = connect
+        self._broadcaster = broadcaster
+        self._shortcut = shortcut
+        self._backoff = Backoff()
+        self._head = 0  # as read on this connection
+        self._hint = 0  # where it is said to be since it was last looked for
+        self._is_epoch_in_doubt = False
+        self._is_listening = False
+        self.watch = Watch()
+        self._watch_at = 0.0  # by the event loop's clock
+        self._stirred = asyncio.Event()  # there is something to look for
+        self.started = asyncio.Event()  # the broadcaster has its position: subscriptions may come
+        self.trouble: str | None = "not started"
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        self._shortcut.open(self._note_hint)
+        while True:
+            try:
+                await self._run_on_one_connection()
+            except TROUBLE as error:
+                self._note_trouble(error)
+                logger.warning("connection lost, trying again: %s", self.trouble)
+            except Exception as error:  # a bug of ours must not end the feed of everybody, nor go unseen
+                self._note_trouble(error)
+                logger.exception("the reader failed, trying again")
+            await self._backoff.wait()
+
+    async def _run_on_one_connection(self) -> None:
+        connection = await self._connect(**FEED_SETTINGS, application_name="tidelog reader")
+        try:
+            await self._join(connection)
+            loop = asyncio.get_running_loop()
+            while True:
+                pause = CROWDED_POLL_SECONDS if self.watch.queue.is_filling else SLOW_POLL_SECONDS
+                await self._follow(connection, loop.time() + pause)
+                if loop.time() >= self._watch_at:
+                    await self._look_around(connection)
+                await self._check_epoch(connection)
+        finally:
+            self._shortcut.follow(None)
+            with contextlib.suppress(*TROUBLE):
+                await connection.close(timeout=1)
+
+    async def _join(self, connection: asyncpg.Connection[Any]) -> None:
+        """Find out where this connection's log ends, and whether it is the one that was published up to here."""
+        broadcaster, epoch = self._broadcaster, self._broadcaster.epoch
+        self._head, self._hint, self._is_epoch_in_doubt, self._is_listening = 0, 0, False, False
+        await self._look_around(connection)
+        await broadcaster.archive.reconnect()
+        self._shortcut.follow(await server_of(connection))
+        await until_begun(connection, BEGUN_TIMEOUT_SECONDS)
+        head = await self._read_head(connection, epoch)
+        if not self.started.is_set():
+            broadcaster.epoch = head.epoch
+            broadcaster.start(head.number, head.at_ms)
+            self.started.set()
+        elif broadcaster.furthest <= head.shared:
+            broadcaster.go_on(head)
+        else:
+            logger.error(
+                "the database has lost commits from %d on, which were delivered up to %d (was a replica promoted "
+                "that lacked them?): all subscribers begin again",
+                head.shared + 1,
+                broadcaster.furthest,
+            )
+            broadcaster.go_back(head)
+
+    async def _look_around(self, connection: asyncpg.Connection[Any]) -> None:
+        """Beside the feed, every second; the head is to be read after it, as it may begin to listen."""
+        self._watch_at = asyncio.get_running_loop().time() + WATCH_SECONDS
+        await self.watch.look(connection)
+        # In a full queue LISTEN may take half a minute to read through it; and nobody notifies then.
+        if not self._is_listening and not self.watch.queue.is_filling:
+            await connection.add_listener(HEAD_CHANNEL, self._on_head)
+            await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
+            self._is_listening = True
+
+    async def _check_epoch(self, connection: asyncpg.Connection[Any]) -> None:
+        was_told, self._is_epoch_in_doubt = self._is_epoch_in_doubt, False  # before it is read: it may change meanwhile
+        before, head = self._broadcaster.epoch, await self._read_head(connection, None)
+        self._broadcaster.begin_epoch(head.epoch)
+        if was_told and head.epoch == before:
+            await asyncio.sleep(PAUSE_SECONDS)
+
+    async def _read_head(self, connection: asyncpg.Connection[Any], epoch: str | None) -> Head:
+        head = await read_head(connection, epoch, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
+        self._head = head.number
+        return head
+
+    def _note_trouble(self, error: Exception) -> None:
+        self.trouble = f"{type(error).__name__}: {error}"
+        self._broadcaster.tell_status(interrupted=True)
+
+    def _note_progress(self) -> None:
+        """Something was published, or there is nothing to publish: not before that is all well again."""
+        self.trouble = None
+        self._backoff.reset()
+        self._broadcaster.tell_status(interrupted=False)
+
+    async def _follow(self, connection: asyncpg.Connection[Any], until: float) -> None:
+        """Publish up to the head each time it moves, until that time of the event loop's clock, or another epoch."""
+        loop, broadcaster = asyncio.get_running_loop(), self._broadcaster
+        while True:
+            self._stirred.clear()
+            if broadcaster.position < max(self._head, self._hint):
+                await self._look(connection)
+            else:
+                self._note_progress()
+                try:
+                    async with asyncio.timeout_at(until):
+                        await self._stirred.wait()
+                except TimeoutError:
+                    return
+            if self._is_epoch_in_doubt or loop.time() > until:
+                return
+
+    async def _look(self, connection: asyncpg.Connection[Any]) -> None:
+        """Publish what there is up to where the head is, or is said to be."""
+        broadcaster = self._broadcaster
+        if broadcaster.is_deserted:
+            await self._pass_over(connection)
+        elif commits := self._shortcut.take():
+            broadcaster.publish(commits)
+            broadcaster.settle()
+            self._note_progress()
+        else:
+            before, last, self._hint = broadcaster.position, max(self._head, self._hint), 0
+            await self._publish_up_to(connection, last)
+            if broadcaster.position == before:
+                head = await self._read_head(connection, None)  # it was a forged hint, or the log is another
+                if head.number <= before:
+                    self._note_progress()
+                await asyncio.sleep(PAUSE_SECONDS)
+
+    def _on_head(self, _connection: object, _pid: int, _channel: str, payload: object) -> None:
+        self._note_hint(hinted_head(payload))
+
+    def _note_hint(self, head: int) -> None:
+        self._hint = max(self._hint, head)
+        if head > self._broadcaster.position:
+            self._stirred.set()
+
+    def _on_epoch(self, *_: object) -> None:
+        self._is_epoch_in_doubt = True
+        self._stirred.set()
+
+    async def _pass_over(self, connection: asyncpg.Connection[Any]) -> None:
+        """Nobody is there to be told: move on without reading what happened, and not at every commit."""
+        self._hint = 0  # before the head is read: it may move meanwhile
+        head = await self._read_head(connection, None)
+        if self._broadcaster.is_deserted:  # whoever came meanwhile may have a snapshot from before this head
+            self._broadcaster.start(head.number, head.at_ms)
+            await self._broadcaster.wait_for_interest(PASSING_PAUSE_SECONDS)
+
+    async def _publish_up_to(self, connection: asyncpg.Connection[Any], last: int) -> None:
+        broadcaster = self._broadcaster
+
+        def begin_bulk(number: int) -> None:
+            # It is known to the broadcaster only in part until it is whole.
+            broadcaster.frontier = number
+            broadcaster.settle()
+
+        log = LiveLog(connection, STATEMENT_TIMEOUT_SECONDS)
+        async for commits in read_live(log, broadcaster.position, last, broadcaster.wanted, begin_bulk):
+            broadcaster.publish(commits)
+            broadcaster.settle()
+            self._note_progress()

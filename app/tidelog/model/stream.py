@@ -1,0 +1,112 @@
+"""A declared stream: its name, its table's name, and the schema that its items must fit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from tidelog.errors import DeclarationError, ItemInvalidError
+from tidelog.model.schema import Schema, compile_declared, takes_objects
+
+# Identifiers are cut silently at 63 bytes (NAMEDATALEN): this leaves room for `<table>_history`, and for what people
+# name after the table (an index, say).
+TABLE_NAME_LENGTH_MAX = 48
+# The feed's own tables and its sequence live in the same schema.
+RESERVED_TABLE_NAMES = frozenset(
+    {"alembic_version", "change", "commit", "consumer", "epoch", "event", "stream", "write_seq"}
+)
+HISTORY_SUFFIX = "_history"
+
+_KEYS = frozenset({"name", "description", "schema", "baseConfig"})
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
+_CAMEL_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """A collection of items. `name` is what steps and subscribers say, `table` what SQL says."""
+
+    name: str
+    table: str
+    schema: Schema = field(repr=False)
+
+    @classmethod
+    def from_config(cls, config: Any) -> Stream:
+        """Read a *_stream.py file's `config`. Raises DeclarationError saying what is wrong with it."""
+        if not isinstance(config, dict):
+            raise DeclarationError(f"config must be a dict with name and schema, not {config!r:.80}")
+        given = {key: value for key, value in config.items() if value is not None}
+        name = given.get("name")
+        if not isinstance(name, str):
+            said = f"not {name!r:.80}" if "name" in given else "and it is missing"
+            raise DeclarationError(f'config["name"] must be a string, {said}')
+        for key in sorted(given.keys() - _KEYS, key=repr):
+            _refuse(name, key, given[key])
+        base = given.get("baseConfig", {"storageType": "default"})
+        if not isinstance(base, dict) or base.get("storageType", "default") != "default":
+            raise DeclarationError(
+                f'stream {name!r}: baseConfig must be {{"storageType": "default"}}, not {base!r:.80}; '
+                "Tidelog stores every stream in Postgres"
+            )
+        try:
+            schema = compile_declared(given.get("schema", {}))
+        except DeclarationError as error:
+            raise DeclarationError(f"stream {name!r}: {error}") from error
+        if not takes_objects(schema):
+            raise DeclarationError(
+                f"stream {name!r}: no JSON object fits its schema, and every item is one: declare what an item is, "
+                'as {"type": "object", ...}, not a list of items'
+            )
+        return cls(name=name, table=table_name(name), schema=schema)
+
+    def check(self, item: dict[str, Any], item_id: str) -> dict[str, Any]:
+        """Return `item` with its id, or raise ItemInvalidError.
+
+        A schema may or may not mention `id`, and may forbid what it does not mention; the item fits if it
+        fits with its id or without it.
+        """
+        with_id = {**item, "id": item_id}
+        if self.schema.fits(with_id):
+            return with_id
+        without_id = {key: value for key, value in item.items() if key != "id"}
+        if self.schema.fits(without_id):
+            return with_id
+        found, tried = min(
+            ((self.schema.find(one), one) for one in (with_id, without_id)), key=lambda found: len(found[0])
+        )
+        violations = [violation for violation, _ in found]
+        where = "; ".join(f"{v.path or 'the item'}: {v.message}" for v in violations[:3])
+        raise ItemInvalidError(
+            f"item {item_id!r:.80} does not fit the schema of stream {self.name!r}: {where}",
+            violations,
+            # The item itself as it was given, and not with the id that was put into it here.
+            culprits=[item if value is tried else value for _, value in found],
+        )
+
+
+def _refuse(name: str, key: Any, value: Any) -> NoReturn:
+    """What an author declared is done or refused: ignored, an access function would open what it closes."""
+    if callable(value) or "access" in str(key).lower() or "auth" in str(key).lower():
+        raise DeclarationError(
+            f"stream {name!r}: access functions are not supported yet (config[{key!r}]), and without it "
+            "everyone could read the stream; remove the entry if everyone may"
+        )
+    raise DeclarationError(f"stream {name!r}: config has no {key!r}; its keys are {', '.join(sorted(_KEYS))}")
+
+
+def table_name(name: str) -> str:
+    """The snake_case table name of a stream: `chatMessage` and `chat-message` are `chat_message`."""
+    if not _NAME.fullmatch(name):
+        raise DeclarationError(f"stream name {name!r}: use letters, digits, '_' and '-', beginning with a letter")
+    table = _CAMEL_BOUNDARY.sub("_", name).replace("-", "_").lower()
+    if len(table) > TABLE_NAME_LENGTH_MAX:
+        raise DeclarationError(
+            f"stream name {name!r}: its table name has {len(table)} characters; at most "
+            f"{TABLE_NAME_LENGTH_MAX} keep the names made from it within Postgres's 63 bytes"
+        )
+    if table in RESERVED_TABLE_NAMES or table.endswith(HISTORY_SUFFIX):
+        raise DeclarationError(
+            f"stream name {name!r}: the table name {table!r} is taken by Tidelog itself; choose another"
+        )
+    return table

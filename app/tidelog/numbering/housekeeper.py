@@ -1,0 +1,89 @@
+"""Removes what is no longer wanted: events that were delivered, and commits past their retention.
+
+Works beside the sequencer of the moment, on a connection of its own: a commit of a million changes may take
+seconds to remove, and delays no number. Knows nothing of how numbers are given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from tidelog.backoff import Backoff
+from tidelog.store.deadline import deadline
+from tidelog.store.failure import TROUBLE
+from tidelog.store.log import FEED_SETTINGS
+from tidelog.store.retention import forget_events, read_floor, remove_commits
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from tidelog.store.connecting import Connector
+
+logger = logging.getLogger("tidelog.housekeeper")
+
+EVENT_AGE = timedelta(seconds=60)  # a reader further behind than this misses ephemeral events, never commits
+ROUND_SECONDS = 10.0
+# What one statement removes: some ten milliseconds' work. A commit goes whole, whatever its size.
+EVENTS_AT_ONCE = 10_000
+COMMITS_AT_ONCE = 1000
+PAUSE_MIN_SECONDS = 0.05
+STATEMENT_TIMEOUT_SECONDS = 60.0  # removing some millions of changes; past it the server goes on alone
+
+
+class Housekeeper:
+    """Tidies every ROUND_SECONDS until cancelled, through every loss of the connection."""
+
+    def __init__(self, connect: Connector, retention: timedelta | None) -> None:
+        self._connect = connect
+        self._retention = retention
+        self._backoff = Backoff()
+
+    async def run(self) -> None:
+        while True:
+            try:
+                await self._run_on_one_connection()
+            except TROUBLE as error:
+                logger.warning("could not tidy, trying again: %s: %s", type(error).__name__, error)
+            except Exception:  # a bug here must not end the sequencer, nor go unseen
+                logger.exception("the housekeeper failed, trying again")
+            await self._backoff.wait()
+
+    async def _run_on_one_connection(self) -> None:
+        connection = await self._connect(**FEED_SETTINGS, application_name="tidelog housekeeper")
+        try:
+            while True:
+                await self._forget_events(connection)
+                if self._retention is not None:
+                    await self._remove_commits(connection, self._retention)
+                self._backoff.reset()
+                await asyncio.sleep(ROUND_SECONDS)
+        finally:
+            connection.terminate()  # nobody waits for it, and it holds nothing that anybody needs
+
+    async def _forget_events(self, connection: asyncpg.Connection[Any]) -> None:
+        forgotten = EVENTS_AT_ONCE
+        while forgotten == EVENTS_AT_ONCE:
+            began = time.monotonic()
+            with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
+                forgotten = await forget_events(connection, older_than=EVENT_AGE, rows_max=EVENTS_AT_ONCE)
+            await _pause_since(began)
+
+    async def _remove_commits(self, connection: asyncpg.Connection[Any], retention: timedelta) -> None:
+        with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
+            floor = await read_floor(connection)
+        commits = COMMITS_AT_ONCE
+        while commits == COMMITS_AT_ONCE:
+            began = time.monotonic()
+            with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
+                removed = await remove_commits(connection, floor, older_than=retention, commits_max=COMMITS_AT_ONCE)
+            commits, floor = removed.commits, removed.floor
+            await _pause_since(began)
+
+
+async def _pause_since(began: float) -> None:
+    """As long as the work took: at most half of the time goes into it."""
+    await asyncio.sleep(max(PAUSE_MIN_SECONDS, time.monotonic() - began))

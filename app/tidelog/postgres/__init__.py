@@ -1,0 +1,1 @@
+"""The embedded Postgres: its cluster, the OS user that it runs as. Knows nothing of streams."""

@@ -1,0 +1,181 @@
+"""Finds the authors' *_stream.py and *_step.py files and reads what they declare. Knows nothing of HTTP."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+from tidelog.errors import DeclarationError
+from tidelog.runtime.loading import Project, cause_of, line_of
+from tidelog.model.step import TYPES_NOT_SERVED, Endpoint, Step, endpoints_of
+from tidelog.model.stream import Stream
+from tidelog.runtime.screening import check_context_use
+from tidelog.web.paths import is_the_servers
+
+STREAM_SUFFIX = "_stream.py"
+STEP_SUFFIX = "_step.py"
+
+_FOLDERS_IGNORED = frozenset({"__pycache__", "node_modules"})
+
+Declared = TypeVar("Declared", Stream, Step)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenFile:
+    """A file, or folder, that can't be used, and why."""
+
+    path: Path
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedFile:
+    """A file that is in order, but of a kind that Tidelog does not serve."""
+
+    path: Path
+    cause: str
+
+
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """What the authors' files declare."""
+
+    streams: dict[str, Stream]  # by declared name
+    steps: tuple[Step, ...]
+    broken: tuple[BrokenFile, ...] = ()
+    skipped: tuple[SkippedFile, ...] = ()
+
+
+def discover(steps_dir: Path) -> Discovered:
+    """Run every stream and step file under `steps_dir`, in the order of their paths, and read its `config`.
+
+    A file that fails is in `broken`, one of another type of step in `skipped`; the others are not affected.
+    Files that contradict each other, or a missing `steps_dir`, raise DeclarationError. Each call runs the
+    files anew.
+    """
+    steps_dir = steps_dir.resolve()
+    if not steps_dir.is_dir():
+        raise DeclarationError(
+            f"there is no folder {steps_dir}: set TIDELOG_STEPS_DIR to the one that holds your *_stream.py and "
+            "*_step.py files"
+        )
+    reading = _Reading(steps_dir)
+    streams = reading.read_all(STREAM_SUFFIX, lambda module, _: Stream.from_config(_config_of(module)))
+    steps = reading.read_all(STEP_SUFFIX, lambda module, file: _read_step(module, file, steps_dir.parent))
+    _refuse_streams_of_one_table(streams)
+    _refuse_steps_of_one_address(steps)
+    return Discovered(
+        streams={stream.name: stream for stream, _ in streams},
+        steps=tuple(step for step, _ in steps),
+        broken=tuple(reading.broken),
+        skipped=tuple(reading.skipped),
+    )
+
+
+class _SkippedError(Exception):
+    """Not ours to serve; the message says why."""
+
+
+class _Reading:
+    """One run over the files of a folder, and what became of those that declare nothing."""
+
+    def __init__(self, steps_dir: Path) -> None:
+        self.broken: list[BrokenFile] = []
+        self.skipped: list[SkippedFile] = []
+        self._project = Project(steps_dir.parent)
+        self._files = sorted(self._walk(steps_dir))
+
+    def read_all(self, suffix: str, read: Callable[[ModuleType, Path], Declared]) -> list[tuple[Declared, Path]]:
+        """What `read` makes of each file whose name ends with `suffix`."""
+        declared = []
+        for file in self._files:
+            if file.name.endswith(suffix):
+                found = self._read(file, read)
+                if found is not None:
+                    declared.append((found, file))
+        return declared
+
+    def _read(self, file: Path, read: Callable[[ModuleType, Path], Declared]) -> Declared | None:
+        try:
+            module = self._project.load(file)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # SystemExit and its like, too: one file must not end the others
+            self.broken.append(BrokenFile(file, cause_of(error, file, self._project.root)))
+            return None
+        try:
+            return read(module, file)
+        except _SkippedError as reason:
+            self.skipped.append(SkippedFile(file, str(reason)))
+        except DeclarationError as error:
+            line = None if error.line else line_of(error.about, file) or line_of("config", file)
+            self.broken.append(BrokenFile(file, f"line {line}: {error}" if line else str(error)))
+        except Exception as error:  # of a class that the author wrote: a handler's, a model's
+            self.broken.append(BrokenFile(file, cause_of(error, file, self._project.root)))
+        return None
+
+    def _walk(self, folder: Path) -> Iterable[Path]:
+        def unreadable(error: OSError) -> None:
+            self.broken.append(BrokenFile(Path(str(error.filename)), f"can't be read: {error.strerror}"))
+
+        for path, folders, files in os.walk(folder, onerror=unreadable):
+            folders[:] = [name for name in folders if not _is_ignored(name)]
+            yield from (Path(path, name) for name in files if not _is_ignored(name))
+
+
+def _is_ignored(name: str) -> bool:
+    return name.startswith(".") or name in _FOLDERS_IGNORED
+
+
+def _read_step(module: ModuleType, file: Path, root: Path) -> Step:
+    config = _config_of(module)
+    kind = config.get("type")
+    if isinstance(kind, str) and kind in TYPES_NOT_SERVED:
+        raise _SkippedError(f"Tidelog does not run {kind} steps yet, only those with type 'api'")
+    if kind != "api":
+        if kind is None and "triggers" in config:
+            raise DeclarationError(
+                'config["triggers"] is not supported: write "type": "api" with "method" and "path" instead'
+            )
+        raise DeclarationError(f'config["type"] must be "api", not {kind!r:.80}')
+    step = Step.from_config(config, getattr(module, "handler", None), file)
+    for trigger in step.triggers:
+        if is_the_servers(trigger):
+            raise DeclarationError(f"path {trigger.path!r} is a route of the server's own: choose another")
+    check_context_use(step.handler, file, root)
+    return step
+
+
+def _config_of(module: ModuleType) -> dict[str, Any]:
+    config = getattr(module, "config", None)
+    if not isinstance(config, dict):
+        said = f", not {config!r:.80}" if config is not None else ""
+        raise DeclarationError(f"the file must assign a dict to `config` at its top level{said}")
+    return config
+
+
+def _refuse_streams_of_one_table(streams: list[tuple[Stream, Path]]) -> None:
+    seen: dict[str, tuple[Stream, Path]] = {}
+    for stream, file in streams:
+        other, other_file = seen.setdefault(stream.table, (stream, file))
+        if other is not stream:
+            raise DeclarationError(
+                f"stream {other.name!r} in {other_file} and stream {stream.name!r} in {file} would both be "
+                f"the table streams.{stream.table}: rename one"
+            )
+
+
+def _refuse_steps_of_one_address(steps: list[tuple[Step, Path]]) -> None:
+    seen: dict[tuple[str, tuple[str, ...]], tuple[Endpoint, Path]] = {}
+    for step, file in steps:
+        for endpoint in endpoints_of([step]):
+            http = endpoint.http
+            other, other_file = seen.setdefault((http.method, http.shape), (endpoint, file))
+            if other is not endpoint:
+                raise DeclarationError(
+                    f"step {other.step.name!r} in {other_file} ({other.http.method} {other.http.path}) and step "
+                    f"{step.name!r} in {file} ({http.method} {http.path}) would get the same requests: "
+                    "change one's method or path"
+                )

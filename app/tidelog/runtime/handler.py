@@ -1,0 +1,71 @@
+"""Calling an author's handler: `async` in the event loop, plain in a thread, with or without `context`."""
+
+from __future__ import annotations
+
+import contextvars
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+from tidelog.errors import AnswerInvalidError
+from tidelog.model.step import Step
+from tidelog.runtime.threads import HandlerThreads
+from tidelog.runtime.watch import HandlerWatch
+
+
+class Handler:
+    """The handler of one step."""
+
+    def __init__(self, step: Step, threads: HandlerThreads) -> None:
+        self.step = step
+        self.is_plain = not _is_async(step.handler)
+        self._takes_context = _takes_context(step.handler)
+        self._threads = threads
+
+    async def call(self, given: Any, context: Any, watch: HandlerWatch) -> Any:
+        """What it returns."""
+        arguments = (given, context) if self._takes_context else (given,)
+        if not self.is_plain:
+            watch.handler = self.step.handler(*arguments)
+            return await watch.handler
+        in_context = contextvars.copy_context().run
+        returned = await self._threads.run(self.step.name, partial(in_context, self._call_plain, arguments))
+        if inspect.iscoroutine(returned):
+            returned.close()
+            raise AnswerInvalidError("a plain handler returned a coroutine: write `async def handler(req, context)`")
+        return returned
+
+    def _call_plain(self, arguments: tuple[Any, ...]) -> Any:
+        try:
+            return self.step.handler(*arguments)
+        except StopIteration as error:  # Python 3.11 can't hand it on, and the request would wait forever
+            raise RuntimeError("the handler let a StopIteration out: next() without a default?") from error
+
+
+def step_in(steps: Iterable[Step]) -> Callable[[FrameType], str | None]:
+    """Names the step that a frame belongs to: the handler's call, or, in a task of its own, any code of its file."""
+    by_file = {str(step.file): step.name for step in steps if step.file is not None}
+
+    def name(frame: FrameType) -> str | None:
+        if frame.f_code is Handler.call.__code__:
+            handler: Handler = frame.f_locals["self"]
+            return handler.step.name
+        return by_file.get(frame.f_code.co_filename)
+
+    return name
+
+
+def _is_async(handler: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
+
+
+def _takes_context(handler: Callable[..., Any]) -> bool:
+    positional = 0
+    for parameter in inspect.signature(handler).parameters.values():
+        if parameter.kind is parameter.VAR_POSITIONAL:
+            return True
+        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+            positional += 1
+    return positional >= 2

@@ -1,0 +1,28 @@
+"""One occasion for a step to run: what its handler is given, and what becomes of what it returns."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+from tidelog.errors import StepTimedOutError
+from tidelog.runtime.watch import Caller
+
+Outcome_co = TypeVar("Outcome_co", covariant=True)
+
+
+class Invocation(Caller, Protocol[Outcome_co]):
+    """Made by what serves a trigger, for one run of a step and its retries. Its caller waits for the outcome."""
+
+    trace_id: str
+
+    def given(self) -> Any:
+        """The handler's first argument, made anew for each try, as handlers change it. Raises if there is none."""
+        ...
+
+    def accept(self, returned: Any) -> Outcome_co:
+        """What `returned` comes to, before it is committed. Raises if it is nothing that can be used."""
+        ...
+
+    async def give_up(self, error: StepTimedOutError) -> None:
+        """There will be no outcome: the handler goes on after its time, though it was cancelled."""
+        ...

@@ -1,0 +1,127 @@
+"""Runs a step: its handler inside a transaction, which is committed when the handler has returned what can be used."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import NoReturn, TypeVar
+
+from tidelog.errors import ClientGoneError, CommitUnknownError, StepTimedOutError
+from tidelog.model.step import Step
+from tidelog.model.stream import Stream
+from tidelog.runtime.context import StepContext
+from tidelog.runtime.handler import Handler
+from tidelog.runtime.invocation import Invocation
+from tidelog.runtime.retry import with_retries
+from tidelog.runtime.threads import HandlerThreads
+from tidelog.runtime.watch import HandlerWatch
+from tidelog.settings import Settings, idle_timeout_seconds
+from tidelog.store.autocommit import StepAutocommit
+from tidelog.store.engine import Database
+from tidelog.store.failure import is_aftermath, is_away, is_busy, is_conflict
+from tidelog.store.items import Items
+from tidelog.store.share import Share
+from tidelog.store.transaction import BEGIN, StepTransaction, begin_with
+
+Outcome = TypeVar("Outcome")
+Work = StepTransaction | StepAutocommit
+
+logger = logging.getLogger(__name__)
+
+
+class Runtime:
+    """What all steps of a process share."""
+
+    def __init__(
+        self, streams: Mapping[str, Stream], database: Database, settings: Settings, threads: HandlerThreads
+    ) -> None:
+        self.items = {
+            name: Items(stream, size_max_bytes=settings.body_size_max_bytes) for name, stream in streams.items()
+        }
+        self.database = database
+        self.settings = settings
+        self.threads = threads
+
+
+class StepRunner:
+    """Runs one step, as often as it is invoked."""
+
+    def __init__(self, step: Step, runtime: Runtime) -> None:
+        settings = runtime.settings
+        self.step = step
+        self._handler = Handler(step, runtime.threads)
+        self._items = runtime.items
+        self._share = Share(runtime.database.pool, settings.step_pool_share)
+        self._where = f"step {step.name}"
+        # Without a transaction the handler's work is done already: again would be twice.
+        self._retries = step.retries if step.transaction else 0
+        self._limit_seconds = settings.step_timeout_seconds if step.timeout_seconds is None else step.timeout_seconds
+        own_limit = step.timeout_seconds is not None
+        self._begin = begin_with(idle_timeout_seconds=idle_timeout_seconds(self._limit_seconds)) if own_limit else BEGIN
+
+    async def run(self, invocation: Invocation[Outcome]) -> Outcome | None:
+        """The outcome, once it is committed. None if the invocation was told that the handler is given up.
+
+        Raises whatever kept it from being committed; then nothing of it is, but for CommitUnknownError.
+        """
+        if not self._retries:
+            return await self._run_once(invocation)
+        where = f"{self._where}, trace {invocation.trace_id}"
+        return await with_retries(self._retries, partial(self._run_once, invocation), where)
+
+    async def _run_once(self, invocation: Invocation[Outcome]) -> Outcome | None:
+        given = invocation.given()
+        work = StepTransaction(self._share, self._begin) if self.step.transaction else StepAutocommit(self._share)
+        loop = asyncio.get_running_loop()
+        context = StepContext(self.step, invocation.trace_id, self._items, work, loop, is_plain=self._handler.is_plain)
+        watch = HandlerWatch(invocation, self._limit_seconds, partial(self._give_up, context, work, invocation))
+        try:
+            returned = await self._handler.call(given, context, watch)
+            await context.calls.finish()
+            outcome = invocation.accept(returned)
+            watch.stop()
+            watch.check()
+            # From here on nothing cancels this task but the end of the process.
+            await work.commit()
+        except BaseException as error:
+            watch.stop()
+            if watch.is_given_up:
+                await watch.until_given_up()
+                return None
+            unseen = context.calls.discard()
+            await work.rollback()
+            _raise_for(error, watch, unseen, work)
+        return outcome
+
+    async def _give_up(self, context: StepContext, work: Work, invocation: Invocation[Outcome]) -> None:
+        """Take from a handler that goes on though it was cancelled what it has of the database."""
+        logger.error(
+            "%s, trace %s: its handler was cancelled, and goes on; it is given up", self._where, invocation.trace_id
+        )
+        context.calls.discard()
+        await work.rollback()
+        await invocation.give_up(StepTimedOutError(self._limit_seconds))
+
+
+def _raise_for(error: BaseException, watch: HandlerWatch, unseen: BaseException | None, work: Work) -> NoReturn:
+    """Raise what `error`, which ended a handler, means; `unseen` is that of an earlier call that nobody awaited."""
+    broken_off = watch.error()
+    if isinstance(broken_off, ClientGoneError):
+        raise broken_off from None
+    if broken_off is not None:
+        raise broken_off  # the log shows where it stood
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
+        raise RuntimeError("the handler was cancelled by its own doing") from error
+    if isinstance(error, SystemExit):
+        raise RuntimeError("the handler called sys.exit(); that would stop the server") from error
+    if unseen is not None and is_aftermath(error):
+        raise unseen
+    is_told_to_repeat = isinstance(error, Exception) and (is_conflict(error) or is_busy(error) or is_away(error))
+    if is_told_to_repeat and work.may_have_stored(error):
+        raise CommitUnknownError(f"without a transaction, what the step did before stays stored: {error}") from error
+    if unseen is not None:
+        error.add_note(f"Before that, a call on a stream that was not awaited failed: {unseen!r}")
+    raise error

@@ -1,0 +1,154 @@
+"""Looks into a handler's source for parts of Motia's context that Tidelog's hasn't: when the file is read, not at 3 am.
+
+Found is what is written on the context itself, by whatever name the handler has it, in the handler and in the functions
+of its file that are handed the context. What reaches it by other ways fails when it runs, with the same advice.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import CodeType
+from typing import Any
+
+from tidelog.errors import DeclarationError
+
+_STATE = "keep state in a stream, or in a table by context.db"
+_NO_EVENTS = (
+    "there are API steps and no event steps: call the function, or write to a stream that the other part subscribes to"
+)
+_ONE_KIND = "every step is an API step here"
+MISSING = {
+    "emit": _NO_EVENTS,
+    "enqueue": _NO_EVENTS,
+    "trigger": _ONE_KIND,
+    "match": _ONE_KIND,
+    "state": _STATE,
+    **dict.fromkeys(("is_api", "is_http", "is_queue", "is_cron", "is_state", "is_stream", "get_data"), _ONE_KIND),
+    **dict.fromkeys(("isApi", "isHttp", "isQueue", "isCron", "isState", "isStream", "getData"), _ONE_KIND),
+}
+
+_Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def check_context_use(handler: Callable[..., Any], file: Path, root: Path) -> None:
+    """Raise DeclarationError, with the line, if the handler uses what its context hasn't.
+
+    `handler` may have been made elsewhere in the project (under `root`), and may be wrapped as functools.wraps does.
+    """
+    code, place = _code_of(handler)
+    if code is None or not Path(code.co_filename).is_relative_to(root):
+        return
+    source = Path(code.co_filename)
+    tree = ast.parse(source.read_bytes())
+    functions = [node for node in ast.walk(tree) if isinstance(node, _Function)]
+    made_by = next(
+        (one for one in functions if one.name == code.co_name and _first_line(one) == code.co_firstlineno), None
+    )
+    name = None if made_by is None else _parameter(made_by, place)
+    if made_by is None or name is None:
+        return
+    top = {node.name: node for node in tree.body if isinstance(node, _Function)}
+    for called, attribute, line in _Screening(top).uses(made_by, name):
+        elsewhere = "" if source == file else f"{source.relative_to(root)}, "
+        error = DeclarationError(
+            f"{elsewhere}line {line}: {called}.{attribute} does not exist in Tidelog: {MISSING[attribute]}"
+        )
+        error.line = line
+        raise error
+
+
+class _Screening:
+    """One look, from function to function."""
+
+    def __init__(self, functions: dict[str, _Function]) -> None:
+        self._functions = functions  # of the file's top level
+        self._seen: set[tuple[str, str]] = set()
+
+    def uses(self, function: _Function, context: str) -> Iterator[tuple[str, str, int]]:
+        """What `function` uses of what is missing: on what name, which, in what line. `context` is its name for it."""
+        if (function.name, context) in self._seen:
+            return
+        self._seen.add((function.name, context))
+        names = {context}
+        nodes = list(_own_nodes(function, context))
+        if any(isinstance(node, ast.Name) and node.id == context and _is_bound(node) for node in nodes):
+            return  # it is given another meaning
+        for node in nodes:  # `ctx = context`
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name) and node.value.id == context:
+                names.update(target.id for target in node.targets if isinstance(target, ast.Name))
+        rebound = [node.id for node in nodes if isinstance(node, ast.Name) and node.id in names and _is_bound(node)]
+        names = {context, *(name for name in names if rebound.count(name) == 1)}
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and _is_one(node.value, names) and node.attr in MISSING:
+                yield ast.unparse(node.value), node.attr, node.lineno
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                yield from self._of_call(node, node.func.id, names)
+
+    def _of_call(self, call: ast.Call, called: str, names: set[str]) -> Iterator[tuple[str, str, int]]:
+        if called == "getattr" and len(call.args) == 2 and _is_one(call.args[0], names):
+            wanted = call.args[1]
+            if isinstance(wanted, ast.Constant) and wanted.value in MISSING:
+                yield ast.unparse(call.args[0]), wanted.value, call.lineno
+        function = self._functions.get(called)
+        if function is None:
+            return
+        for place, argument in enumerate(call.args):
+            parameter = _parameter(function, place)
+            if parameter is not None and _is_one(argument, names):
+                yield from self.uses(function, parameter)
+        for keyword in call.keywords:
+            if keyword.arg is not None and _is_one(keyword.value, names):
+                yield from self.uses(function, keyword.arg)
+
+
+def _code_of(handler: Any) -> tuple[CodeType | None, int]:
+    """The code that runs, and which of its parameters is the context."""
+    place = 1
+    handler = inspect.unwrap(handler)
+    if isinstance(handler, partial):
+        return None, place  # which arguments are taken already says no position
+    if not inspect.isroutine(handler):
+        handler = getattr(type(handler), "__call__", None)  # noqa: B004 - of a handler that is an object
+        place = 2
+    if inspect.ismethod(handler):
+        handler, place = handler.__func__, 2
+    return getattr(inspect.unwrap(handler), "__code__", None), place
+
+
+def _own_nodes(function: _Function, context: str) -> Iterator[ast.AST]:
+    """The nodes of its body, without those of inner functions that call something else so."""
+    pending: list[ast.AST] = list(function.body)
+    while pending:
+        node = pending.pop(0)
+        if isinstance(node, _Function | ast.Lambda) and context in _parameters(node):
+            continue
+        yield node
+        pending.extend(ast.iter_child_nodes(node))
+
+
+def _parameters(function: _Function | ast.Lambda) -> list[str]:
+    given = function.args
+    several = [one for one in (given.vararg, given.kwarg) if one is not None]
+    return [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs, *several)]
+
+
+def _parameter(function: _Function, place: int) -> str | None:
+    positional = (*function.args.posonlyargs, *function.args.args)
+    return positional[place].arg if place < len(positional) else None
+
+
+def _first_line(function: _Function) -> int:
+    """As code objects have it: that of the first decorator."""
+    return min([function.lineno, *(decorator.lineno for decorator in function.decorator_list)])
+
+
+def _is_one(node: ast.expr, names: set[str]) -> bool:
+    return isinstance(node, ast.Name) and node.id in names
+
+
+def _is_bound(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store | ast.Del)

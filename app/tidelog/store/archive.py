@@ -1,0 +1,191 @@
+"""What is stored, for those who are not live yet: snapshots of groups, and past commits.
+
+Its few connections are a pool of their own: subscribers that come back may wait for each other, and must not
+take the steps' connections. No connection is held while a client is waited for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import asyncpg
+
+from tidelog.errors import ItemUnreadableError, StreamUnknownError
+from tidelog.model.change import Topic
+from tidelog.model.position import ResetReason
+from tidelog.model.stream import Stream
+from tidelog.store.engine import Database
+from tidelog.store.failure import TROUBLE
+from tidelog.store.log import read_head
+from tidelog.store.queries import load
+from tidelog.store.reading import Only, Page, PageRequest, read_page
+from tidelog.store.ready import ReadyRequest, Wanted, fetch_ready
+from tidelog.store.retention import read_floor
+from tidelog.store.snapshot import ItemsUnreadableError, Snapshot, open_snapshot
+
+if TYPE_CHECKING:
+    from tidelog.store.reading import Connection
+
+logger = logging.getLogger("tidelog.archive")
+
+IS_KEPT = load("is_kept")
+
+CONNECTION_TIMEOUT_SECONDS = 60.0  # in the line for one
+SNAPSHOT_TIMEOUT_SECONDS = 60.0  # the largest one at a slow disk's pace; a dead connection shows itself
+PAGE_TIMEOUT_SECONDS = 30.0
+ENDING_SECONDS = 5.0  # what a statement may take to end when it is cancelled: a frozen server's never does
+UNREADABLE_MAX = 1000  # remembered groups; others are logged again
+PAGE_ROWS_MAX = 256  # some milliseconds' work, in which the live ones wait
+PAGE_BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer grows by it at most
+# How many of each may be under way, of ARCHIVE_POOL_SIZE connections (engine.py): those who come back leave one to
+# those who come anew, and large snapshots one to past commits. Who is one too many waits in a queue, in which nobody
+# is overtaken, and that doesn't count as the statement's time.
+PAGES_AT_ONCE_MAX = 2
+STANDINGS_AT_ONCE_MAX = 1
+SNAPSHOTS_AT_ONCE_MAX = 3
+
+
+class Standing(NamedTuple):
+    """The log, as seen by one who comes back from an epoch."""
+
+    head: int
+    floor: int  # up to it commits are removed
+    shared: int  # up to it they are those of the epoch that was asked about; -1: there is none such
+    is_present: bool  # the epoch is the present one
+
+    def refusal(self, number: int) -> ResetReason | None:
+        """Why one who has all up to `number` can't go on from there, if he can't."""
+        if number > self.shared:
+            return "ahead" if self.is_present else "epoch"
+        return "too_old" if number < self.floor else None
+
+
+class ForgottenError(Exception):
+    """The commits that were to be read next are not kept any more."""
+
+
+class Archive:
+    """Reads by `database`'s archive pool. Raises OSError, TimeoutError and asyncpg's errors."""
+
+    def __init__(self, database: Database, streams: Mapping[str, Stream]) -> None:
+        self._database = database
+        self._streams = streams
+        self._pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX)
+        self._standings = asyncio.Semaphore(STANDINGS_AT_ONCE_MAX)
+        self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
+        self._unreadable: set[Topic] = set()  # whose trouble is in the log
+
+    async def reconnect(self) -> None:
+        """Read by new connections: the present ones may lead to a server that is not the one any more."""
+        await self._database.archive_pool.expire_connections()
+
+    @asynccontextmanager
+    async def snapshot(self, topic: Topic, item_id: str | None) -> AsyncIterator[Snapshot]:
+        """Begin to read a group, or one item. Raises StreamUnknownError, ItemUnreadableError, ItemsUnreadableError."""
+        stream = self._streams.get(topic.stream)
+        if stream is None:
+            raise StreamUnknownError(f"no stream is named {topic.stream!r}")
+        try:
+            async with (
+                self._connection() as connection,
+                _time_limit(SNAPSHOT_TIMEOUT_SECONDS),
+                open_snapshot(connection, stream.name, stream.table, topic.group_id, item_id) as snapshot,
+            ):
+                yield snapshot
+        except ItemsUnreadableError as error:
+            if error.is_outdated:
+                await self.reconnect()  # what one connection remembers of the table, the others may, too
+            raise
+        except ItemUnreadableError as error:
+            if topic not in self._unreadable:  # once, not for each client that tries again
+                logger.error("%s: %s", topic, error)
+            self._unreadable = {*list(self._unreadable)[:UNREADABLE_MAX], topic}
+            raise
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """One for a snapshot, when it is this one's turn."""
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(CONNECTION_TIMEOUT_SECONDS):
+                    await stack.enter_async_context(self._snapshots)
+                    connection = await stack.enter_async_context(self._lent(SNAPSHOT_TIMEOUT_SECONDS))
+            except TimeoutError as error:
+                raise TimeoutError(f"no connection for a snapshot within {CONNECTION_TIMEOUT_SECONDS} s") from error
+            yield connection
+
+    @asynccontextmanager
+    async def _lent(self, seconds: float) -> AsyncIterator[Connection]:
+        """One of the pool's. It can't be given back before its statement has ended: if that takes long it is closed."""
+        closing: asyncio.TimerHandle | None = None
+        try:
+            async with self._database.archive_pool.acquire() as connection:
+                closing = asyncio.get_running_loop().call_later(seconds + ENDING_SECONDS, _close, connection)
+                yield connection
+        finally:
+            if closing is not None:
+                closing.cancel()
+
+    async def page(self, request: PageRequest, topics: Collection[Topic]) -> Page:
+        """A page of past commits with the rows of `topics`. Raises ForgottenError."""
+        only = Only([topic.stream for topic in topics], [topic.group_id for topic in topics], are_pairs=True)
+        async with self._kept_from(request.number) as connection:
+            return await read_page(
+                connection,
+                request,
+                only,
+                rows_max=PAGE_ROWS_MAX,
+                bytes_max=PAGE_BYTES_MAX,
+                timeout_seconds=PAGE_TIMEOUT_SECONDS,
+            )
+
+    async def ready(self, request: ReadyRequest, wanted: Wanted) -> Sequence[Any]:
+        """A page's rows of past commits as messages, for read_ready(). Raises ForgottenError."""
+        async with self._kept_from(request.first) as connection:
+            return await fetch_ready(connection, request, wanted)
+
+    @asynccontextmanager
+    async def _kept_from(self, number: int) -> AsyncIterator[Connection]:
+        """A connection to read commits from `number` on. Raises ForgottenError if they weren't kept meanwhile."""
+        async with (
+            self._pages,
+            asyncio.timeout(PAGE_TIMEOUT_SECONDS),
+            self._lent(PAGE_TIMEOUT_SECONDS) as connection,
+        ):
+            yield connection
+            # Asked after the page was read: what is kept now was kept then, and the oldest go first.
+            is_kept = await connection.fetchval(IS_KEPT, number)
+        if not is_kept:
+            raise ForgottenError(f"commit {number} was to be read, but it is removed")
+
+    async def standing(self, epoch: str) -> Standing:
+        """From where those who were in `epoch` can go on, and how far the log goes."""
+        async with (
+            self._standings,
+            asyncio.timeout(PAGE_TIMEOUT_SECONDS),
+            self._lent(PAGE_TIMEOUT_SECONDS) as connection,
+        ):
+            floor = await read_floor(connection)
+            head = await read_head(connection, epoch, timeout_seconds=PAGE_TIMEOUT_SECONDS)
+        return Standing(head.number, floor, head.shared, is_present=epoch == head.epoch)
+
+
+def _close(connection: Connection) -> None:
+    with suppress(asyncpg.InterfaceError):  # it has been given back, in this turn of the event loop
+        connection.terminate()
+
+
+@asynccontextmanager
+async def _time_limit(seconds: float) -> AsyncIterator[None]:
+    """Raises ItemsUnreadableError after so long: the others have their connections meanwhile."""
+    try:
+        async with asyncio.timeout(seconds) as limit:
+            yield
+    except TROUBLE as error:  # perhaps of a connection that had to be closed
+        if not limit.expired():
+            raise
+        raise ItemsUnreadableError(TimeoutError(f"a snapshot took over {seconds} s"), may_pass=True) from error

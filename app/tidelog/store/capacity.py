@@ -1,0 +1,44 @@
+"""Whether the connections that Tidelog may open fit into what the role, the database and the server allow."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import asyncpg
+
+from tidelog.store.liveness import Connect
+from tidelog.store.queries import load
+
+logger = logging.getLogger(__name__)
+
+CONNECTION_LIMITS = load("connection_limits")
+
+# Of one process: a reader, four of the archive, and, in one of them all, the sequencer with its housekeeper.
+FEED_CONNECTIONS_MAX = 7
+
+
+async def warn_if_short(connect: Connect, *, pool_size_max: int, workers: int) -> None:
+    """Say in the log which limits are lower than what all processes may open. Nothing breaks by that: steps wait."""
+    wanted = workers * (pool_size_max + FEED_CONNECTIONS_MAX)
+    connection = await connect()
+    try:
+        limits = await short_of(connection, wanted)
+    finally:
+        await connection.close()
+    for limit in limits:
+        logger.warning(
+            "%s, but %d process(es) with %d connections for steps (TIDELOG_POOL_SIZE_MAX) and up to %d for the feed "
+            "may want %d: steps will wait for each other. Raise the limit, or lower TIDELOG_POOL_SIZE_MAX",
+            limit,
+            workers,
+            pool_size_max,
+            FEED_CONNECTIONS_MAX,
+            wanted,
+        )
+
+
+async def short_of(connection: asyncpg.Connection[Any], wanted: int) -> list[str]:
+    """The limits that are lower than `wanted`, in words."""
+    rows = await connection.fetch(CONNECTION_LIMITS)
+    return [f"the {row['setting']} allows {row['allowed']}" for row in rows if row["allowed"] < wanted]

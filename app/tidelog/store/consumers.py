@@ -1,0 +1,176 @@
+"""Durable consumers in the database: their positions, and the commits that come after."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from uuid import UUID
+
+from tidelog.errors import PositionForeignError, PositionTooOldError, StreamsNotMigratedError, StreamUnknownError
+from tidelog.store.declared import MIGRATE
+from tidelog.store.encoding import check_encoding_of
+from tidelog.store.queries import load
+from tidelog.store.reading import COMMITS_AT_ONCE, Only, PageRequest, read_page
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    Connection = asyncpg.Connection[Any]
+
+CONSUME = load("consume")
+
+STATEMENT_TIMEOUT_SECONDS = 30.0  # a dead connection shows itself
+
+Start = Literal["beginning", "now"] | int
+
+
+class Stored(NamedTuple):
+    """A consumer's position, locked to the end of the transaction `xid`."""
+
+    position: int
+    epoch: UUID
+    xid: int
+
+
+class Batch(NamedTuple):
+    """The commits that match (number and time) from a position to `through`, and where the log stands."""
+
+    commits: Sequence[tuple[int, datetime]]
+    through: int
+    head: int
+    floor: int  # the oldest position that can be gone on from
+    epoch: UUID | None  # None: no server has numbered anything in this database yet
+
+
+async def find_batch(connection: Connection, position: int, wanted: Only, commits_max: int) -> Batch:
+    """The next commits after `position` that have a change in `wanted`, at most `commits_max`."""
+    rows = await connection.fetch(
+        CONSUME,
+        position,
+        wanted.streams,
+        wanted.group_ids,
+        COMMITS_AT_ONCE,
+        commits_max,
+        timeout=STATEMENT_TIMEOUT_SECONDS,
+    )
+    head, floor, epoch, *_ = rows[0]
+    commits = [(row["number"], row["at"]) for row in rows if row["number"] is not None]
+    is_full = commits and len(commits) == commits_max
+    through = commits[-1][0] if is_full else min(position + COMMITS_AT_ONCE, head)
+    return Batch(commits, through, head, floor, epoch)
+
+
+async def read_changes(connection: Connection, number: int, wanted: Only) -> AsyncIterator[Any]:
+    """The rows of a commit's changes in `wanted`, in order, with a page of them in memory.
+
+    Raises PositionTooOldError if the commit was removed meanwhile.
+    """
+    request, more = PageRequest(number, -1, number), True
+    while more:
+        page = await read_page(connection, request, wanted, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
+        changes = [row for row in page.rows if row["kind"] == "change"]
+        if not changes:  # though some were to come: removed, or only events come behind them
+            floor = await connection.fetchval("select min(number) - 1 from streams.commit")
+            if floor is None or number <= floor:
+                raise PositionTooOldError(f"commit {number} was removed from the log while it was read")
+        for row in changes:
+            yield row
+        more = page.more
+        if more:
+            request = request._replace(seq=page.rows[-1]["seq"])
+
+
+async def register(connection: Connection, name: str, start: Start) -> bool:
+    """Give a new name its first position; one that has one keeps it. False if no server ran here yet."""
+    if await is_registered(connection, name):
+        return True
+    log = await find_batch(connection, 0, Only(None, None), 0)
+    if log.epoch is None:
+        return False
+    position = {"beginning": log.floor, "now": log.head}[start] if isinstance(start, str) else start
+    if not log.floor <= position <= log.head:
+        kind = PositionTooOldError if position < log.floor else PositionForeignError
+        raise kind(f"consumer {name!r} can't start at {position}: the log has positions {log.floor} to {log.head}")
+    await connection.execute(
+        "insert into streams.consumer (name, position, epoch) values ($1, $2, $3) on conflict (name) do nothing",
+        name,
+        position,
+        log.epoch,
+        timeout=STATEMENT_TIMEOUT_SECONDS,
+    )
+    return True
+
+
+async def is_registered(connection: Connection, name: str) -> bool:
+    found: bool = await connection.fetchval(
+        "select exists (select from streams.consumer where name = $1)", name, timeout=STATEMENT_TIMEOUT_SECONDS
+    )
+    return found
+
+
+async def check_migrated(connection: Connection, streams: Sequence[str]) -> None:
+    """Raise StreamsNotMigratedError or StreamUnknownError: a misspelt stream would match nothing for ever.
+
+    Or EncodingError.
+    """
+    await check_encoding_of(connection)
+    if not await connection.fetchval("select to_regclass('streams.consumer') is not null"):
+        raise StreamsNotMigratedError(f"this database has no table of consumers: {MIGRATE}")
+    unknown = await connection.fetchval(
+        "select string_agg(wanted.name, ', ') from unnest($1::text[]) as wanted (name) "
+        "where not exists (select from streams.stream s where s.name = wanted.name)",
+        streams,
+        timeout=STATEMENT_TIMEOUT_SECONDS,
+    )
+    if unknown:
+        raise StreamUnknownError(f"no stream is named {unknown}: if it is declared, {MIGRATE}")
+
+
+async def lock_position(connection: Connection, name: str) -> Stored | None:
+    """The position, locked; None if somebody else has the lock. Never waits: a waiting request holds back vacuum."""
+    row = await connection.fetchrow(
+        "select position, epoch, pg_current_xact_id() as xid from streams.consumer where name = $1 "
+        "for update skip locked",
+        name,
+        timeout=STATEMENT_TIMEOUT_SECONDS,
+    )
+    return None if row is None else Stored(row["position"], row["epoch"], row["xid"])
+
+
+async def store_position(connection: Connection, name: str, stored: Stored, position: int, epoch: UUID) -> bool:
+    """Move the position on; False, and nothing stored, if this is not the transaction that locked it."""
+    status = await connection.execute(
+        "update streams.consumer set position = $3, epoch = $4, updated_at = clock_timestamp() "
+        "where name = $1 and pg_current_xact_id() = $2",
+        name,
+        stored.xid,
+        position,
+        epoch,
+        timeout=STATEMENT_TIMEOUT_SECONDS,
+    )
+    return status == "UPDATE 1"
+
+
+async def check_position(connection: Connection, name: str, position: int, stored: Stored, log: Batch) -> None:
+    """Raise if the log does not go on where this consumer stopped."""
+    if position < log.floor:
+        raise PositionTooOldError(
+            f"consumer {name!r} stopped at {position}, but the log is kept from {log.floor} on only: the commits "
+            f"between are gone. Make good what it missed, then set its position in streams.consumer to {log.floor}"
+        )
+    ended_at = log.head
+    if stored.epoch != log.epoch:
+        # Commits up to the head at which the next epoch began are the same in both histories.
+        ended_at = await connection.fetchval(
+            "select coalesce(min(later.since_number), -1) from streams.epoch e "
+            "join streams.epoch later on later.began_at > e.began_at where e.epoch = $1",
+            stored.epoch,
+            timeout=STATEMENT_TIMEOUT_SECONDS,
+        )
+    if position > ended_at:
+        raise PositionForeignError(
+            f"consumer {name!r} stopped at {position} of epoch {stored.epoch}, which this database's history does not "
+            f"have (it is at {log.head} of {log.epoch}). Find out where its effects end, then set its position and "
+            "epoch in streams.consumer, or delete its row there to start anew"
+        )

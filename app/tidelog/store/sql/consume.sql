@@ -1,0 +1,64 @@
+-- The next commits with something for a durable consumer, in the order of the feed: at most $5.
+--
+-- $1 position; $2 streams, $3 groups (text[], null: all); $4 how many commits to look at. Answers at least one row:
+-- head, floor (the oldest position that can be gone on from) and epoch (null before any server ran) are on every row;
+-- number and at are null if nothing matches.
+--
+-- All is one statement, so one snapshot: a commit that retention removes meanwhile is either still here, or the
+-- floor tells that it is gone; and no commit after the head is passed over. LIMIT keeps each lookup a lookup: the
+-- planner may not turn it into a scan of the log. Whether a commit of over 100 rows has any that match is looked up first,
+-- so that a million rows of others cost nothing (why it is put so, is in touched_groups.sql).
+-- Locks: none that a writer could wait for. Called by app/tidelog/store/consumers.py.
+with
+present as materialized (
+    select
+        coalesce((select max(number) from streams.commit), 0) as head,
+        coalesce((select min(number) - 1 from streams.commit), 0) as floor,
+        (select e.epoch from streams.epoch e order by e.began_at desc limit 1) as epoch
+),
+matching as materialized (
+    select n.number, n.at
+    from streams.commit n
+    cross join lateral (
+        select from streams.change c
+        where c.xid = n.xid
+          and ($2::text[] is null or c.stream = any ($2))
+          and ($3::text[] is null or c.group_id = any ($3))
+          and case
+              when $2::text[] is null and $3::text[] is null then true
+              when not exists (select from streams.change t where t.xid = n.xid offset 100) then true
+              when $3::text[] is null then exists (
+                  select
+                  from unnest($2) as s (stream)
+                  cross join lateral (
+                      select t.stream, t.xid
+                      from streams.change t
+                      where (t.stream collate "C", t.xid) >= (s.stream, n.xid)
+                      order by t.stream collate "C", t.xid
+                      limit 1
+                  ) first
+                  where first.stream = s.stream and first.xid = n.xid
+              )
+              else exists (
+                  select
+                  from unnest(coalesce($2, array(select known.name from streams.stream known))) as s (stream)
+                  cross join unnest($3) as g (group_id)
+                  cross join lateral (
+                      select t.stream, t.xid, t.group_id
+                      from streams.change t
+                      where (t.stream collate "C", t.xid, t.group_id collate "C") >= (s.stream, n.xid, g.group_id)
+                      order by t.stream collate "C", t.xid, t.group_id collate "C"
+                      limit 1
+                  ) first
+                  where first.stream = s.stream and first.xid = n.xid and first.group_id = g.group_id
+              )
+          end
+        limit 1
+    ) wanted
+    where n.number > $1::bigint and n.number <= $1 + $4::bigint
+    order by n.number
+    limit $5
+)
+select present.head, present.floor, present.epoch, matching.number, matching.at
+from present left join matching on true
+order by matching.number

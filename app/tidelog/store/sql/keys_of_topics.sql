@@ -1,0 +1,16 @@
+-- The rows that transaction $1 wrote to these topics (streams $2, groups $3, side by side), $4 of each at most: each row's
+-- place among the topics, from 1, and its seq. No data is read.
+--
+-- $4 rows of the index (stream, xid, group_id) are looked at, from the topic's first on, whoever's they are; why it is put so, is in
+-- touched_groups.sql. {table} is change or event. Locks: none. Called for a commit that is large (app/tidelog/store/bulk.py).
+select wanted.place, w.seq
+from unnest($2::text[], $3::text[]) with ordinality as wanted (stream, group_id, place)
+cross join lateral (
+    select following.stream, following.xid, following.group_id, following.seq
+    from streams.{table} following
+    where (following.stream collate "C", following.xid, following.group_id collate "C")
+        >= (wanted.stream, $1::xid8, wanted.group_id)
+    order by following.stream collate "C", following.xid, following.group_id collate "C"
+    limit $4
+) w
+where w.stream = wanted.stream and w.xid = $1::xid8 and w.group_id = wanted.group_id

@@ -1,0 +1,242 @@
+"""Which web pages may use this server, by what browsers say in every request: Host, Origin, Sec-Fetch-Site.
+
+A browser lets any page open a WebSocket to any address, and POST a form to it, also to a developer's machine. And it
+takes a page's own name for the page's own server, whatever address the name leads to by then (DNS rebinding). So:
+
+- A request names a host that this server is meant to be. On a loopback address those are the loopback names, as
+  everything else that leads there is somebody's trick; elsewhere any, unless TIDELOG_ALLOWED_HOSTS is set.
+- A handshake, or a request that may change something, comes from a page of the same origin, from one that
+  TIDELOG_CORS_ORIGINS allows, or from no page. Where that isn't set, pages on a developer's machine (Vite's, say) may
+  use a server that they find there. Who else may read an answer is the browser's to hold, as CORS tells it.
+
+Other programs send no Origin and may say what they like; nothing here is authentication.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from typing import Any, cast
+
+from litestar.enums import ScopeType
+from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
+
+from tidelog.errors import (
+    HostForbiddenError,
+    OriginForbiddenError,
+    TidelogError,
+    shown,
+)
+from tidelog.model.trigger import HttpTrigger
+from tidelog.settings import Settings
+from tidelog.web.access import UNLOGGED, AccessLog
+from tidelog.web.answer import Answer, RawHeaders
+from tidelog.web.handshake import is_sign_of_one, upgrade_required
+from tidelog.web.hosts import DEFAULT_PORTS, LENGTH_MAX, Host, is_loopback_address, parse_host, parse_origin
+from tidelog.web.overfull import REFUSAL
+from tidelog.web.refusal import Refusals
+from tidelog.web.socket import SocketGate, SocketsAnywhere
+from tidelog.web.startup import with_refusal
+
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # which change nothing (RFC 9110 9.2.1)
+PREFLIGHT_SECONDS = 600  # for which browsers need not ask again
+TOLD_MAX = 100  # different hosts and origins that the log names; pages can make up any number
+
+_OURS = ("same-origin", "none")  # of Sec-Fetch-Site; "none" is the user's own doing, as by the address bar
+_METHODS = b"DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+_VISIBLE = re.compile(rb"[\x20-\x7e]*")
+
+logger = logging.getLogger(__name__)
+
+
+class PageRules:
+    """What the settings say of hosts and origins."""
+
+    def __init__(self, settings: Settings) -> None:
+        at = settings.host
+        listens_at = parse_host(f"[{at}]" if ":" in at else at)
+        self._is_local = listens_at is not None and listens_at.is_loopback
+        hosts = settings.allowed_hosts
+        self._hosts = None if hosts is None else [Host(one.name, "*") for one in map(parse_host, hosts) if one]
+        self._allows_all_hosts = "*" in (hosts or ())
+        self._said_origins = settings.cors_origins
+        self._origins = [one for one in map(parse_origin, settings.cors_origins or ()) if one]
+        self.allows_all = "*" in (settings.cors_origins or ())
+        self._told: set[tuple[str, str]] = set()
+
+    def check_host(self, host: str | None, server: tuple[str, int | None] | None) -> Host | None:
+        """The host that a request to our address `server` names. Raises HostForbiddenError."""
+        parsed = None if host is None else parse_host(host)
+        if host is None or self._may_name(parsed, server):
+            return parsed
+        self._tell("refused a request", "host", host, f"TIDELOG_ALLOWED_HOSTS={parsed.name if parsed else '*'}")
+        raise HostForbiddenError(
+            f"this server is not {shown(host)}; its log says which setting (TIDELOG_ALLOWED_HOSTS) would allow it"
+        )
+
+    def check_origin(self, origin: str | None, site: str | None, host: Host | None) -> None:
+        """Raise OriginForbiddenError if a page may not do what changes something, or open a socket.
+
+        `site` is Sec-Fetch-Site, which pages can't set: it tells of the same origin also behind a proxy that renames us
+        (https://www.w3.org/TR/fetch-metadata/).
+        """
+        if site in _OURS or self.allows_all or (origin is None and site is None):
+            return
+        if origin is not None and (self.allows(origin, host) or _is_same(origin, host)):
+            return
+        said = origin if origin is not None else f"one that the browser doesn't name, {site}"
+        self._tell("refused a request", "origin", said, f"TIDELOG_CORS_ORIGINS={_remedy(origin)}")
+        raise OriginForbiddenError(
+            f"pages of {shown(said)} may not use this server; its log says which setting (TIDELOG_CORS_ORIGINS) "
+            "would allow them"
+        )
+
+    def allows(self, origin: str, host: Host | None) -> bool:
+        """Whether pages of another origin may use the server that they find at `host`, and read what it answers."""
+        parsed = parse_origin(origin)
+        if self._said_origins is None:
+            # They and we are on the browser's own machine: it doesn't ask anybody where these names lead.
+            is_page = parsed is not None and parsed.scheme in DEFAULT_PORTS and parsed.host.is_loopback
+            return is_page and host is not None and host.is_loopback
+        if parsed is None:
+            return self.allows_all or (origin == "null" and "null" in self._said_origins)
+        return self.allows_all or any(
+            parsed.scheme == one.scheme and parsed.host.fits(one.host) for one in self._origins
+        )
+
+    def note_unread(self, origin: str, site: str | None, host: Host | None) -> None:
+        """A page of another origin is answered, but its browser will not let it read the answer."""
+        if site not in _OURS and not _is_same(origin, host):
+            self._tell("a page can't read our answer", "origin", origin, f"TIDELOG_CORS_ORIGINS={_remedy(origin)}")
+
+    def _may_name(self, host: Host | None, server: tuple[str, int | None] | None) -> bool:
+        if self._hosts is not None:
+            return self._allows_all_hosts or (host is not None and any(map(host.fits, self._hosts)))
+        if not self._is_local or server is None or not is_loopback_address(server[0]):
+            return True
+        return host is not None and host.is_loopback
+
+    def _tell(self, what: str, header: str, said: str, remedy: str) -> None:
+        if (header, said) not in self._told and len(self._told) < TOLD_MAX:
+            self._told.add((header, said))
+            logger.warning("%s, as its %s is %s: %s would allow it", what, header, shown(said), remedy)
+
+
+class PagesApp(SocketsAnywhere):
+    """The application, for those pages that may use it."""
+
+    def __init__(
+        self,
+        rules: PageRules,
+        gate: SocketGate,
+        triggers: Iterable[HttpTrigger],
+        access_log: AccessLog | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(gate, triggers, access_log, **options)
+        self._rules = rules
+        self._refusals = Refusals(access_log)
+
+    async def __call__(
+        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
+    ) -> None:
+        if scope["type"] == "lifespan":
+            await super().__call__(scope, receive, with_refusal(cast("LifeSpanSend", send), self))
+            return
+        said_host, origin, site, is_handshake = _said(scope["headers"])
+        is_socket = scope["type"] == ScopeType.WEBSOCKET
+        wanted = None if is_socket or origin is None else _preflight(cast("HTTPScope", scope))
+        refusal: TidelogError | None = None
+        host = None
+        try:
+            host = self._rules.check_host(said_host, scope.get("server"))
+            if is_socket or wanted is not None or cast("HTTPScope", scope)["method"] not in SAFE_METHODS:
+                self._rules.check_origin(origin, site, host)
+            if REFUSAL in scope and (is_socket or scope["path"] not in UNLOGGED):
+                refusal = cast("dict[str, Any]", scope)[REFUSAL]
+            elif is_handshake and not is_socket and cast("HTTPScope", scope)["method"] == "GET":
+                refusal = upgrade_required(scope["headers"])
+        except (HostForbiddenError, OriginForbiddenError) as error:
+            await self._refusals.refuse(scope, cast("Receive", receive), cast("Send", send), error)
+            return
+        if origin is not None and not is_socket:
+            if self._rules.allows(origin, host):
+                sharing = self._sharing(origin)
+                if wanted is not None and refusal is None:
+                    await Answer(204, [*sharing, *wanted]).send(send)
+                    return
+                send = _with_headers(cast("Send", send), sharing)
+            else:
+                self._rules.note_unread(origin, site, host)
+        if refusal is not None:
+            await self._refusals.refuse(scope, cast("Receive", receive), cast("Send", send), refusal)
+            return
+        await super().__call__(scope, receive, send)
+
+    def _sharing(self, origin: str) -> RawHeaders:
+        """What tells the browser that the page may read the answer: https://fetch.spec.whatwg.org/#http-responses"""
+        if self._rules.allows_all:
+            allowed: RawHeaders = [(b"access-control-allow-origin", b"*")]
+        else:
+            allowed = [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
+        return [*allowed, (b"access-control-expose-headers", b"*")]
+
+
+def _said(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str | None, str | None, bool]:
+    """Host, Origin and Sec-Fetch-Site, of which what comes twice is neither; and whether a WebSocket is wanted."""
+    host = origin = site = None
+    is_handshake = False
+    for name, value in headers:
+        if name == b"host":
+            host = value if host is None else host + b", " + value
+        elif name == b"origin":
+            origin = value if origin is None else origin + b", " + value
+        elif name == b"sec-fetch-site":
+            site = value if site is None else site + b", " + value
+        elif (name == b"upgrade" or name == b"sec-websocket-key") and is_sign_of_one(name, value):
+            is_handshake = True
+    return _text(host), _text(origin), _text(site), is_handshake
+
+
+def _text(value: bytes | None) -> str | None:
+    if value is None:
+        return None
+    return value.decode("latin-1") if len(value) <= LENGTH_MAX else "(too long)"
+
+
+def _is_same(origin: str, host: Host | None) -> bool:
+    parsed = parse_origin(origin)
+    return parsed is not None and host is not None and parsed.is_at(host)
+
+
+def _remedy(origin: str | None) -> str:
+    """What would allow it in TIDELOG_CORS_ORIGINS."""
+    return origin if origin is not None and (origin == "null" or parse_origin(origin)) else "*"
+
+
+def _preflight(scope: HTTPScope) -> RawHeaders | None:
+    """The answer's headers to a browser that asks whether a page may send what it wants to; None if it doesn't ask."""
+    if scope["method"] != "OPTIONS":
+        return None
+    asked = {name: value for name, value in scope["headers"] if name.startswith(b"access-control-request-")}
+    if b"access-control-request-method" not in asked:
+        return None
+    headers = asked.get(b"access-control-request-headers", b"")
+    answer = [(b"access-control-allow-methods", _METHODS), (b"access-control-max-age", b"%d" % PREFLIGHT_SECONDS)]
+    if headers and _VISIBLE.fullmatch(headers):
+        answer.append((b"access-control-allow-headers", headers))
+    return answer
+
+
+def _with_headers(send: Send, headers: RawHeaders) -> Send:
+    """An answer with these, too; where a step has given one of them itself, its own stays. Vary is a list."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message.get("headers", ()))
+            names = {name.lower() for name, _ in given} - {b"vary"}
+            message = {**message, "headers": [*given, *(one for one in headers if one[0] not in names)]}
+        await send(message)
+
+    return send_with_headers

@@ -1,0 +1,144 @@
+"""The wire format of Motia's published stream clients; the default one.
+
+Facts about the clients were read from, and tried with, `@motiadev/stream-client-node` 0.13.
+
+The clients drop what they take for old by `timestamp`: an item subscription drops any message that is not
+newer than its last one, a group drops a sync that is older than its last message. A clock of whole
+milliseconds therefore loses the second of two quick changes. Here the timestamp is the commit's own time,
+whatever process sends it; commits are at least 10 microseconds apart, which is 40 doubles at this
+magnitude. A commit's slot on that scale is used as follows: its changes at its time, its events at the
+following doubles, a sync at the end of the slot.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tidelog.errors import MessageInvalidError
+from tidelog.feed.subscription import CommitHead, Messages, Piece, Share, Subscription
+from tidelog.model.change import Change, GroupCommit, Topic
+from tidelog.web.dialects.names import SUBSCRIPTION_NAME_LENGTH_MAX, quote, read_name
+
+# The end of a commit's slot, before the next commit's earliest time (10 microseconds on).
+SYNC_OFFSET_MS = 0.0095
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A client's join or leave."""
+
+    type: Literal["join", "leave"]
+    topic: Topic
+    item_id: str | None
+    subscription_id: str
+
+
+def parse(text: str) -> Request:
+    """Read a client's message; raises MessageInvalidError saying what is wrong with it."""
+    try:
+        message = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MessageInvalidError(f"not JSON: {error}") from error
+    if not isinstance(message, dict) or message.get("type") not in ("join", "leave"):
+        raise MessageInvalidError('expected {"type": "join" or "leave", "data": {...}}')
+    data = message.get("data")
+    if not isinstance(data, dict):
+        raise MessageInvalidError("data must be an object with streamName, groupId and subscriptionId")
+    return Request(
+        type=message["type"],
+        topic=Topic(read_name(data, "streamName"), read_name(data, "groupId")),
+        # The clients send null for "the whole group"; an empty id is no key, and means the same to them.
+        item_id=read_name(data, "id") if data.get("id") else None,
+        subscription_id=read_name(data, "subscriptionId", SUBSCRIPTION_NAME_LENGTH_MAX),
+    )
+
+
+class MotiaDialect:
+    """Encodes for this process's sockets. Stateful only in its clock, which never stands still or goes back."""
+
+    merges_groups = False  # a message is of one item
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._head = CommitHead(0, 0.0)
+        self._commit_time = 0.0
+
+    def key(self, subscriptions: Iterable[Subscription]) -> Hashable:
+        """The items that are wanted, or None for all; the client tells its subscriptions apart by itself."""
+        ids = frozenset(subscription.item_id for subscription in subscriptions)
+        return None if None in ids else ids
+
+    def pieces(self, head: CommitHead, topic: Topic, part: GroupCommit, changes: Sequence[Change]) -> Sequence[Piece]:
+        """Each is a message of its own."""
+        if head != self._head:  # a number alone may come again, in another epoch
+            self._head = head
+            self._commit_time = max(head.at_ms, _next_double(self._last))
+        time = self._commit_time
+        address = _address(topic)
+        pieces = [
+            Piece(
+                change.seq,
+                change.id,
+                False,
+                f'{{"timestamp":{time!r},{address},"id":{quote(change.id)},'
+                f'"event":{{"type":"{change.op}","data":{change.data}}}}}',
+            )
+            for change in changes
+        ]
+        for event in part.events:
+            time = _next_double(time)
+            body = f'{{"type":{quote(event.type)},"data":{event.data}}}'
+            pieces.append(Piece(event.seq, event.id, True, _event_message(time, topic, event.id, body)))
+        self._last = max(self._last, time)
+        return pieces
+
+    def commit(self, _head: CommitHead, shares: Sequence[Share]) -> Messages:
+        """The messages of one group that are wanted."""
+        return Messages([piece.text.encode() for share in shares for piece in share.pieces])
+
+    def sync(self, topic: Topic, item_id: str | None, texts: Sequence[bytes], at_ms: float) -> Messages:
+        """The whole group as a list, or one item (null if there is none)."""
+        self._last = max(self._last, at_ms + SYNC_OFFSET_MS)
+        channel = "" if item_id is None else f'"id":{quote(item_id)},'
+        head = f'{{"timestamp":{self._last!r},{_address(topic)},{channel}"event":{{"type":"sync","data":'.encode()
+        if item_id is not None:
+            return Messages([b"".join((head, *(texts or [b"null"]), b"}}"))])
+        # Joined once: it may be large.
+        items = [piece for text in texts for piece in (b",", text)][1:]
+        return Messages([b"".join((head, b"[", *items, b"]}}"))])
+
+    def ready(self, _subscriptions: Sequence[Subscription]) -> None:
+        """A message's time depends on the one before it."""
+
+    def refuse(self, subscription: Subscription, code: str, message: str) -> Messages:
+        """An error, as the clients know it: an event of type `error`."""
+        return self.error(subscription.topic, subscription.item_id, code, message)
+
+    def error(self, topic: Topic, item_id: str | None, code: str, message: str) -> Messages:
+        data = json.dumps({"code": code, "message": message})
+        text = _event_message(self._last, topic, item_id, f'{{"type":"error","data":{data}}}')
+        return Messages([text.encode()])
+
+    def status(self, *, interrupted: bool, position: int, epoch: str) -> None:
+        """The clients have no word for it: they wait."""
+
+    def replay(self) -> MotiaDialect:
+        """One with a clock of its own: past commits have their own times."""
+        return MotiaDialect()
+
+
+def _event_message(time: float, topic: Topic, item_id: str | None, body: str) -> str:
+    channel = "" if item_id is None else f'"id":{quote(item_id)},'
+    return f'{{"timestamp":{time!r},{_address(topic)},{channel}"event":{{"type":"event","event":{body}}}}}'
+
+
+def _address(topic: Topic) -> str:
+    return f'"streamName":{quote(topic.stream)},"groupId":{quote(topic.group_id)}'
+
+
+def _next_double(time: float) -> float:
+    return math.nextafter(time, math.inf)

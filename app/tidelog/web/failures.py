@@ -1,0 +1,129 @@
+"""From an exception to an HTTP answer. All have one shape: {"error": {"code", "message", "details"?, "id"?}}.
+
+What went wrong inside goes to the log, under an id that the answer carries; never into the answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any, cast
+
+from litestar import MediaType, Request, Response
+from litestar.exceptions import HTTPException
+from litestar.types import ExceptionHandlersMap
+
+from tidelog.errors import (
+    BodyInvalidError,
+    ClientGoneError,
+    CommitUnknownError,
+    StepBusyError,
+    StepTimedOutError,
+    ThreadsStuckError,
+    TidelogError,
+    Violation,
+)
+from tidelog.store.failure import is_away, is_busy, is_conflict
+
+RETRY_CONFLICT_SECONDS = 1  # the other transaction is over by then
+RETRY_BUSY_SECONDS = 5  # about what a lock is waited for
+RETRY_DATABASE_SECONDS = 5  # about what a restart or a fail-over takes
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What the client is told."""
+
+    status: int
+    code: str
+    message: str
+    details: tuple[Violation, ...] = ()
+    id: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> dict[str, Any]:
+        error: dict[str, Any] = {"code": self.code, "message": self.message}
+        if self.details:
+            error["details"] = [{"path": violation.path, "message": violation.message} for violation in self.details]
+        if self.id is not None:
+            error["id"] = self.id
+        return {"error": error}
+
+
+def failure_of(error: BaseException, where: str) -> Failure:
+    """What to tell about `error`, which happened in `where`; logs what the client isn't told."""
+    if isinstance(error, BodyInvalidError):
+        return Failure(error.status, error.code, str(error), error.violations)
+    if isinstance(error, ClientGoneError):
+        logger.info("%s: %s", where, error)
+        return Failure(error.status, error.code, str(error))
+    if isinstance(error, TidelogError) and error.status < 500:
+        return Failure(error.status, error.code, str(error))
+    if isinstance(error, HTTPException) and error.status_code < 500:
+        return _refusal(error)
+    if isinstance(error, CommitUnknownError):
+        # No Retry-After: done twice may be worse than not at all.
+        return _internal(error, where, "the step was broken off, and may have been stored; look before you repeat it")
+    if isinstance(error, StepTimedOutError):
+        return _internal(error, where, "the step took longer than it may, and was broken off")
+    if is_conflict(error):
+        logger.warning("%s: lost against another transaction: %s", where, error)
+        return Failure(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "transaction_conflict",
+            "another transaction was in the way; nothing was stored, try again",
+            headers={"retry-after": str(RETRY_CONFLICT_SECONDS)},
+        )
+    if is_busy(error):
+        logger.warning("%s: %s", where, error)
+        return Failure(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            StepBusyError.code,
+            "too many runs of this step are at work, or wait for each other; nothing was stored, try again",
+            headers={"retry-after": str(RETRY_BUSY_SECONDS)},
+        )
+    if is_away(error):
+        logger.error("%s: the database is not available: %s", where, error)
+        return Failure(
+            HTTPStatus.SERVICE_UNAVAILABLE,
+            "database_unavailable",
+            "the database is not available; nothing was stored, try again",
+            headers={"retry-after": str(RETRY_DATABASE_SECONDS)},
+        )
+    if isinstance(error, ThreadsStuckError):
+        return _internal(error, where, "the server has no thread left for this step; its log has the cause")
+    return _internal(error, where, "the server failed; its log has the cause, under this id")
+
+
+def _internal(error: BaseException, where: str, message: str) -> Failure:
+    id = secrets.token_hex(8)
+    logger.error("%s failed, error id %s", where, id, exc_info=error, extra={"error_id": id})
+    if isinstance(error, TidelogError):
+        return Failure(error.status, error.code, message, id=id)
+    return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message, id=id)
+
+
+def _refusal(error: HTTPException) -> Failure:
+    """An error that Litestar, or a step's author by Litestar's exceptions, meant the client to see."""
+    headers = {name.lower(): value for name, value in (error.headers or {}).items()}
+    if "GET" in headers.get("allow", "") and "HEAD" not in headers["allow"]:
+        headers["allow"] += ", HEAD"  # of the server's own routes, see paths.py
+    if error.status_code == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+        return Failure(error.status_code, "body_too_large", error.detail, headers=headers)
+    try:
+        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_").replace("-", "_")
+    except ValueError:
+        code = f"status_{error.status_code}"
+    return Failure(error.status_code, code, error.detail, headers=headers)
+
+
+def _answer(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
+    failure = failure_of(error, f"{request.method} {request.url.path}")
+    return Response(failure.body(), status_code=failure.status, headers=failure.headers, media_type=MediaType.JSON)
+
+
+exception_handlers: ExceptionHandlersMap = cast("ExceptionHandlersMap", {HTTPException: _answer, Exception: _answer})

@@ -1,0 +1,258 @@
+"""Where a connection's messages go: straight to the transport if the server allows it, else by ASGI's `send`.
+
+Both send the same bytes in the same order, tell when too much waits to be sent, and close within a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from litestar.types import Scope, Send
+
+from tidelog.feed.cork import Cork
+from tidelog.feed.subscription import Messages
+from tidelog.feed.subscription import Outlet as FeedOutlet
+from tidelog.web.allowance import Allowance
+from tidelog.web.protocol import EXTENSION, SocketProtocol, encode_frame, frame_head
+
+# Messages that are larger, on an average, go behind the heads of their frames as they are.
+FRAME_COPIED_BYTES_MAX = 32 * 1024
+CLOSE_TIMEOUT_SECONDS = 5.0  # a client that doesn't read can't be told that it is closed
+
+
+class Outlet(FeedOutlet, Protocol):
+    """The sending side of one connection. Nothing here blocks or raises, but for `drained`, which waits.
+
+    What is written after the end goes nowhere.
+    """
+
+    is_full: bool
+
+    async def drained(self) -> None:
+        """Return when it is not full (any more), or has ended."""
+        ...
+
+    async def may_go_on(self) -> bool:
+        """Return, after a message of the client's, when the next one may be taken; False if it sends too many."""
+        ...
+
+    def close(self, code: int, reason: str) -> None:
+        """End the connection."""
+        ...
+
+    def end(self) -> None:
+        """The connection has ended."""
+        ...
+
+
+def open_outlet(
+    scope: Scope,
+    send: Send,
+    cork: Cork,
+    high_water: int,
+    allowance: Allowance,
+    on_full: Callable[[], None],
+    on_failure: Callable[[Exception], None],
+    on_stuck: Callable[[], None],
+) -> Outlet:
+    """The outlet of an accepted connection.
+
+    `allowance` is for what the client sends. `on_full` is called when more than `high_water` bytes wait to be sent,
+    `on_failure` when something could not be sent though the client is there, `on_stuck` when the connection can't even
+    be closed, or has gone.
+    """
+    protocol = (scope.get("extensions") or {}).get(EXTENSION)
+    if isinstance(protocol, SocketProtocol):
+        return TransportOutlet(protocol, cork, high_water, allowance, on_full)
+    return SendOutlet(send, high_water, allowance, on_full, on_failure, on_stuck)
+
+
+class TransportOutlet:
+    """Writes frames, encoded once for all connections, to the connection's transport."""
+
+    # For a thousand sockets, what an update touches of each is what it costs, beside the write itself.
+    __slots__ = ("_cork", "_drained", "_gathered", "_is_open", "_on_full", "_protocol", "_transport", "is_full")
+
+    def __init__(
+        self,
+        protocol: SocketProtocol,
+        cork: Cork,
+        high_water: int,
+        allowance: Allowance,
+        on_full: Callable[[], None],
+    ) -> None:
+        self.is_full = False
+        self._protocol = protocol
+        self._cork = cork
+        self._transport = protocol.transport
+        self._is_open = True
+        self._gathered: list[bytes] | None = None
+        self._on_full = on_full
+        self._drained: asyncio.Event | None = None  # only while somebody may wait
+        protocol.watch(high_water, self._note_full, self._note_drained, allowance)
+
+    def write(self, messages: Messages) -> None:
+        self.write_all((self,), messages)
+
+    @staticmethod
+    def write_all(outlets: Iterable[TransportOutlet], messages: Messages) -> None:
+        wire = messages.wire
+        if wire is None:
+            if messages.size > len(messages.payloads) * FRAME_COPIED_BYTES_MAX:
+                parts = [part for payload in messages.payloads for part in (frame_head(len(payload)), payload)]
+                for outlet in outlets:
+                    outlet._write_parts(parts)
+                return
+            wire = messages.wire = b"".join(map(encode_frame, messages.payloads))
+        for outlet in outlets:
+            if outlet._cork.is_held:
+                if outlet._gathered is None:
+                    outlet._gathered = []
+                    outlet._cork.gather(outlet)
+                outlet._gathered.append(wire)
+            elif outlet._is_open:
+                transport = outlet._transport
+                if not transport.is_closing():
+                    transport.write(wire)
+
+    def _write_parts(self, parts: Sequence[bytes]) -> None:
+        """Write frames in pieces."""
+        if self._cork.is_held:
+            if self._gathered is None:
+                self._gathered = []
+                self._cork.gather(self)
+            self._gathered += parts
+        elif self._is_open and not self._transport.is_closing():
+            self._transport.writelines(parts)
+
+    def flush(self) -> None:
+        """Part of the feed's Corked."""
+        gathered, self._gathered = self._gathered, None
+        if gathered is not None and self._is_open and not self._transport.is_closing():
+            # Not joined: what a slow socket leaves waiting is shared with all the others.
+            self._transport.writelines(gathered)
+
+    async def drained(self) -> None:
+        if self._drained is not None:
+            await self._drained.wait()
+
+    async def may_go_on(self) -> bool:
+        await self.drained()
+        return True  # the protocol counts frames, and bounds how many it hands on in a turn of the loop
+
+    def close(self, code: int, reason: str) -> None:
+        self._is_open = False
+        self._protocol.end(code, reason)
+
+    def end(self) -> None:
+        self._is_open = False
+        self._note_drained()
+
+    def _note_full(self) -> None:
+        self.is_full = True
+        self._drained = asyncio.Event()
+        self._on_full()
+
+    def _note_drained(self) -> None:
+        self.is_full = False
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+
+
+class SendOutlet:
+    """Queues messages and sends them one by one, on any ASGI server."""
+
+    def __init__(
+        self,
+        send: Send,
+        high_water: int,
+        allowance: Allowance,
+        on_full: Callable[[], None],
+        on_failure: Callable[[Exception], None],
+        on_stuck: Callable[[], None],
+    ) -> None:
+        self.is_full = False
+        self._send = send
+        self._allowance = allowance
+        self._high_water = high_water
+        self._on_full = on_full
+        self._on_failure = on_failure
+        self._on_stuck = on_stuck
+        self._queue: deque[bytes] = deque()
+        self._queue_bytes = 0
+        self._sending: asyncio.Task[None] | None = None  # only while there is something to send
+        self._drained = asyncio.Event()
+        self._ended = False
+
+    def write(self, messages: Messages) -> None:
+        if self._ended:
+            return
+        self._queue.extend(messages.payloads)
+        self._queue_bytes += messages.size
+        if self._queue_bytes > self._high_water and not self.is_full:
+            self.is_full = True
+            self._drained.clear()
+            self._on_full()
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._empty())
+
+    @staticmethod
+    def write_all(outlets: Iterable[SendOutlet], messages: Messages) -> None:
+        for outlet in outlets:
+            outlet.write(messages)
+
+    async def drained(self) -> None:
+        if self.is_full:
+            await self._drained.wait()
+
+    async def may_go_on(self) -> bool:
+        # Servers hand on what they have read without waiting: that may be thousands of messages.
+        await asyncio.sleep(0)
+        await self.drained()
+        self._allowance.left -= 1
+        return self._allowance.left >= 0 or self._allowance.may_go_on()
+
+    def close(self, code: int, reason: str) -> None:
+        if self._ended:
+            return
+        self.end()
+        self._sending = asyncio.create_task(self._close(code, reason))
+
+    def end(self) -> None:
+        if self._sending is not None:
+            self._sending.cancel()
+        self._ended = True
+        self.is_full = False
+        self._queue.clear()
+        self._drained.set()
+
+    async def _empty(self) -> None:
+        """Send what waits. However that fails, the connection ends: receive() may never be told of it."""
+        try:
+            while self._queue:
+                message = self._queue.popleft()
+                await self._send({"type": "websocket.send", "text": message.decode(), "bytes": None})
+                self._queue_bytes -= len(message)
+                if self.is_full and self._queue_bytes <= self._high_water // 4:
+                    self.is_full = False
+                    self._drained.set()
+            self._sending = None
+        except (OSError, RuntimeError):  # the client went away
+            self._sending = None
+            self.end()
+            self._on_stuck()
+        except Exception as error:
+            self._sending = None
+            self._on_failure(error)
+
+    async def _close(self, code: int, reason: str) -> None:
+        """Close the connection, or let go of it if the client takes nothing any more."""
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
+                await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        except Exception:  # it is over, in whatever way
+            self._on_stuck()

@@ -1,0 +1,290 @@
+"""The WebSocket endpoint: who connects, in which dialect, and what they ask for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+from typing import Any, cast
+
+from litestar.enums import ScopeType
+from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
+
+from tidelog.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError
+from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
+from tidelog.model.change import Topic
+from tidelog.model.trigger import HttpTrigger
+from tidelog.settings import Settings
+from tidelog.web.access import AccessLog
+from tidelog.web.allowance import POLICY_VIOLATION, Allowance, floods
+from tidelog.web.dialects import motia, tidelog
+from tidelog.web.outlet import open_outlet
+from tidelog.web.paths import StepsApp
+
+# The code that Motia's clients know for a join that isn't allowed; an unknown stream answers the same, so
+# that nobody learns which streams exist by asking.
+ACCESS_DENIED = ("STREAM_ACCESS_DENIED", "Access denied")
+TRY_AGAIN_LATER = 1013  # RFC 6455's registry: the client fell too far behind; it may come back and go on
+INTERNAL_ERROR = 1011
+# Never sent; these two say that no code was received, and that the connection broke.
+NO_STATUS_RECEIVED = 1005
+ABNORMAL_CLOSURE = 1006
+
+# What an honest client may send at once: a page leaves all that it has and joins as much again, twice; and what a slow
+# network held back comes together.
+FRAMES_FOR_EACH_SUBSCRIPTION = 4
+BURST_SECONDS = 10.0
+
+AUTHORIZATION = "Authorization"
+NO_TOPIC = Topic("", "")
+
+
+class SocketsAnywhere(StepsApp):
+    """An application that takes WebSocket connections at every path, as clients add none to the address they get.
+
+    They go to `gate` at once. Litestar's router doesn't try a catch-all route where a longer one has begun to
+    match (`/chat/x` beside `/chat/:room/messages`), and what it keeps for each connection would be a third of
+    all that an idle one costs.
+    """
+
+    def __init__(
+        self, gate: SocketGate, triggers: Iterable[HttpTrigger], access_log: AccessLog | None = None, **options: Any
+    ) -> None:
+        super().__init__(triggers, **options)
+        self._gate = gate
+        self._access_log = access_log
+
+    async def __call__(
+        self, scope: Scope | LifeSpanScope, receive: Receive | LifeSpanReceive, send: Send | LifeSpanSend
+    ) -> None:
+        if scope["type"] == ScopeType.WEBSOCKET:
+            await self._gate.serve(cast("Scope", scope), cast("Receive", receive), cast("Send", send))
+        elif scope["type"] == ScopeType.HTTP and self._access_log is not None:
+            request = cast("HTTPScope", scope)
+            await self._access_log.serve(super().__call__, request, cast("Receive", receive), cast("Send", send))
+        else:
+            await super().__call__(scope, receive, send)
+
+
+class SocketGate:
+    """What every connection of this process shares."""
+
+    def __init__(
+        self,
+        broadcaster: Broadcaster,
+        streams: Collection[str],
+        settings: Settings,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self._access_log = access_log
+        self.broadcaster = broadcaster
+        self.streams = streams
+        self.settings = settings
+        # One of each for all connections: what they encode is shared.
+        self.motia = motia.MotiaDialect()
+        self.tidelog = tidelog.TidelogDialect()
+
+    async def serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection until it ends."""
+        offered = cast("Collection[str]", scope.get("subprotocols") or ())
+        connect: type[SocketConnection] = MotiaConnection
+        accepted = None
+        if tidelog.SUBPROTOCOL in offered:
+            connect = TidelogConnection
+            accepted = tidelog.SUBPROTOCOL
+        elif AUTHORIZATION in offered:
+            # Motia's clients send a token as `Authorization, <token>`, and fail unless the first is selected.
+            accepted = AUTHORIZATION
+        if (await receive())["type"] != "websocket.connect":
+            return
+        await send({"type": "websocket.accept", "subprotocol": accepted, "headers": []})
+        connection = connect(scope, receive, send, self)
+        if self._access_log is None:
+            await connection.serve()
+        else:
+            with self._access_log.socket(scope, connect.dialect_name, connection):
+                await connection.serve()
+
+
+class SocketConnection:
+    """One client. It subscribes for it, and takes messages from the feed without ever making it wait."""
+
+    dialect: Dialect
+    dialect_name: str
+    close_code = ABNORMAL_CLOSURE  # until it is known
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
+        self._receive = receive
+        self._client = cast("dict[str, Any]", scope).get("client")
+        self._gate = gate
+        self._subscriptions: dict[str, Subscription] = {}
+        self._task = asyncio.current_task()
+        self._is_stuck = False
+        self._is_flooding = False
+        settings = gate.settings
+        per_second = settings.socket_frames_per_second_max
+        burst = settings.socket_subscriptions_max * FRAMES_FOR_EACH_SUBSCRIPTION + per_second * BURST_SECONDS
+        self._allowance = Allowance(burst, per_second)
+        self.outlet = open_outlet(
+            scope,
+            send,
+            gate.broadcaster.cork,
+            settings.socket_buffer_bytes_max,
+            self._allowance,
+            self._note_full,
+            self._note_failure,
+            self._let_go,
+        )
+        self.deliver = self.outlet.write
+
+    async def serve(self) -> None:
+        """Read messages until the connection ends; then nothing of it is left in the feed."""
+        self._gate.broadcaster.enter(self)
+        try:
+            while True:
+                message = cast("dict[str, Any]", await self._receive())
+                if message["type"] == "websocket.disconnect":
+                    self.close_code = _close_code(message)
+                    break
+                if not self._is_flooding:
+                    self._take(message.get("text"))
+                # A client that doesn't take the answers can't ask for more.
+                if not await self.outlet.may_go_on() and not self._is_flooding:
+                    self._is_flooding = True  # nothing more is taken until it is closed
+                    floods.note(self._client)
+                    self.outlet.close(POLICY_VIOLATION, self._allowance.reason)
+        except asyncio.CancelledError:
+            if not self._is_stuck or self._task is None:
+                raise
+            self._task.uncancel()  # by _let_go
+        finally:
+            self.outlet.end()
+            self._gate.broadcaster.leave(self, self._subscriptions.values())
+
+    @property
+    def subscription_count(self) -> int:
+        return len(self._subscriptions)
+
+    @property
+    def is_full(self) -> bool:
+        return self.outlet.is_full
+
+    async def drained(self) -> None:
+        await self.outlet.drained()
+
+    def give_up(self, position: int | None) -> None:
+        """It fell behind and did not catch up: close it, and tell it from where to come back."""
+        at = "" if position is None else f" at position {position}"
+        self.outlet.close(TRY_AGAIN_LATER, f"fell behind{at}: come back")
+
+    def fail(self) -> None:
+        """A fault of ours: it may come back."""
+        self.outlet.close(INTERNAL_ERROR, "the server failed: come back")
+
+    def refuse(self, subscription: Subscription, error: TidelogError) -> None:
+        """It is over, by the server's doing: its name and its place are free, and the client is told."""
+        if self._subscriptions.get(subscription.name) is subscription:
+            del self._subscriptions[subscription.name]
+        self.deliver(self.dialect.refuse(subscription, error.code, str(error)))
+
+    def _take(self, text: str | None) -> None:
+        try:
+            if text is None:
+                raise MessageInvalidError("expected a text message, not a binary one")
+            self._handle(text)
+        except MessageInvalidError as error:
+            self.deliver(self._error(error.code, str(error)))
+        except Exception as error:
+            self._note_failure(error)
+
+    def _handle(self, text: str) -> None:
+        """Do what the client's message asks for, or raise MessageInvalidError."""
+        raise NotImplementedError
+
+    def _error(self, code: str, message: str) -> Messages:
+        """Tell of an error that concerns no subscription."""
+        raise NotImplementedError
+
+    def _subscribe(self, subscription: Subscription) -> None:
+        """Subscribe, if it is allowed."""
+        if subscription.topic.stream not in self._gate.streams:
+            self.deliver(self.dialect.refuse(subscription, *ACCESS_DENIED))
+        elif len(self._subscriptions) >= self._gate.settings.socket_subscriptions_max:
+            message = f"a connection may have {self._gate.settings.socket_subscriptions_max} subscriptions"
+            self.deliver(self.dialect.refuse(subscription, "too_many_subscriptions", message))
+        else:
+            self._subscriptions[subscription.name] = subscription
+            self._gate.broadcaster.subscribe(subscription)
+
+    def _unsubscribe(self, name: str) -> None:
+        subscription = self._subscriptions.pop(name, None)
+        if subscription is not None:
+            self._gate.broadcaster.unsubscribe(subscription)
+
+    def _note_full(self) -> None:
+        self._gate.broadcaster.note_full(self)
+
+    def _note_failure(self, error: Exception) -> None:
+        self._gate.broadcaster.fail({self: error})
+
+    def _let_go(self) -> None:
+        self._is_stuck = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+class MotiaConnection(SocketConnection):
+    """A client of Motia's."""
+
+    dialect: motia.MotiaDialect
+    dialect_name = "motia"
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
+        super().__init__(scope, receive, send, gate)
+        self.dialect = gate.motia
+
+    def _handle(self, text: str) -> None:
+        request = motia.parse(text)
+        self._unsubscribe(request.subscription_id)  # a join that repeats a subscription's name replaces it
+        if request.type == "join":
+            self._subscribe(SyncSubscription(request.subscription_id, self, request.topic, request.item_id))
+
+    def refuse(self, subscription: Subscription, error: TidelogError) -> None:
+        """Its client subscribes again when a connection was lost, and only then: so for what may pass this one ends."""
+        if isinstance(error, SubscriptionUnavailableError):
+            self.fail()
+        else:
+            super().refuse(subscription, error)
+
+    def _error(self, code: str, message: str) -> Messages:
+        return self.dialect.error(NO_TOPIC, None, code, message)
+
+
+class TidelogConnection(SocketConnection):
+    """A client that speaks `tidelog.v1`."""
+
+    dialect: tidelog.TidelogDialect
+    dialect_name = tidelog.SUBPROTOCOL
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
+        super().__init__(scope, receive, send, gate)
+        self.dialect = gate.tidelog
+
+    def _handle(self, text: str) -> None:
+        request = tidelog.parse(text)
+        if isinstance(request, tidelog.Unsubscribe):
+            self._unsubscribe(request.id)
+        elif request.id in self._subscriptions:
+            message = f"there is a subscription {request.id!r} on this connection: unsubscribe it first"
+            self.deliver(self.dialect.error("subscription_exists", message, request.id))
+        else:
+            self._subscribe(PositionSubscription(request.id, self, request.topic, request.item_id, request.since))
+
+    def _error(self, code: str, message: str) -> Messages:
+        return self.dialect.error(code, message)
+
+
+def _close_code(message: dict[str, Any]) -> int:
+    """uvicorn says 1005 also of a connection that broke; then there is no reason, not even an empty one."""
+    code: int = message.get("code") or NO_STATUS_RECEIVED
+    return ABNORMAL_CLOSURE if code == NO_STATUS_RECEIVED and message.get("reason") is None else code

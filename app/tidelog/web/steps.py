@@ -1,0 +1,117 @@
+"""API steps as Litestar controllers: a request is read, its step runs and commits, and then it is answered."""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, cast
+
+from litestar import Controller, HttpMethod, Request
+from litestar.handlers import HTTPRouteHandler
+from litestar.types import Receive, Scope, Send
+
+from tidelog.errors import DeclarationError
+from tidelog.logs.request import CurrentRequest, current_request
+from tidelog.model.schema import compile_schema
+from tidelog.model.step import Endpoint
+from tidelog.runtime.runner import Runtime, StepRunner
+from tidelog.web.answer import Answer, encode_answer
+from tidelog.web.failures import failure_of
+from tidelog.web.invocation import HttpInvocation
+from tidelog.web.origin import refusal_of
+from tidelog.web.paths import VALUES, methods_of, route_of
+from tidelog.web.request import Incoming, read_body, read_headers, trace_id_of
+
+
+def step_controllers(endpoints: Iterable[Endpoint], runtime: Runtime) -> list[type[Controller]]:
+    """A controller for each endpoint; where some share a path, one that inherits from theirs.
+
+    (Litestar gives each controller an OPTIONS route, and refuses the second one at a path.)
+    """
+    at_path: dict[str, list[type[Controller]]] = {}
+    endpoints = list(endpoints)
+    triggers = [http for _, http in endpoints]
+    for endpoint in endpoints:
+        step, http = endpoint
+        together = at_path.setdefault(route_of(http), [])
+        if any(hasattr(other, http.method.lower()) for other in together):
+            raise DeclarationError(f"step {step.name!r}: another step has {http.method} {http.path} already")
+        together.append(_controller(StepEndpoint(endpoint, runtime), methods_of(http, triggers)))
+    return [
+        together[0] if len(together) == 1 else type("SharedPath", tuple(together), {"path": path})
+        for path, together in at_path.items()
+    ]
+
+
+def _controller(served: "StepEndpoint", methods: Sequence[HttpMethod]) -> type[Controller]:
+    """The controller of one endpoint; its one route handler is named after the method."""
+    step, http = served.endpoint
+
+    async def run(self: Controller) -> None:
+        raise RuntimeError("the step answers before Litestar comes to this")
+
+    # As a middleware that answers: what Litestar would do from here on (a Request, dependencies, a Response) is a tenth
+    # of what a step costs beside the database, and none of it is used.
+    # Not in Litestar's part of the OpenAPI document: steps declare JSON Schema, see openapi.py.
+    handler = HTTPRouteHandler(
+        http_method=methods, status_code=200, include_in_schema=False, middleware=[lambda app: served]
+    )(run)
+    name = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+|_", step.name)) + "Step"
+    body = {"path": route_of(http), http.method.lower(): handler, "__doc__": step.description or None}
+    return type(name, (Controller,), body)
+
+
+class StepEndpoint:
+    """One step at one path, as an ASGI application."""
+
+    def __init__(self, endpoint: Endpoint, runtime: Runtime) -> None:
+        self.endpoint = endpoint
+        self._runner = StepRunner(endpoint.step, runtime)
+        self._body_size_max_bytes = runtime.settings.body_size_max_bytes
+        self._where = f"step {endpoint.step.name}"
+        self._parameters = endpoint.http.parameters
+        self._response_schemas = {
+            status: compile_schema(document) for status, document in endpoint.http.response_schemas.items()
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer the request. Whatever goes wrong is an answer, too; what a guard raises is for Litestar to answer."""
+        route: HTTPRouteHandler = cast("dict[str, Any]", scope)["route_handler"]
+        if route.resolve_guards():
+            await route.authorize_connection(Request(scope))
+        headers = read_headers(scope["headers"])
+        trace_id = trace_id_of(headers)
+        current_request.set(CurrentRequest(self.endpoint.step.name, trace_id))
+        incoming: Incoming | None = None
+        try:
+            values: list[str] = cast("dict[str, Any]", scope)[VALUES]
+            incoming = Incoming(
+                body=await read_body(receive, headers, self._body_size_max_bytes),
+                headers=headers,
+                path_params=dict(zip(self._parameters, values, strict=True)),
+                query=scope["query_string"],
+            )
+            answer = await self._runner.run(self._invocation(incoming, trace_id, receive, send))
+        except Exception as error:
+            answer = self._failed(error, incoming, trace_id)
+        if answer is not None:  # else it was sent already
+            await _send(answer, trace_id, send)
+
+    def _invocation(self, incoming: Incoming, trace_id: str, receive: Receive, send: Send) -> HttpInvocation:
+        refuse = partial(self._refuse, trace_id, send)
+        http = self.endpoint.http
+        return HttpInvocation(
+            incoming, trace_id, self._where, receive, refuse, http.body_schema, self._response_schemas
+        )
+
+    async def _refuse(self, trace_id: str, send: Send, error: Exception) -> None:
+        await _send(self._failed(error, None, trace_id), trace_id, send)
+
+    def _failed(self, error: Exception, incoming: Incoming | None, trace_id: str) -> Answer:
+        where = f"{self._where}, trace {trace_id}"
+        failure = refusal_of(error, incoming, where) or failure_of(error, where)
+        return encode_answer({"status": failure.status, "body": failure.body(), "headers": failure.headers})
+
+
+async def _send(answer: Answer, trace_id: str, send: Send) -> None:
+    answer.headers.append((b"x-trace-id", trace_id.encode()))
+    await answer.send(send)
