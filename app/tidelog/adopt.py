@@ -1,4 +1,4 @@
-"""What `scripts/adopt` runs: makes a log that was restored from another cluster's dump this cluster's own."""
+"""What `tidelog adopt` runs: makes a log that was restored from another cluster's dump this cluster's own."""
 
 from __future__ import annotations
 
@@ -56,7 +56,3 @@ def _adopt(settings: Settings) -> Adoption | None:
 
 def _as_dict(done: Adoption) -> dict[str, object]:
     return {name: getattr(done, name) for name in Adoption.__slots__}
-
-
-if __name__ == "__main__":
-    main()

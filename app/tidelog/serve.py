@@ -1,17 +1,12 @@
-"""What `scripts/serve` runs: the embedded Postgres if none is given, migrations, then the server."""
+"""What `tidelog serve` runs: the embedded Postgres if none is given, migrations, then the server."""
 
 from __future__ import annotations
-
-import signal
-
-if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-    # While what follows is loaded there is nothing to be stopped. Ctrl-C ends it at once, without a traceback.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 import asyncio
 import errno
 import logging
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -21,7 +16,6 @@ from typing import Any, NoReturn
 
 import uvicorn
 from alembic import command
-from alembic.config import Config
 from uvicorn.supervisors import Multiprocess
 
 from tidelog.runtime.discovery import Discovered, discover
@@ -32,7 +26,8 @@ from tidelog.model.stream import Stream
 from tidelog.settings import Settings
 from tidelog.store.connecting import first_connection
 from tidelog.postgres.embedded import EmbeddedPostgres
-from tidelog.store.requirements import ALEMBIC_INI, check_server, is_to_be_migrated
+from tidelog.store.requirements import check_server, is_to_be_migrated
+from tidelog.store.revisions import alembic_config
 from tidelog.welcome import welcome
 
 logger = logging.getLogger("tidelog.serve")
@@ -188,9 +183,11 @@ def _migrate_and_run(settings: Settings, bound: socket.socket, discovered: Disco
     streams = tuple(discovered.streams.values())
     if asyncio.run(_is_to_be_migrated(url, streams)):
         # Not discovered again: what is broken is logged by the server.
-        command.upgrade(Config(ALEMBIC_INI, attributes={"streams": streams}), "head")
+        command.upgrade(alembic_config(streams=streams), "head")
     words = welcome(_base_url(settings.host, bound), psql, settings.steps_dir, discovered)
-    config = uvicorn.Config("app.main:app", workers=settings.workers, **uvicorn_options(settings))
+    config = uvicorn.Config(
+        "tidelog.server:create_app", factory=True, workers=settings.workers, **uvicorn_options(settings)
+    )
     if settings.workers == 1:
         server = WelcomingServer(config, words)
         server.run(sockets=[bound])
@@ -235,7 +232,3 @@ def _hang_up(_number: int, _frame: object) -> None:
 
 def _end(number: int, _frame: object) -> NoReturn:
     sys.exit(128 + number)
-
-
-if __name__ == "__main__":
-    main()

@@ -6,17 +6,16 @@ import json
 import logging
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
-from alembic.config import Config
 from alembic.script import ScriptDirectory
 
 from tidelog.errors import GrantMissingError, ServerUnfitError, StreamsNewerError, StreamsNotMigratedError
 from tidelog.store.declared import EXAMINE_STREAMS, MIGRATE
 from tidelog.store.encoding import check_encoding_of
 from tidelog.store.queries import load
+from tidelog.store.revisions import alembic_config
 
 if TYPE_CHECKING:
     from tidelog.model.stream import Stream
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("tidelog.database")
 
-ALEMBIC_INI = Path(__file__).parent.parent.parent / "alembic.ini"
 VERSION_MIN = 15  # of Postgres
 MISSING_FUNCTIONS = load("missing_functions")
 MISSING_GRANTS = load("missing_grants")
@@ -157,5 +155,5 @@ def _refuse(statements: Sequence[str]) -> None:
 @cache
 def _revisions() -> tuple[str, frozenset[str]]:
     """The newest revision that this code knows, and all."""
-    script = ScriptDirectory.from_config(Config(ALEMBIC_INI))
+    script = ScriptDirectory.from_config(alembic_config())
     return str(script.get_current_head()), frozenset(one.revision for one in script.walk_revisions())

@@ -1,0 +1,37 @@
+"""What `tidelog check` runs: reads the authors' files as a server would, and says what it finds."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+
+from tidelog.discovery import Discovered, discover
+from tidelog.errors import TidelogError
+from tidelog.model.step import endpoints_of
+from tidelog.settings import Settings
+
+
+def main() -> None:
+    """List streams and steps; ends the process with status 1 if a file, or all of them together, can't be used."""
+    try:
+        discovered = discover(Settings().steps_dir)
+    except (TidelogError, ValidationError) as error:
+        sys.exit(f"tidelog: {error}")
+    for line in lines_of(discovered):
+        print(line)  # noqa: T201 - this is a command's output
+    if discovered.broken:
+        sys.exit(1)
+
+
+def lines_of(discovered: Discovered) -> Iterator[str]:
+    """What was found, a line each."""
+    for stream in discovered.streams.values():
+        yield f"stream  {stream.name}    streams.{stream.table}"
+    for step, http in endpoints_of(discovered.steps):
+        yield f"step    {step.name}    {http.method} {http.path}"
+    for skipped in discovered.skipped:
+        yield f"left out    {skipped.path}: {skipped.cause}"
+    for broken in discovered.broken:
+        yield f"broken  {broken.path}: {broken.cause}"

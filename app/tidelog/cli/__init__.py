@@ -1,0 +1,78 @@
+"""The command `tidelog`. Each of its commands loads what it needs when it is run."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    # While a command is loaded there is nothing to be stopped. Ctrl-C ends it at once, without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+import rich_click as click
+
+steps_dir_option = click.option(
+    "--steps-dir",
+    type=click.Path(path_type=Path),
+    help="The folder of your *_stream.py and *_step.py files, instead of TIDELOG_STEPS_DIR.",
+)
+
+
+def _set(name: str, value: object) -> None:
+    """As if it were in the environment, from which worker processes have their settings, too."""
+    if value is not None:
+        os.environ[f"TIDELOG_{name}"] = str(value)
+
+
+@click.group()
+@click.version_option(package_name="tidelog")
+def main() -> None:
+    """Streams that live in Postgres and tell everyone who subscribed, durably and in order, what changed.
+
+    Settings are environment variables, TIDELOG_*. Without TIDELOG_DATABASE_URL an embedded Postgres is started, with
+    its data in .tidelog/.
+    """
+
+
+@main.command()
+@steps_dir_option
+@click.option("--host", help="The address to listen on, instead of TIDELOG_HOST.")
+@click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on, instead of TIDELOG_PORT.")
+def serve(steps_dir: Path | None, host: str | None, port: int | None) -> None:
+    """Start everything: the embedded Postgres if none is given, migrations, the server."""
+    _set("STEPS_DIR", steps_dir)
+    _set("HOST", host)
+    _set("PORT", port)
+    from tidelog import serve
+
+    serve.main()
+
+
+@main.command()
+@steps_dir_option
+@click.option("--sql", is_flag=True, help="Print the statements instead of running them.")
+def migrate(steps_dir: Path | None, sql: bool) -> None:
+    """Make or change the core's tables, then a table for each declared stream. Never drops or rewrites data."""
+    _set("STEPS_DIR", steps_dir)
+    from tidelog import migrate
+
+    migrate.main(sql=sql)
+
+
+@main.command()
+def adopt() -> None:
+    """After a dump was restored into another cluster (or pg_upgrade): make the old log the new cluster's own."""
+    from tidelog import adopt
+
+    adopt.main()
+
+
+@main.command()
+@steps_dir_option
+def check(steps_dir: Path | None) -> None:
+    """Read the streams and steps, without a database, and list them. Ends with 1 if a file can't be used."""
+    _set("STEPS_DIR", steps_dir)
+    from tidelog import check
+
+    check.main()

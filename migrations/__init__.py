@@ -1,0 +1,1 @@
+"""Tables, triggers and functions in the schema `streams`; in an installed Tidelog this is `tidelog.migrations`."""
