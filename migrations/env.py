@@ -15,15 +15,15 @@ from sqlalchemy import Connection, pool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tidelog.runtime.discovery import discover
 from tidelog.errors import GrantMissingError
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.setup import configure
 from tidelog.model.stream import Stream
+from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
 from tidelog.store.connecting import connector, first_connection
 from tidelog.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
-from tidelog.postgres.embedded import EmbeddedPostgres
 from tidelog.store.migration_lock import MIGRATION_NAME, lock_versions, take_migration_lock
 from tidelog.store.requirements import check_not_newer, check_server
 

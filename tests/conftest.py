@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
-from tidelog.postgres.embedded import EmbeddedPostgres
 from tests.harness import Databases, Server, StepsFolder, free_port, libpq_url, migrate, uvicorn_command
+from tidelog.postgres.embedded import EmbeddedPostgres
 
 StartServer = Callable[..., Awaitable[Server]]
 

@@ -17,10 +17,10 @@ from uuid import UUID
 
 import asyncpg
 
+from tests.harness import ROOT, server_environment
 from tidelog.consumer import Commit, Handler, consume
 from tidelog.numbering.sequencer import SequencerThread
 from tidelog.store.engine import Database
-from tests.harness import ROOT, server_environment
 
 WAIT_SECONDS = 120
 POLL_SECONDS = 0.02

@@ -1,21 +1,38 @@
-"""Tidelog: streams that live in Postgres. Here are the names that authors of streams and steps import.
+"""Tidelog: streams that live in Postgres. Here are the names that other people's programs import.
 
-Importing them does not load the server, so that a program which only uses `tidelog.client` stays small.
+Importing them neither connects nor loads the server: each is loaded when it is first asked for, so that a program which
+only uses the client stays small.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from tidelog.errors import ItemInvalidError, KeyInvalidError, StreamUnknownError, TidelogError
 
 if TYPE_CHECKING:
+    from tidelog.client import Client
+    from tidelog.consumer import consume
     from tidelog.runtime.context import StepContext as Context
 
-__all__ = ["Context", "ItemInvalidError", "KeyInvalidError", "StreamUnknownError", "TidelogError"]
+__all__ = [
+    "Client",
+    "Context",
+    "ItemInvalidError",
+    "KeyInvalidError",
+    "StreamUnknownError",
+    "TidelogError",
+    "consume",
+]
+
+_PLACES = {
+    "Client": ("tidelog.client", "Client"),
+    "Context": ("tidelog.runtime.context", "StepContext"),
+    "consume": ("tidelog.consumer", "consume"),
+}
 
 
 def __getattr__(name: str) -> object:
-    if name != "Context":
+    if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from tidelog.runtime.context import StepContext
-
-    return StepContext
+    module, attribute = _PLACES[name]
+    return getattr(import_module(module), attribute)

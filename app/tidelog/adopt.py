@@ -9,10 +9,10 @@ from functools import partial
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.redaction import Redaction
 from tidelog.logs.setup import configure
+from tidelog.postgres.embedded import EmbeddedPostgres
 from tidelog.settings import Settings
 from tidelog.store.adoption import Adoption, adopt
 from tidelog.store.connecting import first_connection
-from tidelog.postgres.embedded import EmbeddedPostgres
 
 DONE = """\
 tidelog: the log is this cluster's own now.

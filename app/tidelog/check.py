@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from pydantic import ValidationError
 
-from tidelog.discovery import Discovered, discover
 from tidelog.errors import TidelogError
 from tidelog.model.step import endpoints_of
+from tidelog.runtime.discovery import Discovered, discover
 from tidelog.settings import Settings
 
 

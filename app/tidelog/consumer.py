@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import asyncpg
 
-from tidelog.errors import PositionTooOldError, TransactionAbortedError
 from tidelog.backoff import Backoff
+from tidelog.errors import PositionTooOldError, TransactionAbortedError
 from tidelog.feed.hint import HEAD_CHANNEL, PAUSE_SECONDS, hinted_head
 from tidelog.json_text import parse
 from tidelog.model.change import Operation

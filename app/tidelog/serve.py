@@ -18,14 +18,14 @@ import uvicorn
 from alembic import command
 from uvicorn.supervisors import Multiprocess
 
-from tidelog.runtime.discovery import Discovered, discover
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.redaction import Redaction
 from tidelog.logs.setup import configure
 from tidelog.model.stream import Stream
+from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.runtime.discovery import Discovered, discover
 from tidelog.settings import Settings
 from tidelog.store.connecting import first_connection
-from tidelog.postgres.embedded import EmbeddedPostgres
 from tidelog.store.requirements import check_server, is_to_be_migrated
 from tidelog.store.revisions import alembic_config
 from tidelog.welcome import welcome

@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
 from litestar import Litestar
 
 from tidelog.descriptors import descriptors
-from tidelog.runtime.discovery import Discovered, discover
 from tidelog.feed.broadcaster import Broadcaster
 from tidelog.feed.reader import Reader
-from tidelog.numbering.sequencer import SequencerThread
 from tidelog.feed.shortcut import Shortcut
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.setup import configure
 from tidelog.model.step import endpoints_of
+from tidelog.numbering.sequencer import SequencerThread
+from tidelog.postgres.embedded import EmbeddedPostgres
 from tidelog.runtime.blocked import BlockedLoopWatch
+from tidelog.runtime.discovery import Discovered, discover
 from tidelog.runtime.handler import step_in
 from tidelog.runtime.runner import Runtime
 from tidelog.runtime.threads import DaemonThreads, HandlerThreads
@@ -33,7 +33,6 @@ from tidelog.store.archive import Archive
 from tidelog.store.capacity import FEED_CONNECTIONS_MAX, warn_if_short
 from tidelog.store.connecting import first_connection
 from tidelog.store.declared import check_declared
-from tidelog.postgres.embedded import EmbeddedPostgres
 from tidelog.store.engine import Database
 from tidelog.store.requirements import check_grants, check_revision, check_server
 from tidelog.store.url import DatabaseUrl
@@ -186,14 +185,3 @@ def create_app(settings: Settings | None = None) -> Litestar:
         request_max_body_size=settings.body_size_max_bytes,
         logging_config=None,
     )
-
-
-def _create_or_end() -> Litestar:
-    """For servers that load `app`, which would show a traceback of their own."""
-    try:
-        return create_app()
-    except TOLD as error:
-        sys.exit(last_words(error))
-
-
-app = _create_or_end()

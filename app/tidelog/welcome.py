@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tidelog.runtime.discovery import Discovered
 from tidelog.model.step import Endpoint, endpoints_of
 from tidelog.model.trigger import HttpTrigger
+from tidelog.runtime.discovery import Discovered
 
 BODY_LENGTH_MAX = 200  # a longer one is no longer something to try; it is in the OpenAPI document
 PARAMETER = "demo"  # the value of a path's parameters

@@ -12,9 +12,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.harness import Server, until_numbered
 from tidelog.client import Client, Commit, Event, Live, Message, Reset, Snapshot, Subscription
 from tidelog.errors import SubscriptionRefusedError
-from tests.harness import Server, until_numbered
 
 TIMEOUT_SECONDS = 120
 GROUPS = ("general", "random", "quiet")

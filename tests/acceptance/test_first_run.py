@@ -133,7 +133,7 @@ def serve(data_dir: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run `scripts/serve` to its end: for settings that it can't start with."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("TIDELOG_")}
     return subprocess.run(
-        [sys.executable, "-m", "tidelog.serve"],
+        [sys.executable, "-m", "tidelog.cli", "serve"],
         cwd=ROOT,
         env=environment | {"TIDELOG_DATA_DIR": str(data_dir), **settings},
         capture_output=True,

@@ -37,7 +37,7 @@ FAIL = """
 """
 PASSWORD = "s3cret-of-the-database"  # noqa: S105 - it is to be found where it shouldn't be
 SERVICE_RESTART = 1012  # RFC 6455's registry
-SERVE = ["-m", "tidelog.serve"]
+SERVE = ["-m", "tidelog.cli", "serve"]
 
 
 def write_steps(steps: StepsFolder) -> None:

@@ -14,9 +14,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tidelog.json_text import parse
 from tests.harness import Databases
 from tests.node import has_node, install_packages
+from tidelog.json_text import parse
 
 FOLDER = Path(__file__).parent / "motia_client"
 ANSWER_TIMEOUT_SECONDS = 60

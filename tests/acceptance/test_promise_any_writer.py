@@ -12,9 +12,9 @@ import asyncpg
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.harness import FRAME_TIMEOUT_SECONDS, PSQL, RUN, Server, Subscriber, View, connect_sql, lift_limits
 from tidelog.client import Client, Commit, Snapshot
 from tidelog.json_text import parse, write
-from tests.harness import FRAME_TIMEOUT_SECONDS, PSQL, RUN, Server, Subscriber, View, connect_sql, lift_limits
 
 Seen = list[tuple[str, Any]]
 

@@ -23,7 +23,7 @@ async def test_a_rolling_restart_loses_and_repeats_nothing(start_server: Any, da
     """SIGHUP replaces both processes under writes; every subscriber is told to come back, and misses nothing."""
     steps.write("alpha_stream.py", STREAM.format(name="alpha"))
     await asyncio.to_thread(migrate, database_url, steps.path)
-    server = await start_server(steps_dir=steps.path, command=["-m", "tidelog.serve"], TIDELOG_WORKERS="2")
+    server = await start_server(steps_dir=steps.path, command=["-m", "tidelog.cli", "serve"], TIDELOG_WORKERS="2")
     parent = psutil.Process(server.process.pid)
     await eventually(lambda: "Tidelog serves" in server.log())
     await eventually(lambda: len(workers(parent)) == 2)
@@ -58,7 +58,7 @@ async def test_a_rolling_restart_loses_and_repeats_nothing(start_server: Any, da
 
 async def test_a_worker_that_was_killed_is_told_of_and_replaced(start_server: Any) -> None:
     """In one line: which, by what, and what was done. The other goes on."""
-    server = await start_server(command=["-m", "tidelog.serve"], TIDELOG_WORKERS="2")
+    server = await start_server(command=["-m", "tidelog.cli", "serve"], TIDELOG_WORKERS="2")
     parent = psutil.Process(server.process.pid)
     await eventually(lambda: "Tidelog serves" in server.log())
     first = await eventually(lambda: len(workers(parent)) == 2 and workers(parent))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import asyncpg
 
-from tidelog.postgres.account import BIN
-from tidelog.postgres.embedded import EmbeddedPostgres
 from tests.benchmarks.cpu import cpu_seconds
 from tests.harness import database_url_of, migrate, processes_below
+from tidelog.postgres.account import BIN
+from tidelog.postgres.embedded import EmbeddedPostgres
 
 BENCH_STREAM = """
 config = {

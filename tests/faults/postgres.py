@@ -14,9 +14,9 @@ import asyncpg
 import psutil
 from sqlalchemy.engine import make_url
 
-from tidelog.postgres.embedded import EmbeddedPostgres
 from tests.faults.proxy import Target
 from tests.faults.sql_writer import CONNECTION_LOST
+from tidelog.postgres.embedded import EmbeddedPostgres
 
 PREPARED_TRANSACTIONS_MAX = 5
 POLL_SECONDS = 0.02

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from tidelog.store.retention import read_floor, remove_commits
 from tests.conftest import StartServer
 from tests.faults.model import Item, Key, Model, Target, Transaction
 from tests.faults.model_peer import Peer
 from tests.faults.model_world import OPEN_MAX, World, put
 from tests.harness import StepsFolder
+from tidelog.store.retention import read_floor, remove_commits
 
 STREAMS = ("alpha", "beta")
 GROUPS = (("alpha", "g"), ("alpha", "h"), ("beta", "g"))

@@ -8,10 +8,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tidelog.store.log import FEED_SETTINGS
 from tests.harness import Databases
 from tests.integration.sequencer_floor import Log, connected
 from tests.integration.step_floor import FloorTemplate, make_floor_template
+from tidelog.store.log import FEED_SETTINGS
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,10 @@ from typing import Any
 import asyncpg
 from sqlalchemy.engine import make_url
 
+from tests.harness import ROOT, Databases, database_url_of, server_environment
 from tidelog.postgres.account import BIN
 from tidelog.postgres.cluster import CONNECTIONS_MAX
 from tidelog.postgres.embedded import EmbeddedPostgres
-from tests.harness import ROOT, Databases, database_url_of, server_environment
 
 PROGRAM_TIMEOUT_SECONDS = 100
 REPLICA_PORT = 5433
@@ -114,7 +114,7 @@ async def adopt(url: str) -> subprocess.CompletedProcess[str]:
     """What scripts/adopt runs."""
     return await asyncio.to_thread(
         subprocess.run,
-        [sys.executable, "-m", "tidelog.adopt"],
+        [sys.executable, "-m", "tidelog.cli", "adopt"],
         cwd=ROOT,
         env=server_environment(url, None),
         capture_output=True,

@@ -15,6 +15,7 @@ import httpx
 from litestar import Litestar
 from sqlalchemy.engine import make_url
 
+from tests.harness import Databases, migrate
 from tidelog.model.schema import compile_declared, schema_of
 from tidelog.model.step import Step, endpoints_of
 from tidelog.model.stream import Stream
@@ -27,7 +28,6 @@ from tidelog.web.failures import exception_handlers
 from tidelog.web.openapi import openapi_config
 from tidelog.web.paths import StepsApp
 from tidelog.web.steps import step_controllers
-from tests.harness import Databases, migrate
 
 CONFIG = {
     "name": "chatMessage",

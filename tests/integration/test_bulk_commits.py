@@ -11,6 +11,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.harness import eventually
+from tests.integration.sequencer_floor import connected, sequencing
+from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
 from tidelog.consumer import consume
 from tidelog.model.change import Commit, Topic
 from tidelog.model.position import Position
@@ -21,9 +24,6 @@ from tidelog.store.bulk import Bulk
 from tidelog.store.live import LiveLog, read_live
 from tidelog.store.log import FEED_SETTINGS, NUMBER_MANY, Numbering
 from tidelog.store.reading import Page, PageRequest, read_after, read_page
-from tests.harness import eventually
-from tests.integration.sequencer_floor import connected, sequencing
-from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
 
 STREAM = "chatMessage"
 ROWS = 3000  # as much more than a small commit has as a million is, for all that reads it

@@ -12,6 +12,8 @@ import asyncpg
 import pytest
 
 import tidelog.consumer
+from tests.consumer_floor import ConsumerFloor, consuming, numbering, open_consumer_floor, store_effects
+from tests.harness import Databases, lift_limits
 from tidelog.consumer import Change, Commit, consume
 from tidelog.errors import (
     PositionForeignError,
@@ -21,8 +23,6 @@ from tidelog.errors import (
     TransactionAbortedError,
 )
 from tidelog.json_text import write
-from tests.consumer_floor import ConsumerFloor, consuming, numbering, open_consumer_floor, store_effects
-from tests.harness import Databases, lift_limits
 
 WAIT_SECONDS = 90
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from tidelog.descriptors import HELD_MAX, LIMIT_MAX
 from tests.faults.wire import Wire, handshake, text
 from tests.harness import Server, StepsFolder, eventually, free_port, uvicorn_command
+from tidelog.descriptors import HELD_MAX, LIMIT_MAX
 
 STEP = """
 import resource

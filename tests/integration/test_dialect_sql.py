@@ -9,6 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.integration.sequencer_floor import connected
 from tidelog.feed.audience import Channel, Touched, deliver
 from tidelog.feed.subscription import CommitHead, Messages, Subscription
 from tidelog.model.change import Commit, Topic, net_changes
@@ -17,7 +18,6 @@ from tidelog.store.reading import Page, PageRequest, read_after, read_page
 from tidelog.store.ready import ManyWanted, OneWanted, ReadyRequest, Wanted, fetch_ready, read_ready
 from tidelog.store.snapshot import open_snapshot
 from tidelog.web.dialects.tidelog import TidelogDialect
-from tests.integration.sequencer_floor import connected
 
 HOSTILE = 'q" b\\ s/ \b\f\n\r\t \x01\x1f\x7f \x80 \u2028 \u2029 é 中 \U0001f600 {} %s $1 \\u0041 \'"'
 GROUP = f"group {HOSTILE}"

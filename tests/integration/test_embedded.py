@@ -18,9 +18,9 @@ import asyncpg
 import psutil
 import pytest
 
+from tests.harness import ROOT, are_gone, processes_below
 from tidelog.errors import EmbeddedPostgresError
 from tidelog.postgres.embedded import EmbeddedPostgres
-from tests.harness import ROOT, are_gone, processes_below
 
 IS_ROOT = os.geteuid() == 0
 HOLDER_TIMEOUT_SECONDS = 60

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.harness import are_gone, processes_below
+from tests.integration.test_embedded import copy, remember, remembered
 from tidelog.errors import EmbeddedPostgresError
 from tidelog.postgres import account, place, reach
 from tidelog.postgres.embedded import EmbeddedPostgres
-from tests.harness import are_gone, processes_below
-from tests.integration.test_embedded import copy, remember, remembered
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it is about root")
 

@@ -9,6 +9,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.harness import eventually
+from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.integration.test_rejoin import TOPIC, Feed, Person, write
+from tests.integration.test_sequencer_standby import process_of_backend
 from tidelog.errors import StreamUnknownError
 from tidelog.feed import overlay
 from tidelog.feed.broadcaster import Broadcaster
@@ -17,10 +21,6 @@ from tidelog.model.position import Position
 from tidelog.store import archive
 from tidelog.web.dialects.motia import MotiaDialect
 from tidelog.web.dialects.tidelog import TidelogDialect
-from tests.harness import eventually
-from tests.integration.sequencer_floor import Log, connected, sequencing
-from tests.integration.test_rejoin import TOPIC, Feed, Person, write
-from tests.integration.test_sequencer_standby import process_of_backend
 
 DIALECTS = {"motia": MotiaDialect, "tidelog": TidelogDialect}
 PEOPLE = 3

@@ -15,8 +15,6 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.store.epoch import enter_epoch
-from tidelog.store.log import FEED_SETTINGS, Numbering
 from tests.harness import Databases, Server, Subscriber, database_url_of, free_port, migrate
 from tests.integration.restore_floor import (
     HISTORY,
@@ -28,6 +26,8 @@ from tests.integration.restore_floor import (
     spend_xids,
 )
 from tests.integration.sequencer_floor import WAIT_SECONDS, Log, connected, sequencing
+from tidelog.store.epoch import enter_epoch
+from tidelog.store.log import FEED_SETTINGS, Numbering
 
 ADOPTED = 2**63
 XIDS_AHEAD = 3000  # the old cluster's xids are beyond the new one's by so many

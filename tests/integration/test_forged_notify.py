@@ -9,6 +9,9 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.harness import eventually
+from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.integration.test_rejoin import Feed, Person, write
 from tidelog.consumer import Commit, consume
 from tidelog.feed.hint import hinted_head
 from tidelog.feed.reader import Reader
@@ -16,9 +19,6 @@ from tidelog.model.position import Position
 from tidelog.store import consumers
 from tidelog.store.live import LiveLog
 from tidelog.store.log import Numbering
-from tests.harness import eventually
-from tests.integration.sequencer_floor import Log, connected, sequencing
-from tests.integration.test_rejoin import Feed, Person, write
 
 CHANNELS = ("tidelog_head", "tidelog_epoch", "tidelog_doorbell")
 FORGED = (

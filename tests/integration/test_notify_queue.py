@@ -11,14 +11,14 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.store.failure import is_conflict, is_passing
-from tidelog.store.log import FEED_SETTINGS, Numbering
 from tests.harness import Databases, eventually, migrate
 from tests.integration.restore_floor import cluster
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_forged_notify import live
 from tests.integration.test_rejoin import Feed, write
 from tests.integration.test_sequencer_trouble import IS_ASLEEP, restart
+from tidelog.store.failure import is_conflict, is_passing
+from tidelog.store.log import FEED_SETTINGS, Numbering
 
 PAGES = 64  # the fewest that Postgres takes; the usual 8 GB would take minutes to fill
 FILL = "select count(pg_notify('flood', repeat('x', 7900) || i)) from generate_series(1, $1::int) i"  # a page each

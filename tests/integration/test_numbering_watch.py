@@ -9,12 +9,12 @@ import asyncpg
 import httpx
 import pytest
 
-from tidelog.feed import watch
-from tidelog.feed.watch import Watch
-from tidelog.store.log import Numbering
 from tests.conftest import StartServer
 from tests.harness import Server, eventually
 from tests.integration.sequencer_floor import Log, connected, sequencing
+from tidelog.feed import watch
+from tidelog.feed.watch import Watch
+from tidelog.store.log import Numbering
 
 SEND = "select streams.send('chatMessage', 'g', null, 'typing', '{}')"
 

@@ -14,11 +14,11 @@ import pytest
 from sqlalchemy.engine import make_url
 from websockets.exceptions import ConnectionClosed
 
-from tidelog.client import Live, Snapshot, connection
 from tests.conftest import server_starter
 from tests.harness import RUN, Databases, Server, StepsFolder, Subscriber, eventually, seen_of
 from tests.integration.sequencer_floor import connected
 from tests.peer import Peer, peer
+from tidelog.client import Live, Snapshot, connection
 
 STREAM = 'config = {{"name": "{}", "schema": {{"type": "object"}}, "baseConfig": {{"storageType": "default"}}}}'
 STREAMS = ("dropped", "renamed", "revoked", "altered", "locked", "large", "fine")

@@ -12,7 +12,9 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.runtime.discovery import discover
+from tests.harness import ROOT, Databases, Frame, eventually
+from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.peer import fold
 from tidelog.errors import TidelogError
 from tidelog.feed.broadcaster import Broadcaster
 from tidelog.feed.reader import Reader
@@ -20,6 +22,7 @@ from tidelog.feed.shortcut import Shortcut
 from tidelog.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
 from tidelog.model.change import Commit, Topic
 from tidelog.model.position import Position
+from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
 from tidelog.store.archive import Archive
 from tidelog.store.bulk import Bulk
@@ -27,9 +30,6 @@ from tidelog.store.engine import Database
 from tidelog.store.epoch import begin_epoch
 from tidelog.web.dialects.motia import MotiaDialect
 from tidelog.web.dialects.tidelog import TidelogDialect
-from tests.harness import ROOT, Databases, Frame, eventually
-from tests.integration.sequencer_floor import Log, connected, sequencing
-from tests.peer import fold
 
 TOPIC = Topic("chatMessage", "g")
 SHARED = 3  # commits

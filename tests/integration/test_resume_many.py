@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.harness import Databases, eventually, until_numbered
+from tests.integration.sequencer_floor import connected, sequencing
+from tests.integration.test_rejoin import Feed, Person, write
 from tidelog import backoff as backoff_module
 from tidelog.feed import pump as pump_module
 from tidelog.feed.pump import Pump
@@ -20,9 +23,6 @@ from tidelog.store import archive as archive_module
 from tidelog.store import reading as reading_module
 from tidelog.store.archive import PAGES_AT_ONCE_MAX, ForgottenError
 from tidelog.store.reading import PageRequest
-from tests.harness import Databases, eventually, until_numbered
-from tests.integration.sequencer_floor import connected, sequencing
-from tests.integration.test_rejoin import Feed, Person, write
 
 GROUPS = 20
 COMMITS = 600  # more than two pages

@@ -10,10 +10,10 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
+from tests.integration.sequencer_floor import WAIT_SECONDS, Log, connected, sequencing
 from tidelog.settings import Settings
 from tidelog.store.log import Numbering
 from tidelog.store.retention import read_floor, remove_commits
-from tests.integration.sequencer_floor import WAIT_SECONDS, Log, connected, sequencing
 
 NO_AGE = timedelta(0)
 HOUR = timedelta(hours=1)

@@ -8,15 +8,15 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.harness import eventually
+from tests.integration.sequencer_floor import connected
+from tests.integration.test_rejoin import TOPIC, Feed, check, write
+from tests.integration.test_unreadable_rows import BAD, live, numbered, refusals, until_live
 from tidelog.feed.shortcut import ROWS_MAX
 from tidelog.store.bulk import PAGE_BYTES_MAX
 from tidelog.store.live import LiveLog
 from tidelog.store.log import FEED_SETTINGS, FEW_ROWS, NUMBER_FEW, Numbering
 from tidelog.store.reading import PageRequest, read_page
-from tests.harness import eventually
-from tests.integration.sequencer_floor import connected
-from tests.integration.test_rejoin import TOPIC, Feed, check, write
-from tests.integration.test_unreadable_rows import BAD, live, numbered, refusals, until_live
 
 MB = 1_000_000
 CHANGE = "insert into streams.change (stream, group_id, id, op, version, data) select 'chatMessage', 'bad', "

@@ -14,12 +14,12 @@ import psutil
 import pytest
 from sqlalchemy.engine import make_url
 
+from tests.harness import RUN
+from tests.integration.sequencer_floor import WAIT_SECONDS, Log, backend_of_sequencer, connected, sequencing
 from tidelog.numbering import standby
 from tidelog.numbering.standby import END_FROZEN, Standby
 from tidelog.store.holders import SEQUENCER_NAME
 from tidelog.store.log import FEED_SETTINGS, Numbering
-from tests.harness import RUN
-from tests.integration.sequencer_floor import WAIT_SECONDS, Log, backend_of_sequencer, connected, sequencing
 
 TAKE_LOCK = "select pg_advisory_lock(1953064044, 1)"
 IS_ACTIVE = "select state = 'active' and wait_event = 'advisory' from pg_stat_activity where pid = $1"

@@ -13,7 +13,6 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.store.holders import SEQUENCER_NAME
 from tests.harness import RUN, Server, Subscriber, eventually, free_port
 from tests.integration.sequencer_floor import (
     Log,
@@ -21,6 +20,7 @@ from tests.integration.sequencer_floor import (
     connected,
     sequencing,
 )
+from tidelog.store.holders import SEQUENCER_NAME
 
 HOLD = {
     "alone": "select pg_advisory_lock(1953064044, 1)",

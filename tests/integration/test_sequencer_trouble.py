@@ -10,8 +10,6 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.store.engine import Database
-from tidelog.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT
 from tests.harness import Databases, migrate
 from tests.integration.restore_floor import cluster, run
 from tests.integration.sequencer_floor import (
@@ -22,6 +20,8 @@ from tests.integration.sequencer_floor import (
     connected,
     sequencing,
 )
+from tidelog.store.engine import Database
+from tidelog.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT
 
 # What an administrator may have set for a role or a database, with steps or people in mind.
 UNFRIENDLY = {

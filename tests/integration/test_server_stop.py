@@ -21,7 +21,7 @@ SUBSCRIBE = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "
 SERVE = [
     "-c",
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
-    "os.execv(sys.executable, [sys.executable, '-m', 'tidelog.serve'])",
+    "os.execv(sys.executable, [sys.executable, '-m', 'tidelog.cli', 'serve'])",
 ]
 PIECE = 100_000
 # More than the kernel takes for a client that doesn't read, less than makes a subscriber slow.

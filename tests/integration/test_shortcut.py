@@ -8,11 +8,11 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.integration.sequencer_floor import connected
 from tidelog.feed.shortcut import ROWS_MAX
 from tidelog.model.change import Commit
 from tidelog.store.log import FEED_SETTINGS, Numbering
 from tidelog.store.reading import Page, PageRequest, read_after, read_page, whole_commits
-from tests.integration.sequencer_floor import connected
 
 HOSTILE = 'q" b\\ s/ \b\f\n\r\t \x01\x1f\x7f \x80 \u2028 \u2029 é 中 \U0001f600 {} %s $1 \\u0041 \'"'
 DATA = '{"big": 123456789012345678901234567890, "one": 1.0, "e": 1e400, "text": "quote \\" \\u001f \\ud83d\\ude00"}'

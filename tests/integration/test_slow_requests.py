@@ -12,10 +12,10 @@ from unittest.mock import Mock
 import psutil
 import pytest
 
-from tidelog.web.http_protocol import PIPELINE_MAX, BoundedFlow
 from tests.conftest import StartServer, server_starter
 from tests.faults.wire import Wire, handshake, text
 from tests.harness import Databases, Server, StepsFolder, eventually, free_port, uvicorn_command
+from tidelog.web.http_protocol import PIPELINE_MAX, BoundedFlow
 
 STEP = """
 import asyncio

@@ -14,8 +14,8 @@ import pytest
 from pydantic import BaseModel, model_serializer
 from sqlalchemy import text
 
-from tidelog.errors import ItemInvalidError, KeyInvalidError, StepEndedError, StreamUnknownError
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tidelog.errors import ItemInvalidError, KeyInvalidError, StepEndedError, StreamUnknownError
 
 OK = {"status": 200, "body": "ok"}
 HISTORY = "select case op when 'delete' then op else data ->> 'text' end from streams.change order by seq"

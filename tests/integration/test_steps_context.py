@@ -13,8 +13,8 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import InvalidRequestError
 
-from tidelog.errors import ItemInvalidError, NotSupportedError, StepEndedError, StreamUnknownError
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tidelog.errors import ItemInvalidError, NotSupportedError, StepEndedError, StreamUnknownError
 
 OK = {"status": 200, "body": "ok"}
 

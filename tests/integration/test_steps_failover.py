@@ -14,8 +14,8 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
-from tidelog.model.step import Step
 from tests.integration.step_floor import Floor, FloorTemplate, holding, open_floor, step, together
+from tidelog.model.step import Step
 
 OK = {"status": 200, "body": "ok"}
 POOL_SIZE = 3

@@ -12,10 +12,10 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.store.capacity import short_of, warn_if_short
-from tidelog.store.engine import Database
 from tests.harness import RUN, eventually
 from tests.integration.step_floor import Floor, FloorTemplate, holding, open_floor, step, together
+from tidelog.store.capacity import short_of, warn_if_short
+from tidelog.store.engine import Database
 
 OK = {"status": 200, "body": "ok"}
 ROLE = f"tidelog_few_{RUN}"

@@ -11,8 +11,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tidelog.json_text import parse, write
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tidelog.json_text import parse, write
 
 DIGITS = "7" * 20_000  # Python's int() ends at 4300
 DEEP = "[" * 3000 + "]" * 3000  # Python's json ends at 1000, and pydantic at 255

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from tidelog.runtime.discovery import Discovered, discover
-from tidelog.web.paths import SERVER_PATHS
 from tests.conftest import server_starter
 from tests.harness import ROOT, Databases, Server, server_environment
+from tidelog.model.reserved import SERVER_PATHS
+from tidelog.runtime.discovery import Discovered, discover
 
 WAIT_SECONDS = 60
 ORIGIN = "http://page.example"
@@ -199,7 +199,7 @@ async def test_options_and_preflights_are_answered(ask: Ask) -> None:
 
 def test_the_servers_own_routes_are_known() -> None:
     """Whatever Litestar serves that is no step is in SERVER_PATHS, so that no step hides it."""
-    program = "import json; from tidelog.server import app; print(json.dumps([route.path for route in app.routes]))"
+    program = "import json; from app.main import app; print(json.dumps([route.path for route in app.routes]))"
     environment = server_environment("postgresql://nowhere", None)
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, check=True)
     litestars_404 = "/schema/{path:str}"

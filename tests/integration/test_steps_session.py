@@ -10,10 +10,10 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from tidelog.store.driver import DriverConnection
-from tidelog.store.engine import Database
 from tests.harness import RUN, eventually
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tidelog.store.driver import DriverConnection
+from tidelog.store.engine import Database
 
 OK = {"status": 200, "body": "ok"}
 HELD = """

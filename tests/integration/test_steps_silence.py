@@ -12,12 +12,12 @@ import asyncpg
 import pytest
 from sqlalchemy import text
 
-from tidelog.store import lent, liveness, pool
-from tidelog.store.engine import Database
-from tidelog.store.lent import Lent
 from tests.harness import eventually
 from tests.integration.sequencer_floor import Proxy
 from tests.integration.step_floor import Floor, FloorTemplate, holding, open_floor, step, together
+from tidelog.store import lent, liveness, pool
+from tidelog.store.engine import Database
+from tidelog.store.lent import Lent
 
 OK = {"status": 200, "body": "ok"}
 POOL_SIZE = 3

@@ -14,13 +14,13 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from tests.harness import StepsFolder, eventually, free_port, uvicorn_command
+from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 from tidelog.errors import StepEndedError
 from tidelog.runtime.blocked import BlockedLoopWatch
 from tidelog.runtime.handler import step_in
 from tidelog.runtime.threads import HandlerThreads
 from tidelog.store.engine import Database
-from tests.harness import StepsFolder, eventually, free_port, uvicorn_command
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
 OK = {"status": 200, "body": "ok"}
 SCOPE: Any = {"type": "http", "method": "POST", "path": "/run", "headers": [], "query_string": b""}

@@ -14,9 +14,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, ResourceClosedError
 
+from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 from tidelog.errors import StepBusyError
 from tidelog.store.engine import Database
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 
 OK = {"status": 200, "body": "ok"}
 

@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.store.epoch import begin_epoch
-from tidelog.store.log import WENT_BACK, Numbering, read_head
-from tidelog.store.retention import forget_events, read_floor, remove_commits
 from tests.conftest import StartServer
 from tests.harness import Databases, Server, Subscriber, free_port
 from tests.integration.sequencer_floor import Log, connected, sequencing
+from tidelog.store.epoch import begin_epoch
+from tidelog.store.log import WENT_BACK, Numbering, read_head
+from tidelog.store.retention import forget_events, read_floor, remove_commits
 
 AHEAD = timedelta(days=30)
 SOME_SECONDS = timedelta(seconds=30)

@@ -11,16 +11,16 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tidelog.numbering.sequencer import SequencerThread
+from tests.harness import eventually
+from tests.integration.sequencer_floor import connected
+from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
 from tidelog.feed.shortcut import Shortcut
 from tidelog.feed.subscription import SyncSubscription
 from tidelog.model.change import Topic
 from tidelog.model.position import Position
+from tidelog.numbering.sequencer import SequencerThread
 from tidelog.store.engine import Database
 from tidelog.web.dialects.motia import MotiaDialect
-from tests.harness import eventually
-from tests.integration.sequencer_floor import connected
-from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
 
 STREAM = "chatMessage"
 BAD = Topic(STREAM, "bad")

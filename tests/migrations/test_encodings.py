@@ -10,12 +10,12 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.consumer import consume
-from tidelog.errors import EncodingError
-from tidelog.store.encoding import check_encodings
 from tests.harness import RUN, Databases, Server, StepsFolder, connect_sql, free_port, migrate
 from tests.integration.restore_floor import adopt
 from tests.migrations.test_refusals import serve
+from tidelog.consumer import consume
+from tidelog.errors import EncodingError
+from tidelog.store.encoding import check_encodings
 
 CONVERT = "update pg_database set encoding = $1 where datname = current_database()"
 
@@ -72,7 +72,7 @@ async def test_nothing_starts_on_one_that_is_there(converted_url: str, note_step
     """The server, scripts/serve, scripts/adopt and a consumer all say the same."""
     reason = "has the encoding SQL_ASCII, and Tidelog needs UTF8"
     assert reason in await serve(converted_url, note_steps.path)
-    by_script = Server(converted_url, note_steps.path, {}, free_port(), ["-m", "tidelog.serve"])
+    by_script = Server(converted_url, note_steps.path, {}, free_port(), ["-m", "tidelog.cli", "serve"])
     assert await asyncio.to_thread(by_script.process.wait, 60) == 1
     assert f"tidelog: encoding_unsupported: the database {make_url(converted_url).database} {reason}" in by_script.log()
     assert "Traceback" not in by_script.log()

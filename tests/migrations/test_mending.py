@@ -14,10 +14,10 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.store.log import Numbering
 from tests.harness import Server, StepsFolder, connect_sql, free_port, migrate
 from tests.migrations.catalog import definitions_of
 from tests.migrations.test_refusals import serve, stream
+from tidelog.store.log import Numbering
 
 LIVE = """
     select group_id, id, version, data from (

@@ -11,10 +11,10 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.errors import DeclarationError
-from tidelog.model.stream import RESERVED_TABLE_NAMES, table_name
 from tests.harness import RUN, Databases, Server, StepsFolder, Subscriber, connect_sql, free_port, migrate
 from tests.migrations.catalog import objects_of
+from tidelog.errors import DeclarationError
+from tidelog.model.stream import RESERVED_TABLE_NAMES, table_name
 
 PLAIN_RELATIONS = """
 select relname from pg_class

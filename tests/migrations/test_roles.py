@@ -12,15 +12,15 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tidelog.consumer import Commit, consume
-from tidelog.runtime.discovery import discover
-from tidelog.errors import GrantMissingError, ServerUnfitError
-from tidelog.store.requirements import check_grants, check_server, is_to_be_migrated
 from tests.acceptance.test_readme import blocks
 from tests.consumer_floor import numbering
 from tests.harness import RUN, Server, StepsFolder, Subscriber, eventually, free_port, migrate
 from tests.migrations.catalog import objects_of
 from tests.migrations.test_refusals import serve
+from tidelog.consumer import Commit, consume
+from tidelog.errors import GrantMissingError, ServerUnfitError
+from tidelog.runtime.discovery import discover
+from tidelog.store.requirements import check_grants, check_server, is_to_be_migrated
 
 GRANTS = next(text for name, text in blocks("sql") if name == "grants.sql")
 NOTE_STEP = """

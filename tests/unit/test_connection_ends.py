@@ -11,6 +11,9 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode
 
+from tests.faults.wire import CONTINUATION, HEADERS, PING, PONG, TEXT, frame, handshake, request
+from tests.harness import eventually
+from tests.unit.test_containment import commit, open_feed, publish
 from tidelog.feed.subscription import Messages
 from tidelog.settings import Settings
 from tidelog.web import allowance
@@ -19,9 +22,6 @@ from tidelog.web.intake import Turn
 from tidelog.web.outlet import SendOutlet
 from tidelog.web.protocol import SocketProtocol
 from tidelog.web.socket import SocketGate
-from tests.faults.wire import CONTINUATION, HEADERS, PING, PONG, TEXT, frame, handshake, request
-from tests.harness import eventually
-from tests.unit.test_containment import commit, open_feed, publish
 
 JOIN = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "one"}
 HELLO = Messages([b"hello"])

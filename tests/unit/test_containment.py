@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.harness import eventually
 from tidelog.errors import SnapshotTooLargeError, TidelogError
 from tidelog.feed.audience import Follower
 from tidelog.feed.broadcaster import Broadcaster
@@ -24,7 +25,6 @@ from tidelog.store.log import Head
 from tidelog.store.snapshot import SnapshotHead
 from tidelog.web.dialects.motia import MotiaDialect
 from tidelog.web.dialects.tidelog import TidelogDialect
-from tests.harness import eventually
 
 ONE, OTHER = Topic("chatMessage", "one"), Topic("chatMessage", "other")
 

@@ -6,9 +6,9 @@ from textwrap import dedent
 
 import pytest
 
-from tidelog.runtime.discovery import Discovered, discover
 from tidelog.errors import DeclarationError
 from tidelog.model.step import endpoints_of
+from tidelog.runtime.discovery import Discovered, discover
 
 Write = Callable[[str, str], Path]
 
@@ -203,8 +203,11 @@ def test_the_project_root_and_the_steps_dir_are_importable(write: Write, steps_d
 
 
 def test_tidelogs_own_names_are_importable(write: Write, steps_dir: Path) -> None:
-    """`app` is Tidelog, for a step inside Tidelog's checkout and for one elsewhere."""
-    write("a_step.py", step("/", "from tidelog.errors import TidelogError\nimport tidelog.model.step", "TidelogError.code"))
+    """`tidelog` is Tidelog, for a step inside Tidelog's checkout and for one elsewhere."""
+    write(
+        "a_step.py",
+        step("/", "from tidelog.errors import TidelogError\nimport tidelog.model.step", "TidelogError.code"),
+    )
     write("../app/steps/a_step.py", step("/", "from tidelog.errors import TidelogError", "TidelogError.code"))
     assert answers(discover(steps_dir)) == answers(discover(steps_dir.parent / "app/steps")) == {"/": "tidelog_error"}
 

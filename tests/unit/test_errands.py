@@ -10,8 +10,9 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tidelog.errors import StreamUnknownError, StreamUnreadableError, SubscriptionUnavailableError, TidelogError
+from tests.harness import eventually
 from tidelog import backoff
+from tidelog.errors import StreamUnknownError, StreamUnreadableError, SubscriptionUnavailableError, TidelogError
 from tidelog.feed import patience as patience_module
 from tidelog.feed.errands import Errands
 from tidelog.feed.patience import Patience
@@ -19,7 +20,6 @@ from tidelog.feed.subscription import Subscription
 from tidelog.feed.trouble import Troubles
 from tidelog.model.change import Topic
 from tidelog.store.snapshot import ItemsUnreadableError
-from tests.harness import eventually
 
 FULL = OSError(28, "No space left on device")
 DROPPED = ItemsUnreadableError(asyncpg.UndefinedTableError('relation "streams.alpha" does not exist'))

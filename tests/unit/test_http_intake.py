@@ -9,8 +9,8 @@ import pytest
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from tidelog.web.http_protocol import PIPELINE_MAX, SLICE_BYTES, RequestProtocol
 from tests.unit.test_connection_ends import Transport
+from tidelog.web.http_protocol import PIPELINE_MAX, SLICE_BYTES, RequestProtocol
 
 TURNS_MIN = 20
 SIZE_BYTES = 256 * 1024  # of a read

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from tests.harness import eventually
 from tidelog.web import intake
 from tidelog.web.intake import TURN_SECONDS, SlicedIntake, Turn
-from tests.harness import eventually
 
 SLICE_BYTES = 4
 COST_SECONDS = TURN_SECONDS / 3  # of a slice: a turn has time for three, and a little

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from tidelog.runtime.loading import PACKAGE
+from tests.harness import ROOT, eventually
 from tidelog.logs.access import Access, AccessRecord
 from tidelog.logs.handler import ACCESS_WAITING_MAX, WRITE_SIZE_MAX, LineHandler
 from tidelog.logs.lines import LineFormatter
 from tidelog.logs.redaction import TEXT_LENGTH_MAX, Redaction
 from tidelog.logs.request import CurrentRequest, current_request
 from tidelog.logs.setup import OURS
-from tests.harness import ROOT, eventually
+from tidelog.runtime.loading import PACKAGE
 
 PASSWORD = "s3cret/p@ss"  # noqa: S105 - it is to be found where it shouldn't be
 URL = f"postgresql://me:{PASSWORD}@db.example:5432/app?sslpassword=t0ken-of-ssl"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.unit.test_containment import ONE, Person, commit, open_feed, publish
 from tidelog.feed.audience import Channel, Touched, UnservedError, deliver
 from tidelog.feed.broadcaster import Broadcaster
 from tidelog.feed.pump import Pump
@@ -16,7 +17,6 @@ from tidelog.feed.subscription import CommitHead, PositionSubscription, Subscrip
 from tidelog.model.change import Change, GroupCommit
 from tidelog.web.dialects.motia import MotiaDialect
 from tidelog.web.dialects.tidelog import TidelogDialect
-from tests.unit.test_containment import ONE, Person, commit, open_feed, publish
 
 FEW = 100  # twice as many must not take four times the work
 GROWTH_MAX = 2.3

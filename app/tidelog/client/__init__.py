@@ -6,8 +6,8 @@
                 case Snapshot(position, items): ...
                 case Commit(position, at, changes): ...
 
-It knows the protocol and nothing of the server: it needs no part of Tidelog but `tidelog.errors` and `tidelog.json_text`,
-and of other packages `websockets` only.
+It knows the protocol and nothing of the server: of Tidelog it needs `tidelog.errors` and `tidelog.json_text`, of other
+packages `websockets` only.
 """
 
 from tidelog.client.connection import Client

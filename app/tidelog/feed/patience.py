@@ -10,8 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from tidelog.errors import StreamUnreadableError, SubscriptionUnavailableError
 from tidelog.backoff import Backoff
+from tidelog.errors import StreamUnreadableError, SubscriptionUnavailableError
 from tidelog.feed.trouble import Troubles
 from tidelog.store.failure import TROUBLE
 from tidelog.store.snapshot import ItemsUnreadableError

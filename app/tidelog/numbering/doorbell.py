@@ -10,7 +10,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from tidelog.feed.strangers import Strangers
+from tidelog.numbering.strangers import Strangers
 from tidelog.store.deadline import deadline
 from tidelog.store.holders import DOORBELL_LOCK, Holder, read_holders
 

@@ -10,14 +10,14 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
 
-from tidelog.errors import EpochError
 from tidelog.backoff import Backoff
+from tidelog.errors import EpochError
 from tidelog.numbering.doorbell import ANSWER_TIMEOUT_SECONDS, Doorbell, doorbell_strangers
 from tidelog.numbering.housekeeper import Housekeeper
 from tidelog.numbering.standby import Standby, SupersededError, sequencer_strangers
@@ -28,7 +28,6 @@ from tidelog.store.holders import SEQUENCER_NAME
 from tidelog.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT, Numbering
 
 if TYPE_CHECKING:
-    from tidelog.feed.shortcut import Shortcut
     from tidelog.store.connecting import Connector
 
 logger = logging.getLogger("tidelog.sequencer")
@@ -45,6 +44,19 @@ RINGS_BEFORE_AWAKE = 3
 # Rings in a row for which nothing was there. Some are honest (the commit was numbered before its bell came); more are a
 # flood, which is answered at the pace of polling.
 FALSE_ALARMS_MAX = 10
+
+
+class Shortcut(Protocol):
+    """A way past the database to somebody in this process, for small commits. Called in the sequencer's thread."""
+
+    @property
+    def rows_max(self) -> int:
+        """How many rows of what is numbered next it would take."""
+        ...
+
+    def put(self, rows: Sequence[Any], head: int, epoch: str, server: str) -> None:
+        """Commits that `server` numbered together, the last of them `head`, as rows of the log: all that they have."""
+        ...
 
 
 class Sequencer:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from tidelog.numbering.doorbell import ANSWER_TIMEOUT_SECONDS
-from tidelog.feed.strangers import Strangers
+from tidelog.numbering.strangers import Strangers
 from tidelog.store.backlog import Backlog
 from tidelog.store.deadline import deadline
 from tidelog.store.holders import SEQUENCER_LOCK, Holder, read_holders

@@ -8,11 +8,11 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from tidelog.errors import DeclarationError
-from tidelog.runtime.loading import Project, cause_of, line_of
+from tidelog.model.reserved import is_reserved
 from tidelog.model.step import TYPES_NOT_SERVED, Endpoint, Step, endpoints_of
 from tidelog.model.stream import Stream
+from tidelog.runtime.loading import Project, cause_of, line_of
 from tidelog.runtime.screening import check_context_use
-from tidelog.web.paths import is_the_servers
 
 STREAM_SUFFIX = "_stream.py"
 STEP_SUFFIX = "_step.py"
@@ -142,7 +142,7 @@ def _read_step(module: ModuleType, file: Path, root: Path) -> Step:
         raise DeclarationError(f'config["type"] must be "api", not {kind!r:.80}')
     step = Step.from_config(config, getattr(module, "handler", None), file)
     for trigger in step.triggers:
-        if is_the_servers(trigger):
+        if is_reserved(trigger):
             raise DeclarationError(f"path {trigger.path!r} is a route of the server's own: choose another")
     check_context_use(step.handler, file, root)
     return step

@@ -10,6 +10,7 @@ import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from importlib.metadata import version
 from typing import Any
 
 from litestar.openapi.config import OpenAPIConfig
@@ -65,7 +66,7 @@ def openapi_config(endpoints: Iterable[Endpoint]) -> OpenAPIConfig:
     paths, schemas = describe_steps(endpoints)
     return _StepsConfig(
         title="Tidelog",
-        version="0.1.0",
+        version=version("tidelog"),
         description="The steps of this server. Their streams are subscribed to by WebSocket.",
         render_plugins=[JsonRenderPlugin(), YamlRenderPlugin()],
         step_paths=paths,

@@ -22,17 +22,9 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 
 from tidelog.errors import PathInvalidError
+from tidelog.model.reserved import SERVER_PATHS
 from tidelog.model.trigger import HttpTrigger, parse_path
 
-# Routes of the server itself, which no step can have. They go before parameters of steps: `/:page` doesn't hide them.
-SERVER_PATHS = (
-    "/health/live",
-    "/health/ready",
-    "/schema",
-    "/schema/openapi.json",
-    "/schema/openapi.yaml",
-    "/schema/openapi.yml",
-)
 VALUES = "tidelog.path_values"  # in the scope: the values of a step's parameters, in their order
 
 _STEPS = "/\0"  # where Litestar has the steps' routes: a path with NUL is refused before it gets there
@@ -51,11 +43,6 @@ def methods_of(trigger: HttpTrigger, others: Iterable[HttpTrigger]) -> list[Http
     if trigger.method == "GET" and not any(other.method == "HEAD" and other.shape == trigger.shape for other in others):
         methods.append(HttpMethod.HEAD)
     return methods
-
-
-def is_the_servers(trigger: HttpTrigger) -> bool:
-    """Whether its path is a route of the server's own."""
-    return any(trigger.shape == parse_path(path) for path in SERVER_PATHS)
 
 
 class StepsApp(Litestar):

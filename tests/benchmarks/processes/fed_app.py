@@ -12,11 +12,11 @@ import os
 import time
 from typing import Any
 
+from tests.benchmarks.text import item
 from tidelog import main as composition
 from tidelog.feed.broadcaster import Broadcaster
 from tidelog.model.change import Change, Commit, GroupCommit, Topic
 from tidelog.settings import Settings
-from tests.benchmarks.text import item
 
 STREAM = "bench"
 COMMIT_MS = 0.01  # the least time between two commits

@@ -10,8 +10,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tidelog.store.log import Numbering
 from tests.integration.capture.log import INSERT, UPDATE, number
+from tidelog.store.log import Numbering
 
 STEP_BETWEEN_COMMITS = timedelta(microseconds=10)
 

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tidelog.client import Client
 from tests.integration.client.scripted_server import Connection, ScriptedServer
+from tidelog.client import Client
 
 
 @pytest.fixture

@@ -9,9 +9,6 @@ from typing import Any
 
 import pytest
 
-from tidelog.client import Client, Commit, Live, Message, Subscription
-from tidelog.errors import ServerNotUnderstoodError, SubscriptionRefusedError
-from tidelog.json_text import write
 from tests.integration.client.scripted_server import (
     WAIT_SECONDS,
     Connection,
@@ -24,6 +21,9 @@ from tests.integration.client.scripted_server import (
     snapshot,
     take,
 )
+from tidelog.client import Client, Commit, Live, Message, Subscription
+from tidelog.errors import ServerNotUnderstoodError, SubscriptionRefusedError
+from tidelog.json_text import write
 
 FRAMES = 500
 TEXT = "x" * 100_000  # 500 of it are more than all buffers on the way
@@ -43,7 +43,9 @@ async def test_a_slow_consumer_slows_the_server_and_takes_no_memory(
     limit: str,
 ) -> None:
     """At most so many messages, or bytes, wait for it; then the connection is not read. Nothing is lost."""
-    monkeypatch.setattr("tidelog.client.subscription." + limit, {"MESSAGES_MAX": 10, "BYTES_MAX": 10 * len(TEXT)}[limit])
+    monkeypatch.setattr(
+        "tidelog.client.subscription." + limit, {"MESSAGES_MAX": 10, "BYTES_MAX": 10 * len(TEXT)}[limit]
+    )
     async with client.subscribe("chatMessage", "general") as subscription:
         request = await connection.accept(live(0))
         frames = (commit(number, change("a", text=TEXT), to=[request["id"]]) for number in range(1, FRAMES + 1))

@@ -1,0 +1,17 @@
+"""Paths that no step can have, as they are the server's own."""
+
+from tidelog.model.trigger import HttpTrigger, parse_path
+
+# They go before parameters of steps: `/:page` doesn't hide them.
+SERVER_PATHS = (
+    "/health/live",
+    "/health/ready",
+    "/schema",
+    "/schema/openapi.json",
+    "/schema/openapi.yaml",
+    "/schema/openapi.yml",
+)
+
+
+def is_reserved(trigger: HttpTrigger) -> bool:
+    return any(trigger.shape == parse_path(path) for path in SERVER_PATHS)
