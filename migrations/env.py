@@ -19,7 +19,7 @@ from tidelog.errors import GrantMissingError
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.setup import configure
 from tidelog.model.stream import Stream
-from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
 from tidelog.store.connecting import connector, first_connection
@@ -123,7 +123,7 @@ def run() -> None:
     if settings.database_url is not None:
         asyncio.run(migrate(settings.database_url, streams))
         return
-    embedded = EmbeddedPostgres(settings.data_dir)
+    embedded = embedded_postgres(settings.data_dir)
     url = embedded.start()
     try:
         asyncio.run(migrate(url, streams))

