@@ -2,8 +2,8 @@
 
 import sys
 
+from tidelog.asgi import create_app
 from tidelog.logs.last_words import TOLD, last_words
-from tidelog.server import create_app
 
 try:
     app = create_app()

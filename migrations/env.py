@@ -104,19 +104,26 @@ async def migrate(url: str, streams: Iterable[Stream]) -> None:
 
 
 def main() -> None:
-    """Ends the process with a line and status 1 on what somebody has to mend."""
-    try:
-        run()
-    except TOLD as error:
-        sys.exit(last_words(error))
+    """For `alembic` alone: ends the process with a line and status 1 on what somebody has to mend.
+
+    tidelog.migrate gives, as attributes, what it has: streams, and a connection or settings.
+    """
+    given = context.config.attributes
+    if "connection" in given:
+        run_online(given["connection"], given["streams"])
+    elif "settings" in given:
+        run(given["settings"], given["streams"])
+    else:
+        try:
+            settings = Settings()
+            configure(settings)
+            streams = given.get("streams")  # `tidelog serve` knows them, and has not yet told what is broken
+            run(settings, tuple(declared_streams(settings)) if streams is None else streams)
+        except TOLD as error:
+            sys.exit(last_words(error))
 
 
-def run() -> None:
-    settings = Settings()
-    configure(settings)
-    streams = context.config.attributes.get("streams")  # scripts/serve knows them, and has not yet told what is broken
-    if streams is None:
-        streams = tuple(declared_streams(settings))
+def run(settings: Settings, streams: Iterable[Stream]) -> None:
     if context.is_offline_mode():
         run_offline(streams)
         return

@@ -12,22 +12,36 @@ from tidelog.errors import ItemInvalidError, KeyInvalidError, StreamUnknownError
 if TYPE_CHECKING:
     from tidelog.client import Client
     from tidelog.consumer import consume
+    from tidelog.model.stream import Stream
+    from tidelog.outside import open
+    from tidelog.plugin import TidelogConfig, TidelogPlugin
     from tidelog.runtime.context import StepContext as Context
+    from tidelog.runtime.context import Streams
 
 __all__ = [
     "Client",
     "Context",
     "ItemInvalidError",
     "KeyInvalidError",
+    "Stream",
     "StreamUnknownError",
+    "Streams",
+    "TidelogConfig",
     "TidelogError",
+    "TidelogPlugin",
     "consume",
+    "open",
 ]
 
 _PLACES = {
     "Client": ("tidelog.client", "Client"),
     "Context": ("tidelog.runtime.context", "StepContext"),
+    "Stream": ("tidelog.model.stream", "Stream"),
+    "Streams": ("tidelog.runtime.context", "Streams"),
+    "TidelogConfig": ("tidelog.plugin", "TidelogConfig"),
+    "TidelogPlugin": ("tidelog.plugin", "TidelogPlugin"),
     "consume": ("tidelog.consumer", "consume"),
+    "open": ("tidelog.outside", "open"),
 }
 
 

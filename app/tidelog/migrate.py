@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from alembic import command
+from collections.abc import Iterable
 
+from alembic import command
+from sqlalchemy import Connection
+
+from tidelog.model.stream import Stream
+from tidelog.settings import Settings
 from tidelog.store.revisions import alembic_config
+
+
+def upgrade(settings: Settings, streams: Iterable[Stream]) -> None:
+    """Bring the database of `settings` up to date, for these streams. Blocks, with an event loop of its own."""
+    command.upgrade(alembic_config(settings=settings, streams=tuple(streams)), "head")
+
+
+def upgrade_on(connection: Connection, streams: Iterable[Stream]) -> None:
+    """The same on a connection of the caller's, in the transaction that it is in, if it is in one.
+
+    For the end of an application's own alembic env.py: after its migrations, as alembic's context is then Tidelog's.
+    """
+    command.upgrade(alembic_config(connection=connection, streams=tuple(streams)), "head")
 
 
 def main(*, sql: bool) -> None:

@@ -186,7 +186,7 @@ def _migrate_and_run(settings: Settings, bound: socket.socket, discovered: Disco
         command.upgrade(alembic_config(streams=streams), "head")
     words = welcome(_base_url(settings.host, bound), psql, settings.steps_dir, discovered)
     config = uvicorn.Config(
-        "tidelog.server:create_app", factory=True, workers=settings.workers, **uvicorn_options(settings)
+        "tidelog.asgi:create_app", factory=True, workers=settings.workers, **uvicorn_options(settings)
     )
     if settings.workers == 1:
         server = WelcomingServer(config, words)

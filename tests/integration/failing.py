@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from litestar.types import Message, Receive, Scope, Send
 
-from tidelog.server import app as served
+from app.main import app as served
 from tidelog.web.protocol import EXTENSION
 
 

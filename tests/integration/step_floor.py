@@ -25,8 +25,8 @@ from tidelog.runtime.threads import HandlerThreads
 from tidelog.settings import Settings
 from tidelog.store.engine import Database
 from tidelog.web.failures import exception_handlers
-from tidelog.web.openapi import openapi_config
-from tidelog.web.paths import StepsApp
+from tidelog.web.openapi import openapi_config, with_steps
+from tidelog.web.paths import StepsApp, hidden_route
 from tidelog.web.steps import step_controllers
 
 CONFIG = {
@@ -54,9 +54,9 @@ class Floor:
         endpoints = endpoints_of(steps)
         return StepsApp(
             [http for _, http in endpoints],
-            route_handlers=[*step_controllers(endpoints, runtime)],
+            route_handlers=[*step_controllers(endpoints, runtime, hidden_route)],
             exception_handlers=exception_handlers,
-            openapi_config=openapi_config(endpoints),
+            openapi_config=with_steps(openapi_config(), endpoints),
             request_max_body_size=self.settings.body_size_max_bytes,
             logging_config=None,
             **options,

@@ -24,7 +24,7 @@ def test_definitions_of_two_steps_do_not_mix() -> None:
     """Each has its own `Author`, and its references lead to its own."""
     schema = {"$ref": "#/$defs/Author", "$defs": {"Author": {"type": "string"}}}
     other = {"$ref": "#/$defs/Author", "$defs": {"Author": {"type": "integer"}}}
-    _, schemas = describe_steps([endpoint("a", schema), endpoint("b", other)])
+    _, schemas = describe_steps(("", [endpoint("a", schema), endpoint("b", other)]))
     assert schemas["a.body"] == {"$ref": "#/components/schemas/a.body.Author"}
     assert schemas["a.body.Author"] == {"type": "string"}
     assert schemas["b.body.Author"] == {"type": "integer"}
@@ -48,7 +48,7 @@ def test_references_of_all_kinds_are_pointed_anew() -> None:
             "a/b": {"const": {"$ref": "#"}},
         },
     }
-    _, schemas = describe_steps([endpoint("tree", schema)])
+    _, schemas = describe_steps(("", [endpoint("tree", schema)]))
     properties = schemas["tree.body"]["properties"]
     at = "#/components/schemas/tree.body"
     assert properties["self"] == {"$ref": at}
@@ -68,13 +68,13 @@ def test_operation_ids_and_component_names_are_unique_and_legal() -> None:
         endpoint("Post it!", {"type": "object"}, path="/a"),
         endpoint("Post it!", {"type": "array"}, path="/b"),
     ]
-    paths, schemas = describe_steps(endpoints)
+    paths, schemas = describe_steps(("", endpoints))
     assert [paths[path]["post"]["operationId"] for path in ("/a", "/b")] == ["Post it!", "Post it!_2"]
     assert {"Post_it_.body", "Post_it__2.body"} <= schemas.keys()
 
 
 def test_a_schema_of_true_or_false_is_written_as_an_object() -> None:
     """Tools that know only object schemas can read it."""
-    _, schemas = describe_steps([endpoint("any", True), endpoint("none", False)])
+    _, schemas = describe_steps(("", [endpoint("any", True), endpoint("none", False)]))
     assert (schemas["any.body"], schemas["none.body"]) == ({}, {"not": {}})
     assert json.dumps(schemas)

@@ -23,13 +23,28 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _CAMEL_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Stream:
     """A collection of items. `name` is what steps and subscribers say, `table` what SQL says."""
 
     name: str
     table: str
     schema: Schema = field(repr=False)
+
+    def __init__(self, name: str, schema: Any = True) -> None:
+        """`schema` is a pydantic class, or JSON Schema; any object fits True. Raises DeclarationError."""
+        try:
+            compiled = compile_declared(schema)
+        except DeclarationError as error:
+            raise DeclarationError(f"stream {name!r}: {error}") from error
+        if not takes_objects(compiled):
+            raise DeclarationError(
+                f"stream {name!r}: no JSON object fits its schema, and every item is one: declare what an item is, "
+                'as {"type": "object", ...}, not a list of items'
+            )
+        object.__setattr__(self, "name", name)  # frozen
+        object.__setattr__(self, "table", table_name(name))
+        object.__setattr__(self, "schema", compiled)
 
     @classmethod
     def from_config(cls, config: Any) -> Stream:
@@ -49,16 +64,7 @@ class Stream:
                 f'stream {name!r}: baseConfig must be {{"storageType": "default"}}, not {base!r:.80}; '
                 "Tidelog stores every stream in Postgres"
             )
-        try:
-            schema = compile_declared(given.get("schema", {}))
-        except DeclarationError as error:
-            raise DeclarationError(f"stream {name!r}: {error}") from error
-        if not takes_objects(schema):
-            raise DeclarationError(
-                f"stream {name!r}: no JSON object fits its schema, and every item is one: declare what an item is, "
-                'as {"type": "object", ...}, not a list of items'
-            )
-        return cls(name=name, table=table_name(name), schema=schema)
+        return cls(name, given.get("schema", {}))
 
     def check(self, item: dict[str, Any], item_id: str) -> dict[str, Any]:
         """Return `item` with its id, or raise ItemInvalidError.

@@ -184,7 +184,7 @@ class SequencerThread:
         self, connect: Connector, retention: timedelta | None = None, shortcut: Shortcut | None = None
     ) -> None:
         self.sequencer = Sequencer(connect, retention, shortcut)
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="tidelog-sequencer", daemon=True)
         self._task: asyncio.Task[None] | None = None
 
@@ -196,14 +196,17 @@ class SequencerThread:
         return self.sequencer.trouble
 
     def start(self) -> None:
+        self._loop = asyncio.new_event_loop()
         self._thread.start()
 
     def stop(self) -> None:
         """Stop and wait for the thread; its lock is free when this returns."""
+        assert self._loop is not None  # noqa: S101 - started
         self._loop.call_soon_threadsafe(self._cancel)
         self._thread.join()
 
     def _run(self) -> None:
+        assert self._loop is not None  # noqa: S101 - started
         asyncio.set_event_loop(self._loop)
         self._task = self._loop.create_task(self.sequencer.run())
         with contextlib.suppress(asyncio.CancelledError):

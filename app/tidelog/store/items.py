@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, Protocol
 
 import asyncpg
 from pydantic import BaseModel
@@ -24,8 +24,17 @@ _INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are n
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode
 
+
+class Lendable(Protocol):
+    """What of a connection is used here."""
+
+    async def fetch(self, query: str, /, *parameters: Any) -> Sequence[Any]:
+        """The rows."""
+        ...
+
+
 # Given whether it is for a write.
-Lend = Callable[[bool], AbstractAsyncContextManager["asyncpg.Connection[Any]"]]
+Lend = Callable[[bool], AbstractAsyncContextManager[Lendable]]
 Item = dict[str, Any]
 
 
@@ -129,7 +138,7 @@ async def _one(lend: Lend, writes: bool, sql: str, *parameters: str) -> Item | N
     return parse(rows[0][0]) if rows else None
 
 
-async def _ask(lend: Lend, writes: bool, sql: str, *parameters: str | None) -> list[asyncpg.Record]:
+async def _ask(lend: Lend, writes: bool, sql: str, *parameters: str | None) -> Sequence[Any]:
     while True:
         try:
             async with lend(writes) as connection:

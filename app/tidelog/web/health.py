@@ -41,19 +41,19 @@ class Words:
         return word if _WORD.fullmatch(word) else "failed"
 
 
-def health_controller(checks: Checks, warnings: Warnings = dict) -> type[Controller]:
-    """`/health/live` and `/health/ready`; the latter answers 503 unless each of `checks` says "ok"."""
+def health_controller(checks: Checks, warnings: Warnings = dict, below: str = "/") -> type[Controller]:
+    """`/health/live` and `/health/ready`, `below` a path; the latter answers 503 unless each of `checks` says "ok"."""
     told, told_beside = Words(), Words()
 
     class HealthController(Controller):
-        path = "/health"
+        path = f"{below.rstrip('/')}/health"
         tags = ("health",)
 
-        @get("/live", operation_id="live", summary="The process answers")
+        @get("/live", summary="The process answers")
         async def live(self) -> dict[str, str]:
             return {"status": "live"}
 
-        @get("/ready", operation_id="ready", summary="The process can serve: every check is ok (else 503)")
+        @get("/ready", summary="The process can serve: every check is ok (else 503)")
         async def ready(self) -> Response[dict[str, object]]:
             try:
                 async with asyncio.timeout(CHECKS_TIMEOUT_SECONDS):

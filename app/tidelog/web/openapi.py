@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, fields
 from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
 
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
-from litestar.openapi.spec import Components, Info, OpenAPI
+from litestar.openapi.spec import OpenAPI
 
 from tidelog.model.step import Endpoint
 from tidelog.model.trigger import HttpTrigger
@@ -58,31 +59,43 @@ ERROR_SCHEMA: Document = {
 }
 
 
-def openapi_config(endpoints: Iterable[Endpoint]) -> OpenAPIConfig:
-    """Litestar's configuration; the document is at /schema/openapi.json, and as YAML.
+def openapi_config() -> OpenAPIConfig:
+    """Litestar's configuration for a server of nothing but steps: /schema/openapi.json, and as YAML.
 
     No page to try it: Litestar's take their scripts from a CDN, unchecked, and such a script could call every step.
     """
-    paths, schemas = describe_steps(endpoints)
-    return _StepsConfig(
+    return OpenAPIConfig(
         title="Tidelog",
         version=version("tidelog"),
         description="The steps of this server. Their streams are subscribed to by WebSocket.",
         render_plugins=[JsonRenderPlugin(), YamlRenderPlugin()],
-        step_paths=paths,
-        step_schemas=schemas,
     )
 
 
-def describe_steps(endpoints: Iterable[Endpoint]) -> tuple[Document, Document]:
-    """The `paths` and `components.schemas` of the document."""
+def with_steps(config: OpenAPIConfig | None, endpoints: Iterable[Endpoint], path: str = "/") -> OpenAPIConfig | None:
+    """A copy of the configuration, whatever its class, with steps below `path` in its document."""
+    endpoints = list(endpoints)
+    if config is None or not endpoints:
+        return config
+    extended = copy(config)
+    steps = [(path.rstrip("/"), endpoints)]
+    if isinstance(extended, _WithSteps):
+        extended.steps = [*extended.steps, *steps]
+    else:
+        extended.__class__ = type("StepsConfig", (_WithSteps, type(config)), {"steps": steps})
+    return extended
+
+
+def describe_steps(*mounted: tuple[str, Iterable[Endpoint]]) -> tuple[Document, Document]:
+    """The `paths` and `components.schemas` of the document, for endpoints and the paths that they are below."""
     paths: Document = {}
     schemas: Document = {"Error": ERROR_SCHEMA}
     path_of_shape: dict[str, str] = {}
     operation_ids: set[str] = set()
-    for step, http in endpoints:
+    for below, (step, http) in ((below, endpoint) for below, endpoints in mounted for endpoint in endpoints):
+        declared = below + http.path
         # OpenAPI knows /chat/{a} and /chat/{b} as one path: the first step names its parameters.
-        path = path_of_shape.setdefault(_PARAMETER.sub(":", http.path), _PARAMETER.sub(r"{\1}", http.path))
+        path = path_of_shape.setdefault(_PARAMETER.sub(":", declared), _PARAMETER.sub(r"{\1}", declared))
         operation_id = _unique(step.name, operation_ids)
         operation_ids.add(operation_id)
         paths.setdefault(path, {})[http.method.lower()] = _operation(Endpoint(step, http), path, operation_id, schemas)
@@ -192,20 +205,13 @@ def _phrase(status: int) -> str:
         return f"Status {status}"
 
 
-@dataclass
-class _StepsConfig(OpenAPIConfig):
-    step_paths: Document = field(default_factory=dict)
-    step_schemas: Document = field(default_factory=dict)
+class _WithSteps(OpenAPIConfig):
+    steps: list[tuple[str, list[Endpoint]]]  # by the path that they are below
 
     def to_openapi_schema(self) -> OpenAPI:
         base = super().to_openapi_schema()
-        document = _StepsDocument(
-            info=Info(title=self.title, version=self.version, description=self.description),
-            components=base.components or Components(),
-            servers=base.servers,
-            paths={},
-        )
-        document.add_steps(self.step_paths, self.step_schemas)
+        document = _StepsDocument(**{each.name: getattr(base, each.name) for each in fields(base)})
+        document.add_steps(*describe_steps(*self.steps))
         return document
 
 

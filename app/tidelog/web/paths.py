@@ -12,7 +12,7 @@ no UTF-8, or has a NUL character, is refused (400), as no key that is stored cou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
@@ -27,14 +27,36 @@ from tidelog.model.trigger import HttpTrigger, parse_path
 
 VALUES = "tidelog.path_values"  # in the scope: the values of a step's parameters, in their order
 
+RouteOf = Callable[[HttpTrigger], str]
+
+_VALUE = "value_"  # and the number of its part: steps that name one parameter differently share a path
 _STEPS = "/\0"  # where Litestar has the steps' routes: a path with NUL is refused before it gets there
 _REFUSED = "/\0refused"
 _REFUSAL = "tidelog.refusal"
 
 
-def route_of(trigger: HttpTrigger) -> str:
-    """Where Litestar has the steps of this shape."""
+def hidden_route(trigger: HttpTrigger) -> str:
+    """Where Litestar has the steps of this shape, if StepsApp finds them."""
     return "/".join((_STEPS, *trigger.shape))
+
+
+def routes_below(path: str) -> RouteOf:
+    """Where Litestar has steps, if it finds them itself: in somebody's application, where they are like its routes."""
+
+    def route_of(trigger: HttpTrigger) -> str:
+        parts = [f"{{{_VALUE}{number}:str}}" if part == ":" else part for number, part in enumerate(trigger.shape)]
+        return "/".join((path.rstrip("/"), *parts)) or "/"
+
+    return route_of
+
+
+def values_of(scope: Scope) -> list[str]:
+    """The values of a step's parameters, in their order."""
+    placed = cast("dict[str, Any]", scope).get(VALUES)
+    if placed is not None:
+        return cast("list[str]", placed)
+    found = {int(name.removeprefix(_VALUE)): value for name, value in scope["path_params"].items()}
+    return [found[number] for number in sorted(found)]
 
 
 def methods_of(trigger: HttpTrigger, others: Iterable[HttpTrigger]) -> list[HttpMethod]:
@@ -74,7 +96,7 @@ class StepPaths:
             self._root.at(parse_path(path)).is_the_servers = True
         for trigger in triggers:
             part = self._root.at(trigger.shape)
-            part.route = route_of(trigger)
+            part.route = hidden_route(trigger)
             part.methods |= {trigger.method, "OPTIONS"} | ({"HEAD"} if trigger.method == "GET" else set())
 
     def place(self, scope: HTTPScope) -> HTTPScope:

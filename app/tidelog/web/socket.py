@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Collection, Iterable
 from typing import Any, cast
 
+from litestar import WebSocket, websocket
 from litestar.enums import ScopeType
+from litestar.handlers import WebsocketRouteHandler
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from tidelog.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError
@@ -104,6 +106,16 @@ class SocketGate:
         else:
             with self._access_log.socket(scope, connect.dialect_name, connection):
                 await connection.serve()
+
+
+def socket_route(path: str, gate: SocketGate) -> WebsocketRouteHandler:
+    """A route for clients, for an application in which they are not at every path; its guards are asked, as of any."""
+
+    @websocket(path)
+    async def tidelog_socket(socket: WebSocket[Any, Any, Any]) -> None:
+        await gate.serve(socket.scope, socket.receive, socket.send)
+
+    return tidelog_socket
 
 
 class SocketConnection:

@@ -18,12 +18,12 @@ from tidelog.web.answer import Answer, encode_answer
 from tidelog.web.failures import failure_of
 from tidelog.web.invocation import HttpInvocation
 from tidelog.web.origin import refusal_of
-from tidelog.web.paths import VALUES, methods_of, route_of
+from tidelog.web.paths import RouteOf, methods_of, values_of
 from tidelog.web.request import Incoming, read_body, read_headers, trace_id_of
 
 
-def step_controllers(endpoints: Iterable[Endpoint], runtime: Runtime) -> list[type[Controller]]:
-    """A controller for each endpoint; where some share a path, one that inherits from theirs.
+def step_controllers(endpoints: Iterable[Endpoint], runtime: Runtime, route_of: RouteOf) -> list[type[Controller]]:
+    """A controller for each endpoint, at the path that `route_of` gives; where some share one, one that inherits.
 
     (Litestar gives each controller an OPTIONS route, and refuses the second one at a path.)
     """
@@ -32,17 +32,17 @@ def step_controllers(endpoints: Iterable[Endpoint], runtime: Runtime) -> list[ty
     triggers = [http for _, http in endpoints]
     for endpoint in endpoints:
         step, http = endpoint
-        together = at_path.setdefault(route_of(http), [])
+        together = at_path.setdefault(route := route_of(http), [])
         if any(hasattr(other, http.method.lower()) for other in together):
             raise DeclarationError(f"step {step.name!r}: another step has {http.method} {http.path} already")
-        together.append(_controller(StepEndpoint(endpoint, runtime), methods_of(http, triggers)))
+        together.append(_controller(StepEndpoint(endpoint, runtime), route, methods_of(http, triggers)))
     return [
         together[0] if len(together) == 1 else type("SharedPath", tuple(together), {"path": path})
         for path, together in at_path.items()
     ]
 
 
-def _controller(served: "StepEndpoint", methods: Sequence[HttpMethod]) -> type[Controller]:
+def _controller(served: "StepEndpoint", route: str, methods: Sequence[HttpMethod]) -> type[Controller]:
     """The controller of one endpoint; its one route handler is named after the method."""
     step, http = served.endpoint
 
@@ -56,7 +56,7 @@ def _controller(served: "StepEndpoint", methods: Sequence[HttpMethod]) -> type[C
         http_method=methods, status_code=200, include_in_schema=False, middleware=[lambda app: served]
     )(run)
     name = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+|_", step.name)) + "Step"
-    body = {"path": route_of(http), http.method.lower(): handler, "__doc__": step.description or None}
+    body = {"path": route, http.method.lower(): handler, "__doc__": step.description or None}
     return type(name, (Controller,), body)
 
 
@@ -83,11 +83,10 @@ class StepEndpoint:
         current_request.set(CurrentRequest(self.endpoint.step.name, trace_id))
         incoming: Incoming | None = None
         try:
-            values: list[str] = cast("dict[str, Any]", scope)[VALUES]
             incoming = Incoming(
                 body=await read_body(receive, headers, self._body_size_max_bytes),
                 headers=headers,
-                path_params=dict(zip(self._parameters, values, strict=True)),
+                path_params=dict(zip(self._parameters, values_of(scope), strict=True)),
                 query=scope["query_string"],
             )
             answer = await self._runner.run(self._invocation(incoming, trace_id, receive, send))

@@ -1,4 +1,4 @@
-"""The composition root: every moving part of a Tidelog server is made and started here.
+"""The composition root: every moving part of Tidelog in a process is made here, and starts with an application.
 
 a step's transaction ──trigger──> streams.change ──sequencer──> streams.commit
                                                                     │ NOTIFY, and in one process the shortcut
@@ -9,53 +9,142 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
+from click import Group
 from litestar import Litestar
+from litestar.config.app import AppConfig
+from litestar.plugins import CLIPlugin, InitPlugin
 
+from tidelog.commands import add_commands
 from tidelog.descriptors import descriptors
+from tidelog.errors import DeclarationError
 from tidelog.feed.broadcaster import Broadcaster
 from tidelog.feed.reader import Reader
 from tidelog.feed.shortcut import Shortcut
 from tidelog.logs.last_words import TOLD, last_words
-from tidelog.logs.setup import configure
+from tidelog.migrate import upgrade
 from tidelog.model.step import endpoints_of
+from tidelog.model.stream import Stream
 from tidelog.numbering.sequencer import SequencerThread
 from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.blocked import BlockedLoopWatch
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.runtime.handler import step_in
 from tidelog.runtime.runner import Runtime
-from tidelog.runtime.threads import DaemonThreads, HandlerThreads
+from tidelog.runtime.threads import HandlerThreads
 from tidelog.settings import Settings
 from tidelog.store.archive import Archive
-from tidelog.store.capacity import FEED_CONNECTIONS_MAX, warn_if_short
+from tidelog.store.capacity import warn_if_short
 from tidelog.store.connecting import first_connection
 from tidelog.store.declared import check_declared
 from tidelog.store.engine import Database
 from tidelog.store.requirements import check_grants, check_revision, check_server
 from tidelog.store.url import DatabaseUrl
-from tidelog.web.access import AccessLog
-from tidelog.web.cross_origin import PageRules, PagesApp
-from tidelog.web.failures import exception_handlers
+from tidelog.web.dependency import streams_dependency
 from tidelog.web.health import health_controller
-from tidelog.web.openapi import openapi_config
-from tidelog.web.socket import SocketGate
+from tidelog.web.openapi import with_steps
+from tidelog.web.paths import routes_below
+from tidelog.web.socket import SocketGate, socket_route
 from tidelog.web.startup import refuse
 from tidelog.web.steps import step_controllers
-
-LOOP_THREADS_MAX = 32  # what asyncio takes at most for its own executor
 
 logger = logging.getLogger("tidelog")
 
 
-class Tidelog:
-    """One server process: its database, its feed, and what it was told to serve."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TidelogConfig:
+    """What is served, and where. All else is a setting, by `settings` or else by TIDELOG_* in the environment."""
 
-    def __init__(self, settings: Settings, discovered: Discovered) -> None:
+    database_url: str | None = None  # instead of the setting; without either, the embedded Postgres
+    streams: Sequence[Stream] = ()
+    steps_dir: Path | str | None = None  # with *_stream.py and *_step.py; None: there are none
+    path: str = "/"  # of the WebSocket; steps and health are below it
+    health: bool = False  # whether there are <path>/health/live and <path>/health/ready
+    streams_dependency: str = "streams"  # what handlers call it
+    session_dependency: str = "db_session"  # an AsyncSession of the application's, if it has one by this name
+    settings: Settings = field(default_factory=Settings)
+
+    @property
+    def effective_settings(self) -> Settings:
+        """With what is said here."""
+        said = {"database_url": self.database_url} if self.database_url is not None else {}
+        return self.settings.model_copy(update=said)
+
+    def declared(self) -> Discovered:
+        """Streams and steps, those of files and those that were given. Raises DeclarationError."""
+        found = Discovered(streams={}, steps=()) if self.steps_dir is None else discover(Path(self.steps_dir))
+        streams = dict(found.streams)
+        tables = {stream.table: stream.name for stream in streams.values()}
+        for stream in self.streams:
+            if stream.table in tables:
+                raise DeclarationError(
+                    f"streams {tables[stream.table]!r} and {stream.name!r} would both be the table "
+                    f"streams.{stream.table}: rename one"
+                )
+            tables[stream.table] = stream.name
+            streams[stream.name] = stream
+        return replace(found, streams=streams)
+
+
+class TidelogPlugin(InitPlugin, CLIPlugin):
+    """Tidelog in a Litestar application: the WebSocket, steps, and `streams` for the application's own handlers."""
+
+    def __init__(self, config: TidelogConfig | None = None) -> None:
+        """Read what is declared; nothing is connected before the application starts. Raises DeclarationError."""
+        self.config = config or TidelogConfig()
+        settings = self.config.effective_settings
+        self._declared = declared = self.config.declared()
+        for broken in declared.broken:
+            logger.error("left out %s: %s", broken.path, broken.cause)
+        for skipped in declared.skipped:
+            logger.warning("left out %s: %s", skipped.path, skipped.cause)
+        self.tidelog = Tidelog(settings, declared)
+        self.endpoints = endpoints_of(declared.steps)
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Part of Litestar's plugins."""
+        config, tidelog = self.config, self.tidelog
+        app_config.lifespan.append(tidelog.lifespan)
+        app_config.route_handlers.extend(self.route_handlers())
+        app_config.dependencies.setdefault(
+            config.streams_dependency, streams_dependency(tidelog.runtime, config.session_dependency)
+        )
+        app_config.openapi_config = with_steps(app_config.openapi_config, self.endpoints, config.path)
+        return app_config
+
+    def route_handlers(self) -> list[Any]:
+        """What the application serves of it."""
+        config, tidelog = self.config, self.tidelog
+        gate = SocketGate(tidelog.broadcaster, tidelog.streams, tidelog.settings)
+        handlers: list[Any] = [socket_route(config.path, gate)]
+        handlers += step_controllers(self.endpoints, tidelog.runtime, routes_below(config.path))
+        if config.health:
+            handlers.append(health_controller(tidelog.checks, tidelog.warnings, config.path))
+        return handlers
+
+    def on_cli_init(self, cli: Group) -> None:
+        """Part of Litestar's plugins: `litestar tidelog migrate`."""
+        add_commands(cli)
+
+    def migrate(self) -> None:
+        """Make or change the core's tables, then those of the declared streams; never drops or rewrites data.
+
+        Blocks: in a coroutine, `await asyncio.to_thread(plugin.migrate)`.
+        """
+        upgrade(self.tidelog.settings, self.tidelog.streams.values())
+
+
+class Tidelog:
+    """What one process has: a database, its feed, and the runtime of its steps. Nothing runs before `lifespan`."""
+
+    def __init__(self, settings: Settings, declared: Discovered) -> None:
         self.settings = settings
-        self.streams = discovered.streams
+        self.streams = declared.streams
         if settings.database_url is not None:
             DatabaseUrl.parse(settings.database_url)  # what can't be is told before anything is started
         self.embedded = None if settings.database_url else embedded_postgres(settings.data_dir)
@@ -69,7 +158,7 @@ class Tidelog:
         )
         self.threads = HandlerThreads()
         self.runtime = Runtime(self.streams, self.database, settings, self.threads)
-        self.blocked = BlockedLoopWatch(step_in(discovered.steps))
+        self.blocked = BlockedLoopWatch(step_in(declared.steps))
         self.archive = Archive(self.database, self.streams)
         self.broadcaster = Broadcaster(self.archive, settings)
         shortcut = Shortcut(self.broadcaster)
@@ -79,9 +168,6 @@ class Tidelog:
     @asynccontextmanager
     async def lifespan(self, app: Litestar) -> AsyncIterator[None]:
         """Start what serves, in the order in which one stands on the other; stop it in the other order."""
-        # Of authors' asyncio.to_thread, too, the end of the process waits for none.
-        asyncio.get_running_loop().set_default_executor(DaemonThreads(LOOP_THREADS_MAX, "tidelog-loop"))
-        descriptors.prepare(self.settings.pool_size_max + FEED_CONNECTIONS_MAX)
         try:
             await self._open(app)
             await warn_if_short(
@@ -104,8 +190,6 @@ class Tidelog:
             await self.database.close()
             if self.embedded is not None:
                 await asyncio.to_thread(self.embedded.stop)
-            for handler in logging.getLogger().handlers:
-                handler.flush()  # a server that ends itself by a signal leaves Python no time for it
 
     async def _open(self, app: Litestar) -> None:
         """From here on there is a database. Why there can't be is told by the server that runs `app`, in a line."""
@@ -156,32 +240,3 @@ class Tidelog:
         if descriptors.trouble:
             warnings["connections"] = descriptors.trouble
         return warnings
-
-
-def create_app(settings: Settings | None = None) -> Litestar:
-    """A server for the streams and steps under `settings.steps_dir`. Nothing is connected before it starts."""
-    settings = settings or Settings()
-    handler = configure(settings)
-    discovered = discover(settings.steps_dir)
-    for broken in discovered.broken:
-        logger.error("left out %s: %s", broken.path, broken.cause)
-    for skipped in discovered.skipped:
-        logger.warning("left out %s: %s", skipped.path, skipped.cause)
-    tidelog = Tidelog(settings, discovered)
-    access_log = AccessLog(handler) if settings.logs_access else None
-    endpoints = endpoints_of(discovered.steps)
-    return PagesApp(
-        PageRules(settings),
-        SocketGate(tidelog.broadcaster, discovered.streams, settings, access_log),
-        [http for _, http in endpoints],
-        access_log,
-        route_handlers=[
-            *step_controllers(endpoints, tidelog.runtime),
-            health_controller(tidelog.checks, tidelog.warnings),
-        ],
-        lifespan=[tidelog.lifespan],
-        exception_handlers=exception_handlers,
-        openapi_config=openapi_config(endpoints),
-        request_max_body_size=settings.body_size_max_bytes,
-        logging_config=None,
-    )

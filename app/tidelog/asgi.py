@@ -1,0 +1,73 @@
+"""The server as delivered: a Litestar application with the plugin, behind the rules for web pages, and its own log."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from litestar import Litestar
+
+from tidelog.descriptors import descriptors
+from tidelog.logs.setup import configure
+from tidelog.plugin import TidelogConfig, TidelogPlugin
+from tidelog.runtime.threads import DaemonThreads
+from tidelog.settings import Settings
+from tidelog.store.capacity import FEED_CONNECTIONS_MAX
+from tidelog.web.access import AccessLog
+from tidelog.web.cross_origin import PageRules, PagesApp
+from tidelog.web.failures import exception_handlers
+from tidelog.web.health import health_controller
+from tidelog.web.openapi import openapi_config
+from tidelog.web.paths import hidden_route
+from tidelog.web.socket import SocketGate
+from tidelog.web.steps import step_controllers
+
+LOOP_THREADS_MAX = 32  # what asyncio takes at most for its own executor
+
+
+class WholePlugin(TidelogPlugin):
+    """The plugin where nothing else is served: PagesApp takes sockets, and finds the steps, at every path."""
+
+    def route_handlers(self) -> list[Any]:
+        tidelog = self.tidelog
+        return [
+            *step_controllers(self.endpoints, tidelog.runtime, hidden_route),
+            health_controller(tidelog.checks, tidelog.warnings),
+        ]
+
+
+def create_app(settings: Settings | None = None) -> Litestar:
+    """A server for the streams and steps under `settings.steps_dir`. Nothing is connected before it starts."""
+    settings = settings or Settings()
+    handler = configure(settings)
+    plugin = WholePlugin(TidelogConfig(settings=settings, steps_dir=settings.steps_dir))
+    tidelog = plugin.tidelog
+    access_log = AccessLog(handler) if settings.logs_access else None
+    return PagesApp(
+        PageRules(settings),
+        SocketGate(tidelog.broadcaster, tidelog.streams, settings, access_log),
+        [http for _, http in plugin.endpoints],
+        access_log,
+        route_handlers=[],
+        plugins=[plugin],
+        lifespan=[partial(_process, settings)],
+        exception_handlers=exception_handlers,
+        openapi_config=openapi_config(),
+        request_max_body_size=settings.body_size_max_bytes,
+        logging_config=None,
+    )
+
+
+@asynccontextmanager
+async def _process(settings: Settings, _app: Litestar) -> AsyncIterator[None]:
+    """What is the whole process's, and so not a plugin's to do."""
+    # Of authors' asyncio.to_thread, too, the end of the process waits for none.
+    asyncio.get_running_loop().set_default_executor(DaemonThreads(LOOP_THREADS_MAX, "tidelog-loop"))
+    descriptors.prepare(settings.pool_size_max + FEED_CONNECTIONS_MAX)
+    yield
+    for handler in logging.getLogger().handlers:
+        handler.flush()  # a server that ends itself by a signal leaves Python no time for it

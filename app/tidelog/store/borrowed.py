@@ -1,0 +1,50 @@
+"""Operations on streams in the transaction of a session that an application has of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import asyncpg
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tidelog.errors import NotSupportedError
+
+
+class BorrowedWork:
+    """Begins, commits and rolls back nothing: that is the session's owner's to do, and so is the order of statements.
+
+    Database errors come as SQLAlchemy's, as for everything else in the session.
+    """
+
+    def __init__(self, session: AsyncSession) -> None:
+        self._session = session
+
+    def lend(self, writes: bool) -> Self:
+        return self
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Nothing is given back."""
+
+    async def fetch(self, sql: str, *parameters: Any) -> Sequence[Any]:
+        """The rows, as asyncpg's connections fetch them."""
+        connection = await self._session.connection()
+        if connection.dialect.driver != "asyncpg":
+            raise NotSupportedError(
+                f"streams work in a session on asyncpg, not on {connection.dialect.driver}: "
+                "make its engine for postgresql+asyncpg://"
+            )
+        try:
+            return (await connection.exec_driver_sql(sql, parameters)).all()
+        except IntegrityError as error:
+            cause = getattr(error.orig, "__cause__", None)
+            if isinstance(cause, asyncpg.CheckViolationError):  # a refusal of the stream's, which Items words
+                raise cause from error
+            raise

@@ -1,0 +1,93 @@
+"""Streams in programs that are no server: `tidelog.open`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import asyncpg
+import pytest
+from pydantic import BaseModel, field_validator
+
+import tidelog
+from tests.harness import Databases
+from tidelog import ItemInvalidError, Stream, StreamUnknownError
+from tidelog.migrate import upgrade
+from tidelog.settings import Settings
+
+FREE = "forbidden by a validator, not by the schema"
+
+
+class Job(BaseModel):
+    title: str
+
+    @field_validator("title")
+    @classmethod
+    def _check(cls, title: str) -> str:
+        if title == FREE:
+            raise ValueError(FREE)
+        return title
+
+
+JOB = Stream("job", Job)
+
+
+@pytest.fixture
+async def url(databases: Databases) -> AsyncIterator[str]:
+    url = await databases.create()
+    await asyncio.to_thread(upgrade, Settings(database_url=url), [JOB])
+    yield url
+    await databases.drop(url)
+
+
+async def commits(url: str) -> list[int]:
+    """How many changes each transaction made, in order."""
+    connection = await asyncpg.connect(url)
+    try:
+        rows = await connection.fetch("select count(*) from streams.change group by xid order by min(seq)")
+        return [row[0] for row in rows]
+    finally:
+        await connection.close()
+
+
+async def test_each_operation_commits_and_a_transaction_is_one_commit(url: str) -> None:
+    """Also when they run at once; what an exception leaves was never there."""
+    async with tidelog.open(url) as streams:
+        await asyncio.gather(*(streams.job.set("all", str(n), {"title": "at once"}) for n in range(10)))
+        assert await commits(url) == [1] * 10
+        async with streams.transaction() as together:
+            await together.job.set("all", "10", {"title": "together"})
+            await together["job"].delete("all", "0")
+        assert await commits(url) == [*[1] * 10, 2]
+        with pytest.raises(ZeroDivisionError):
+            async with streams.transaction() as together:
+                await together.job.set("all", "11", {"title": "never"})
+                raise ZeroDivisionError
+        assert await commits(url) == [*[1] * 10, 2]
+        assert {item["id"] for item in await streams.job.get_group("all")} == set(map(str, range(1, 11)))
+
+
+async def test_items_are_checked_as_far_as_the_schema_is_known(url: str) -> None:
+    """The database knows JSON Schema; a class's validators come with the stream."""
+    async with tidelog.open(url) as streams:
+        with pytest.raises(ItemInvalidError, match="title"):
+            await streams.job.set("all", "1", {"titel": "misspelt"})
+        await streams.job.set("all", "1", {"title": FREE})
+        with pytest.raises(StreamUnknownError, match="job"):
+            streams.jobs  # noqa: B018
+    async with tidelog.open(url, [JOB]) as streams:
+        with pytest.raises(ItemInvalidError, match="forbidden by a validator"):
+            await streams.job.set("all", "2", {"title": FREE})
+
+
+async def test_a_program_goes_on_after_its_connection_was_lost(url: str) -> None:
+    """The next operation has another one."""
+    async with tidelog.open(url) as streams:
+        await streams.job.set("all", "1", {"title": "before"})
+        connection = await asyncpg.connect(url)
+        await connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity "
+            "where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        await connection.close()
+        assert await streams.job.get("all", "1") == {"id": "1", "title": "before"}

@@ -1,0 +1,259 @@
+"""Tidelog in somebody's own Litestar application, on plain uvicorn: with their session, guards and paths."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+import uvicorn
+from litestar import Litestar, get, post
+from litestar.config.app import AppConfig
+from litestar.connection import ASGIConnection
+from litestar.di import Provide
+from litestar.exceptions import NotAuthorizedException
+from litestar.handlers import BaseRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.plugins import InitPlugin
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from websockets.exceptions import InvalidStatus
+
+from tests.harness import PROGRAM_TIMEOUT_SECONDS, Databases, Subscriber, eventually, free_port
+from tidelog import ItemInvalidError, Stream, Streams, TidelogConfig, TidelogPlugin
+from tidelog.migrate import upgrade_on
+from tidelog.settings import Settings
+
+# Applications are written with what Litestar infers from names and types, which it is about to give up.
+pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
+
+STEP = """
+config = {"type": "api", "name": "Get", "method": "GET", "path": "/jobs/:user/:id", "emits": []}
+
+
+async def handler(req, context):
+    at = req["pathParams"]
+    return {"status": 200, "body": await context.streams.job.get(at["user"], at["id"])}
+"""
+
+
+APPLICATION = """
+from litestar import Litestar
+from tidelog import Stream, TidelogConfig, TidelogPlugin
+
+app = Litestar(plugins=[TidelogPlugin(TidelogConfig(database_url={url!r}, streams=[Stream("job", {{}})]))])
+"""
+
+
+class Job(BaseModel):
+    title: str
+
+
+class BrokenError(Exception):
+    """What an author's handler may raise."""
+
+
+JOB = Stream("job", Job)
+
+
+@asynccontextmanager
+async def serving(app: Litestar) -> AsyncIterator[Any]:
+    """The application on a server of no kind of ours; with what Subscriber needs to know of a server."""
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, lifespan="on", log_config=None))
+    running = asyncio.create_task(server.serve())
+    try:
+        await eventually(lambda: server.started or running.done())
+        if running.done():
+            running.result()
+        base = f"127.0.0.1:{port}"
+        async with httpx.AsyncClient(base_url=f"http://{base}") as http:
+            yield SimpleNamespace(http=http, ws_url=f"ws://{base}")
+    finally:
+        server.should_exit = True
+        await running
+
+
+@pytest.fixture
+async def url(databases: Databases) -> AsyncIterator[str]:
+    """A database that is an application's own, and has nothing of Tidelog's yet."""
+    url = await databases.create()
+    connection = await asyncpg.connect(url)
+    await connection.execute("create table orders (id text primary key)")
+    await connection.close()
+    yield url
+    await databases.drop(url)
+
+
+async def migrated(plugin: TidelogPlugin) -> TidelogPlugin:
+    await asyncio.to_thread(plugin.migrate)
+    return plugin
+
+
+def sessions(url: str) -> Provide:
+    """The application's own: `db_session` for its handlers, committed when they have returned."""
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda *_, **__: asyncpg.connect(url))
+
+    async def provide() -> AsyncGenerator[AsyncSession, None]:
+        async with AsyncSession(engine) as session, session.begin():
+            yield session
+        await engine.dispose()
+
+    return Provide(provide)
+
+
+async def ids(url: str, table: str) -> list[str]:
+    connection = await asyncpg.connect(url)
+    try:
+        return [row[0] for row in await connection.fetch(f"select id from {table} order by id")]
+    finally:
+        await connection.close()
+
+
+@post("/orders/{id:str}")
+async def order(id: str, db_session: AsyncSession, streams: Streams, fails: bool = False) -> dict[str, Any]:
+    """Their table first, or not at all: the stream joins a transaction, or begins it."""
+    if not fails:
+        await db_session.execute(text("insert into orders values (:id)"), {"id": id})
+    job = await streams.job.set("all", id, Job(title=id))
+    if fails:
+        await db_session.execute(text("insert into orders values (:id)"), {"id": id})
+        raise BrokenError
+    return dict(job)
+
+
+async def test_a_stream_is_in_the_transaction_of_the_applications_session(url: str) -> None:
+    """Both are stored and told, or neither; the items are checked as a step's are."""
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], path="/live")))
+    app = Litestar([order], plugins=[plugin], dependencies={"db_session": sessions(url)})
+    async with serving(app) as server, Subscriber.connect(server, path="/live") as subscriber:
+        view = await subscriber.view("job", "all")
+        assert (await server.http.post("/orders/lost", params={"fails": True})).status_code == 500
+        assert (await server.http.post("/orders/kept")).json() == {"id": "kept", "title": "kept"}
+        await subscriber.until(lambda _: bool(view.items))
+        assert view.items == {"kept": {"id": "kept", "title": "kept"}}
+    assert await ids(url, "orders") == await ids(url, "streams.job") == ["kept"]
+
+
+async def test_without_a_session_a_handlers_calls_are_a_transaction_of_their_own(url: str) -> None:
+    """It is committed before the response is sent, and rolled back by an exception."""
+    refused: list[Exception] = []
+
+    @post("/jobs/{id:str}")
+    async def start(id: str, streams: Streams, fails: bool = False) -> None:
+        await streams.job.set("all", id, {"title": id})
+        try:
+            await streams.job.set("all", "other", {"titel": id})
+        except ItemInvalidError as error:
+            refused.append(error)
+        if fails:
+            raise BrokenError
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
+    async with serving(Litestar([start], plugins=[plugin])) as server:
+        assert (await server.http.post("/jobs/lost", params={"fails": True})).status_code == 500
+        assert await ids(url, "streams.job") == []
+        assert (await server.http.post("/jobs/kept")).status_code == 201
+        assert await ids(url, "streams.job") == ["kept"]
+    assert len(refused) == 2
+
+
+async def test_two_of_them_live_in_one_application(url: str, databases: Databases, tmp_path: Path) -> None:
+    """Each with its path, its database, its steps, its name for handlers; the rest stays the application's."""
+    (tmp_path / "get_step.py").write_text(STEP)
+    other_url = await databases.create()
+    try:
+        one = TidelogConfig(database_url=url, streams=[JOB], steps_dir=tmp_path, path="/one", health=True)
+        other = TidelogConfig(database_url=other_url, streams=[JOB], path="/other", streams_dependency="other_streams")
+
+        @post("/jobs/{id:str}")
+        async def start(id: str, streams: Streams, other_streams: Streams) -> None:
+            await streams.job.set("all", id, {"title": "here"})
+            await other_streams.job.set("all", id, {"title": "there"})
+
+        @get("/fails")
+        async def fails() -> None:
+            raise NotAuthorizedException("theirs")
+
+        plugins: list[InitPlugin] = [await migrated(TidelogPlugin(config)) for config in (one, other)]
+        app = Litestar([start, fails], plugins=plugins, openapi_config=OpenAPIConfig(title="Theirs", version="7"))
+        async with serving(app) as server:
+            async with (
+                Subscriber.connect(server, path="/one") as subscriber,
+                Subscriber.connect(server, path="/other") as other_subscriber,
+            ):
+                assert (await server.http.post("/jobs/1")).status_code == 201
+                assert (await subscriber.view("job", "all")).items == {"1": {"id": "1", "title": "here"}}
+                assert (await other_subscriber.view("job", "all")).items == {"1": {"id": "1", "title": "there"}}
+            assert (await server.http.get("/one/jobs/all/1")).json() == {"id": "1", "title": "here"}
+            assert (await server.http.get("/one/health/ready")).status_code == 200
+            assert (await server.http.get("/other/health/ready")).status_code == 404
+            assert (await server.http.get("/fails")).json() == {"status_code": 401, "detail": "theirs"}
+            document = (await server.http.get("/schema/openapi.json")).json()
+            assert document["info"] == {"title": "Theirs", "version": "7"}
+            assert {"/jobs/{id}", "/one/jobs/{user}/{id}"} <= document["paths"].keys()
+    finally:
+        await databases.drop(other_url)
+
+
+async def test_guards_of_the_application_decide_on_the_socket(url: str) -> None:
+    """Who is refused doesn't get as far as a handshake."""
+
+    def guard(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        if "let-me-in" not in connection.headers.get("sec-websocket-protocol", ""):
+            raise NotAuthorizedException
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], path="/live")))
+    async with serving(Litestar([], plugins=[plugin], guards=[guard])) as server:
+        with pytest.raises(InvalidStatus, match="403"):
+            async with Subscriber.connect(server, path="/live"):
+                pass
+        async with Subscriber.connect(server, token="let-me-in", path="/live") as subscriber:  # noqa: S106
+            await subscriber.view("job", "all")
+
+
+async def test_a_stream_given_and_one_of_a_file_are_not_one_table(url: str, tmp_path: Path) -> None:
+    """Which of the two would be served isn't said."""
+    (tmp_path / "job_stream.py").write_text('config = {"name": "job", "schema": {}, "baseConfig": None}')
+    with pytest.raises(Exception, match=r"streams\.job"):
+        TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], steps_dir=tmp_path))
+
+
+async def test_the_tables_come_by_litestars_command_too(url: str, tmp_path: Path) -> None:
+    """`litestar tidelog migrate`, for every plugin of the application."""
+    (tmp_path / "theirs.py").write_text(APPLICATION.format(url=url))
+    command = [sys.executable, "-m", "litestar", "--app", "theirs:app", "tidelog", "migrate"]
+    await asyncio.to_thread(subprocess.run, command, cwd=tmp_path, check=True, timeout=PROGRAM_TIMEOUT_SECONDS)
+    assert await ids(url, "streams.job") == []
+
+
+async def test_the_tables_come_with_the_applications_own_migrations(url: str) -> None:
+    """In their transaction: rolled back with it, and committed with it."""
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda *_, **__: asyncpg.connect(url))
+    async with engine.connect() as connection:
+        transaction = await connection.begin()
+        await connection.run_sync(upgrade_on, [JOB])
+        await transaction.rollback()
+    with pytest.raises(asyncpg.UndefinedTableError):
+        await ids(url, "streams.job")
+    async with engine.begin() as connection:
+        await connection.run_sync(upgrade_on, [JOB])
+    await engine.dispose()
+    assert await ids(url, "streams.job") == []
+
+
+def test_a_plugin_connects_to_nothing_before_the_application_starts() -> None:
+    """It can be made, and asked for its routes, where there is no database."""
+    plugin = TidelogPlugin(TidelogConfig(database_url="postgresql://nobody@127.0.0.1:9/none", streams=[JOB]))
+    config = plugin.on_app_init(AppConfig())
+    assert len(config.route_handlers) == 1 and len(config.lifespan) == 1
+    assert Settings().database_url != "postgresql://nobody@127.0.0.1:9/none"
