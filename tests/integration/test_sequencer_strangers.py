@@ -20,6 +20,7 @@ from tests.integration.sequencer_floor import (
     connected,
     sequencing,
 )
+from tidelog.numbering import doorbell
 from tidelog.store.holders import SEQUENCER_NAME
 
 HOLD = {
@@ -188,6 +189,30 @@ async def test_a_stranger_with_the_doorbells_lock_stops_nothing(
                 await log.observer.fetchval(END, holder.get_server_pid())
                 await eventually(lambda: thread.sequencer.warnings == {})
     await log.check()
+
+
+async def test_who_keeps_the_sequencer_awake_for_long_is_told_once(
+    log: Log, database_url: str, stranger_url: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not ended: it may be a long transaction that wrote to a stream."""
+    monkeypatch.setattr(doorbell, "HOLDERS_POLL_SECONDS", 0.0)
+    monkeypatch.setattr(doorbell, "KEPT_AWAKE_SECONDS", 0.0)
+    caplog.set_level("INFO", "tidelog.sequencer")
+    async with connected(database_url) as writing, sleeping(stranger_url, DOORBELL["shared"]) as sharing:
+        await writing.execute("begin")
+        await log.write("long", connection=writing)
+        with sequencing(database_url):
+            told = [f"or shares its lock: pid {one.get_server_pid()}," for one in (writing, sharing)]
+            for text in told:
+                await eventually(partial(is_told, caplog, text))
+            for number in range(1, 4):
+                assert await log.write_numbered(f"{number}") == number
+            await writing.execute("commit")
+    assert [caplog.text.count(text) for text in told] == [1, 1]
+
+
+def is_told(caplog: pytest.LogCaptureFixture, text: str) -> bool:
+    return text in caplog.text
 
 
 async def test_a_stranger_with_the_doorbells_lock_is_ended(log: Log, database_url: str, stranger_url: str) -> None:

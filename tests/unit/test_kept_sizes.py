@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from app.feed.overlay import KEPT_CHARACTERS_MAX, Overlay
 from app.model.change import Change, Commit, Event, GroupCommit, Topic
 from app.store.reading import COMMIT_SIZE_MAX_BYTES, Assembly

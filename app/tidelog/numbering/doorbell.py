@@ -92,7 +92,10 @@ class Doorbell:
         if now - self._refused_since >= KEPT_AWAKE_SECONDS:
             sharing = frozenset(holder for holder in holders if holder.granted and not holder.is_exclusive)
             for holder in sharing - self._told:
-                logger.info("a long transaction that wrote to a stream keeps the sequencer polling (%s)", holder)
+                logger.info(
+                    "the sequencer has to poll for a long transaction that wrote to a stream, or shares its lock: %s",
+                    holder,
+                )
             self._told |= sharing
 
     async def disarm(self) -> None:

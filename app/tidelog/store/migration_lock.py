@@ -8,6 +8,7 @@ import time
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from tidelog.store.failure import is_conflict
 from tidelog.store.queries import load
 
 logger = logging.getLogger("tidelog.migrations")
@@ -17,7 +18,7 @@ HOLDERS = load("migration_lock_holders")
 TAKE = "select pg_try_advisory_xact_lock(1953064044, 3)"  # "tidl" in ASCII
 # The lock that no stranger can take; there is no such table before the first migration.
 HAS_VERSIONS = "select to_regclass('streams.alembic_version') is not null"
-LOCK_VERSIONS = "lock table streams.alembic_version in share row exclusive mode"
+LOCK_VERSIONS = "lock table streams.alembic_version in share row exclusive mode nowait"
 
 POLL_SECONDS = 0.25
 TELL_AGAIN_SECONDS = 30.0  # another migration may take minutes: an index of a large log
@@ -53,9 +54,22 @@ def take_migration_lock(connection: Connection) -> None:
 
 
 def lock_versions(connection: Connection) -> None:
-    """What keeps two migrations apart also where a stranger has the lock; waits for the other one."""
-    if connection.exec_driver_sql(HAS_VERSIONS).scalar_one():
-        connection.exec_driver_sql(LOCK_VERSIONS)
+    """What keeps two migrations apart also where a stranger has the lock; waits for the other one, and says so."""
+    if not connection.exec_driver_sql(HAS_VERSIONS).scalar_one():
+        return
+    tell_at = 0.0
+    while True:
+        try:
+            with connection.begin_nested():
+                connection.exec_driver_sql(LOCK_VERSIONS)
+            return
+        except DBAPIError as error:
+            if not is_conflict(error):
+                raise
+        if time.monotonic() >= tell_at:
+            tell_at = time.monotonic() + TELL_AGAIN_SECONDS
+            logger.warning("waits for streams.alembic_version, which another session has locked (see pg_locks)")
+        time.sleep(POLL_SECONDS)
 
 
 def _end(connection: Connection, pid: int | None) -> None:
