@@ -19,6 +19,8 @@ IN_ORDER = (
     "check_json.sql",
     "complete_item.sql",
     "record_change.sql",
+    "ring_doorbell.sql",
+    "send.sql",
     "check_event.sql",
     "examine_table.sql",
     "examine.sql",
@@ -26,12 +28,14 @@ IN_ORDER = (
     "rename_triggers.sql",
 )
 AS_BEFORE = (
-    "complete_item.sql",
-    "record_change.sql",
-    "check_event.sql",
-    "examine_table.sql",
-    "examine.sql",
-    "make_triggers.sql",
+    "0002_guards/complete_item.sql",
+    "0002_guards/record_change.sql",
+    "0001_core/ring_doorbell.sql",
+    "0002_guards/send.sql",
+    "0002_guards/check_event.sql",
+    "0002_guards/examine_table.sql",
+    "0002_guards/examine.sql",
+    "0002_guards/make_triggers.sql",
 )
 
 
@@ -43,7 +47,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     _execute((SQL / "0004_limits" / "lock_tables.sql").read_text())
     for name in AS_BEFORE:
-        text = (SQL / "0002_guards" / name).read_text()
+        text = (SQL / name).read_text()
         _execute(text.replace("\ncreate function", "\ncreate or replace function"))
     _execute("drop function streams.check_json(jsonb, text, text, text)")
     _execute((SQL / "0004_limits" / "rename_triggers_back.sql").read_text())

@@ -33,7 +33,7 @@ async def test_what_it_says_to_try_works(start_server: Any, database_url: str, s
     for name, text in blocks("python"):
         steps.write(name, text)
     path = steps.path if folder == "the README's" else None
-    server = await start_server(steps_dir=path, command=["-m", "tidelog.serve"])
+    server = await start_server(steps_dir=path, command=["-m", "tidelog.cli", "serve"])
     await eventually(lambda: "stop   Ctrl-C" in server.log())
     said = server.log()
     post = re.search(r"post +(curl .*?)\n +sql ", said, re.DOTALL)

@@ -143,7 +143,7 @@ async def test_a_feed_begins_while_the_queue_is_full(url: str, open_hog: OpenHog
 
 
 async def test_numbers_are_given_though_the_queue_fills_between_two_looks(url: str, open_hog: OpenHog) -> None:
-    """Without their NOTIFY; and those who rang meanwhile are told that they may try again."""
+    """Without their NOTIFY; and whoever notifies meanwhile is told that he may try again."""
     async with connected(url) as sql, connected(url, **FEED_SETTINGS) as connection:
         numbering = await Numbering.load(connection)
         await write(sql, "one")
@@ -153,7 +153,19 @@ async def test_numbers_are_given_though_the_queue_fills_between_two_looks(url: s
         assert [row[7] for row in numbering.rows] == ["one"]
         await write(sql, "two")
         assert await numbering.advance(connection) == 1
-        await connection.execute("select pg_advisory_lock(1953064044, 2)")  # as a sequencer that sleeps
         with pytest.raises(asyncpg.ProgramLimitExceededError) as refused:
-            await write(sql, "rings")
+            await sql.execute("notify somebody")
         assert is_conflict(refused.value) and is_passing(refused.value)
+
+
+async def test_nobody_rings_where_it_could_refuse_the_write(url: str, open_hog: OpenHog) -> None:
+    """Though the sequencer sleeps, as it looks every second: it finds what is written by itself."""
+    async with connected(url) as sql, connected(url, **FEED_SETTINGS) as connection:
+        numbering = await Numbering.load(connection)
+        await connection.execute("select pg_advisory_lock(1953064044, 2)")  # as a sequencer that sleeps
+        await open_hog()
+        await fill_up(sql)
+        await write(sql, "item")
+        await sql.execute("select streams.send('chatMessage', 'g', null, 'typing', 'null')")
+        await sql.execute("select streams.ring_doorbell()")
+        assert await numbering.advance(connection) == 2

@@ -14,11 +14,11 @@ from sqlalchemy.engine import make_url
 
 from tests.harness import PROGRAM_TIMEOUT_SECONDS, ROOT, free_port
 
-SERVE = ("-m", "tidelog.serve")
+SERVE = ("-m", "tidelog.cli", "serve")
 COMMANDS = {
     "serve": SERVE,
     "migrate": ("-m", "alembic", "upgrade", "head"),
-    "adopt": ("-m", "tidelog.adopt"),
+    "adopt": ("-m", "tidelog.cli", "adopt"),
 }
 
 

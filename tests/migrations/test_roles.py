@@ -32,7 +32,7 @@ async def handler(req, context):
     return {"status": 201, "body": {}}
 """
 FAIRLY_SOON_SECONDS = 90
-SERVE = ["-m", "tidelog.serve"]
+SERVE = ["-m", "tidelog.cli", "serve"]
 
 
 @dataclass

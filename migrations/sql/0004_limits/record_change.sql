@@ -80,7 +80,9 @@ begin
             values (tg_argv[0], new.group_id, new.id, 'create', new.version, new.data);
         end if;
     end if;
-    if not pg_catalog.pg_try_advisory_xact_lock_shared(1953064044, 2) then
+    if not pg_catalog.pg_try_advisory_xact_lock_shared(1953064044, 2)
+        and pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5
+    then
         perform pg_catalog.pg_notify('tidelog_doorbell', '');
     end if;
     return null;
