@@ -9,7 +9,9 @@
 -- Whatever rows hold, telling of them must not fail, or take long: nobody would get a number any more. So their sizes are
 -- added up before anything is made of them: of texts the length, which is known without reading them; of data what is
 -- stored, and then, as that may be compressed, what it is without (data || '{}' is the plainest that undoes it). 16 kB of
--- that are at most 200 MB as text, where all is numbers of 147 kB, and less than a second. Where "written" is in braces below goes the text of written_few.sql or of written_many.sql.
+-- that are at most 200 MB as text, where all is numbers of 147 kB, and less than a second.
+--
+-- Where "written" is in braces below goes the text of written_few.sql or of written_many.sql.
 --
 -- Tailing a sequence ("seq > the last I saw") loses rows: a number is drawn when a row is written, not when
 -- it commits, so a transaction that drew 5 may commit after one that drew 9 was read. Waiting until nothing
