@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from app.feed.overlay import KEPT_CHARACTERS_MAX, Overlay
-from app.model.change import Change, Commit, Event, GroupCommit, Topic
-from app.store.reading import COMMIT_SIZE_MAX_BYTES, Assembly
+
+from tidelog.feed.overlay import KEPT_CHARACTERS_MAX, Overlay
+from tidelog.model.change import Change, Commit, Event, GroupCommit, Topic
+from tidelog.store.reading import COMMIT_SIZE_MAX_BYTES, Assembly
 
 TOPIC = Topic("s", "g")
 LONG = "x" * (COMMIT_SIZE_MAX_BYTES // 4)
