@@ -11,12 +11,14 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.harness import eventually
+from tests.harness import eventually, until_numbered
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
 from tidelog.consumer import consume
+from tidelog.feed.subscription import PositionSubscription
 from tidelog.model.change import Commit, Topic
 from tidelog.model.position import Position
+from tidelog.store import archive as archive_module
 from tidelog.store import bulk as bulk_module
 from tidelog.store import live as live_module
 from tidelog.store import reading as reading_module
@@ -198,7 +200,8 @@ async def test_what_is_wanted_comes_as_if_all_had_been_read(
 
 async def test_more_rows_than_are_carried_are_a_reset(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where they are few bytes; those of other groups in the same commit are in it, or begin again, too."""
-    monkeypatch.setattr(bulk_module, "ROWS_MAX", 200)
+    for module in (bulk_module, reading_module):
+        monkeypatch.setattr(module, "COMMIT_ROWS_MAX", 200)
     async with connected(database_url) as sql:
         with sequencing(database_url):
             async with Feed.on(database_url) as feed, live(feed) as person:
@@ -211,6 +214,58 @@ async def test_more_rows_than_are_carried_are_a_reset(database_url: str, monkeyp
                 await person.until_told("after")
                 await check(sql, person)
                 assert person.reasons() == ["too_large"]
+
+
+@pytest.mark.parametrize("kind", ["an insert", "an update", "a delete", "events"])
+async def test_who_comes_back_is_not_read_more_rows_than_are_carried(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """It begins again; a group that the commit touches behind them does, too, and one that it doesn't goes on."""
+    for module in (bulk_module, reading_module):
+        monkeypatch.setattr(module, "COMMIT_ROWS_MAX", 500)
+    many = "from generate_series(1, 3000) i"
+    statements = {
+        "an insert": f"{INSERT} select 'g', 'many/' || i, '{{}}' {many}",
+        "an update": "update streams.chat_message set data = '{\"n\": 1}' where group_id = 'g'",
+        "a delete": "delete from streams.chat_message where group_id = 'g'",
+        "events": f"select count(streams.send('{STREAM}', 'g', null, 't', '{{}}')) {many}",
+    }
+    rows: list[int] = []
+    page = archive_module.read_page
+
+    async def counting(*arguments: Any, **options: Any) -> Page:
+        read = await page(*arguments, **options)
+        rows.append(len(read.rows))
+        return read
+
+    monkeypatch.setattr(archive_module, "read_page", counting)
+    async with connected(database_url) as sql:
+        with sequencing(database_url):
+            if kind in ("an update", "a delete"):
+                await sql.execute(statements["an insert"])
+            await write(sql, "before", "quiet")
+            await until_numbered(sql)
+            async with Feed.on(database_url) as feed:
+                since = Position(feed.broadcaster.position, feed.broadcaster.epoch)
+                async with sql.transaction():
+                    await sql.execute(statements[kind])
+                    await write(sql, "x", "last")
+                await write(sql, "after")
+                await write(sql, "after", "quiet")
+                await until_numbered(sql)
+                people = [feed.subscribe(Topic(STREAM, group), since) for group in ("g", "last", "quiet")]
+                await eventually(lambda: all("live" in {f["type"] for f in one.frames} for one in people))
+                await check(sql, people[0])
+                assert [one.reasons() for one in people] == [["too_large"], [], []]
+                rows.clear()
+                both = Person(feed)
+                both.subscription.since = since
+                last = PositionSubscription("last", both, Topic(STREAM, "last"), None, since)
+                for subscription in (both.subscription, last):
+                    feed.broadcaster.subscribe(subscription)
+                await eventually(lambda: len([f for f in both.frames if f["type"] == "live"]) == 2)
+                assert both.reasons() == ["too_large", "too_large"]
+                assert sum(rows) < 1500
 
 
 async def test_more_bytes_than_are_carried_are_a_reset_of_all_that_are_touched(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -209,7 +209,11 @@ class Pump:
                 self._cursor = max(self._cursor, request.number - 1)
             return await self._broadcaster.archive.page(request, self._recipients.topics)
 
-        async for commits in read_after(fetch, self._cursor, last, self._recipients.topics.__contains__):
+        async def find_touched(commit: Commit) -> Collection[Topic]:
+            return await self._broadcaster.archive.touched(commit, list(self._recipients.topics))
+
+        topics = self._recipients.topics
+        async for commits in read_after(fetch, self._cursor, last, topics.__contains__, find_touched):
             await self._deliver_all(commits)
             pages += bool(commits)
             if pages == pages_max or not self._recipients:

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 
 from tidelog.errors import ItemUnreadableError, StreamUnknownError
-from tidelog.model.change import Topic
+from tidelog.model.change import Commit, Topic
 from tidelog.model.position import ResetReason
 from tidelog.model.stream import Stream
+from tidelog.store.bulk import Bulk
 from tidelog.store.engine import Database
 from tidelog.store.failure import TROUBLE
 from tidelog.store.log import read_head
@@ -142,6 +143,11 @@ class Archive:
                 bytes_max=PAGE_BYTES_MAX,
                 timeout_seconds=PAGE_TIMEOUT_SECONDS,
             )
+
+    async def touched(self, commit: Commit, topics: Collection[Topic]) -> Collection[Topic]:
+        """Which of `topics` a large commit touches. Raises ForgottenError."""
+        async with self._kept_from(commit.number) as connection:
+            return await Bulk(connection, PAGE_TIMEOUT_SECONDS).touched(commit.xid, topics)
 
     async def ready(self, request: ReadyRequest, wanted: Wanted) -> Sequence[Any]:
         """A page's rows of past commits as messages, for read_ready(). Raises ForgottenError."""

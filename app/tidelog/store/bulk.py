@@ -9,17 +9,18 @@ import logging
 from bisect import bisect_right
 from collections.abc import Collection, Sequence
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tidelog.model.change import Commit, Topic
 from tidelog.store.failure import ROW_TROUBLE, is_of_a_row
 from tidelog.store.queries import load
-from tidelog.store.reading import COMMIT_SIZE_MAX_BYTES, Assembly
+from tidelog.store.reading import COMMIT_ROWS_MAX, COMMIT_SIZE_MAX_BYTES, Assembly
 
 if TYPE_CHECKING:
     import asyncpg
 
-    Connection = asyncpg.Connection[Any]
+    from tidelog.store.reading import Connection
+
     Table = Literal["change", "event"]
 
 logger = logging.getLogger("tidelog.reader")
@@ -31,9 +32,6 @@ TOUCHED_GROUPS = {table: load("touched_groups").replace("{table}", table) for ta
 TOUCHED_OF_TOPICS = {table: load("touched_of_topics").replace("{table}", table) for table in ("change", "event")}
 
 TOPICS_AT_ONCE = 500  # some milliseconds for the database
-# A commit with more rows for this process's subscribers is `truncated`: a snapshot costs less. One row for each topic
-# comes on top, since a snapshot of each costs more.
-ROWS_MAX = 10_000
 ROWS_AT_ONCE = 1000
 KEYS_FIRST = 16  # asked for of each topic
 KEYS_GROW_BY = 8
@@ -54,7 +52,7 @@ class Bulk:
 
         A topic counts as wanted if it is from now on until this returns; others may come or not.
         """
-        touched = sorted(await self._touched(commit.xid, wanted))
+        touched = sorted(await self.touched(commit.xid, wanted))
         keys = await self._keys(commit.xid, touched)
         assembly = Assembly(commit)
         if keys is None:
@@ -67,7 +65,8 @@ class Bulk:
         is_kept = await self._fetch(IS_KEPT, commit.number)
         return commit if is_kept[0][0] else None
 
-    async def _touched(self, xid: int, wanted: Collection[Topic]) -> set[Topic]:
+    async def touched(self, xid: int, wanted: Collection[Topic]) -> set[Topic]:
+        """Which of these topics the transaction wrote to."""
         touched: set[Topic] = set()
         is_few = len(wanted) <= TOPICS_AT_ONCE
         streams = [] if is_few else sorted({topic.stream for topic in wanted})
@@ -110,7 +109,7 @@ class Bulk:
     async def _keys(self, xid: int, touched: Sequence[Topic]) -> list[_Key] | None:
         """The keys of these topics' rows, in order; None if they are more than are carried."""
         keys: list[_Key] = []
-        rows_max = ROWS_MAX + len(touched)
+        rows_max = COMMIT_ROWS_MAX + len(touched)
         for table in ("change", "event"):
             # Of each a few; then of those that may have more, more: little is looked at in vain.
             topics, each_max = touched, KEYS_FIRST

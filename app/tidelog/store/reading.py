@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tidelog.model.change import Change, Commit, Event, GroupCommit, Topic
@@ -24,7 +24,10 @@ READ_COMMITS = (
 PAGE_ROWS_MAX = 1024
 PAGE_BYTES_MAX = 2 * 1024 * 1024
 COMMITS_AT_ONCE = 4096  # how far ahead one page looks: what a reader of a quiet group passes in one statement
-COMMIT_SIZE_MAX_BYTES = 16 * 1024 * 1024  # past it a commit is `truncated`, and its subscribers read a snapshot
+# Past either a commit is `truncated`, and its subscribers read a snapshot. A row costs some 2 microseconds of the event
+# loop at each step, however small it is. One row for each topic comes on top, since a snapshot of each costs more.
+COMMIT_SIZE_MAX_BYTES = 16 * 1024 * 1024
+COMMIT_ROWS_MAX = 10_000
 
 
 class PageRequest(NamedTuple):
@@ -43,6 +46,7 @@ class Page(NamedTuple):
 
 
 FetchPage = Callable[[PageRequest], Awaitable[Page]]
+FindTouched = Callable[[Commit], Awaitable[Collection[Topic]]]
 
 
 class Only(NamedTuple):
@@ -70,12 +74,16 @@ async def read_page(
 
 
 async def read_after(
-    fetch: FetchPage, number: int, last: int, is_wanted: Callable[[Topic], bool]
+    fetch: FetchPage,
+    number: int,
+    last: int,
+    is_wanted: Callable[[Topic], bool],
+    find_touched: FindTouched | None = None,
 ) -> AsyncIterator[Sequence[Commit]]:
     """Whole commits after `number` up to `last`, in order, those together that come with one page.
 
-    Each has the groups that are wanted when it is read; what isn't wanted is dropped at once. Raises what
-    `fetch` raises.
+    Each has the groups that are wanted when it is read; what isn't wanted is dropped at once. Of one that is too much
+    the rest is not read if `find_touched` answers which of the wanted topics it touches. Raises what these two raise.
     """
     assembly = _Assemblies(is_wanted)
     request = PageRequest(number + 1, -1, last)
@@ -87,6 +95,10 @@ async def read_after(
             row = page.rows[-1]
             # A commit without rows is passed as a whole; any other may go on in the next page.
             request = PageRequest(row["number"] + (row["seq"] is None), -1 if row["seq"] is None else row["seq"], last)
+            if find_touched is not None and assembly.is_truncated and (commit := assembly.finish()) is not None:
+                Assembly(commit).truncate(await find_touched(commit))
+                commits.append(commit)
+                request = PageRequest(commit.number + 1, -1, last)
         else:
             request = PageRequest(until + 1, -1, last)
             if (commit := assembly.finish()) is not None:
@@ -108,7 +120,7 @@ class Assembly:
 
     def __init__(self, commit: Commit) -> None:
         self.commit = commit
-        self._size = 0
+        self._size = self._rows = 0
 
     def add(self, topic: Topic, kind: str, seq: int, id: Any, op: Any, version: int, data: str | None) -> None:
         """The next row; one without data, id and op is too large by itself."""
@@ -118,7 +130,9 @@ class Assembly:
             group = commit.groups[topic] = GroupCommit([], [])
         if data is not None:
             self._size += len(data) + len(op) + len(id or "")
-        if (data is None or self._size > COMMIT_SIZE_MAX_BYTES) and not commit.truncated:
+        self._rows += 1
+        is_too_much = self._size > COMMIT_SIZE_MAX_BYTES or self._rows > COMMIT_ROWS_MAX + len(commit.groups)
+        if (data is None or is_too_much) and not commit.truncated:
             self.truncate(())
         if commit.truncated or data is None:
             return
@@ -127,7 +141,7 @@ class Assembly:
         else:
             group.changes.append(Change(seq, op, id, version, data))
 
-    def truncate(self, topics: Sequence[Topic]) -> None:
+    def truncate(self, topics: Collection[Topic]) -> None:
         """It is too much, also of `topics`, whether a row of theirs has been added or not."""
         self.commit.truncated = True
         self.commit.groups |= {topic: GroupCommit([], []) for topic in topics}
@@ -147,6 +161,11 @@ class _Assemblies:
     def __init__(self, is_wanted: Callable[[Topic], bool]) -> None:
         self._is_wanted = is_wanted
         self._assembly: Assembly | None = None
+
+    @property
+    def is_truncated(self) -> bool:
+        """Whether the commit of the last row is too much."""
+        return self._assembly is not None and self._assembly.commit.truncated
 
     def add(self, row: Any) -> Commit | None:
         """Take the next row; answers the commit before it, if it begins a new one."""
