@@ -148,6 +148,18 @@ class Settings(BaseSettings):
     snapshot_size_max_bytes: int = Field(
         1_073_741_824, ge=1, description="largest snapshot sent in pages; it waits in a temporary file"
     )
+    snapshot_memory_max_bytes: int = Field(
+        268_435_456,
+        ge=1_048_576,
+        description="memory of all snapshots that are read or wait to be sent, in each process: three of the largest "
+        "syncs, and some hundred small snapshots. What finds no room waits, or is in a file",
+    )
+    snapshot_disk_max_bytes: int = Field(
+        4_294_967_296,
+        ge=1_048_576,
+        description="temporary files of all snapshots of a process: four of the largest. What finds no room waits. "
+        "Their folder is TMPDIR",
+    )
     socket_ping_interval_seconds: float = Field(20, gt=0, description="how often an idle client is pinged")
     socket_ping_timeout_seconds: float = Field(20, gt=0, description="a client that does not pong in this time is dead")
 

@@ -44,6 +44,9 @@ class Protocol:
     def watch(self, *_: object) -> None:
         pass
 
+    def unwatch(self) -> None:
+        pass
+
     def end(self, code: int, reason: str) -> None:
         self.transport.write(f"close {code} {reason}".encode())
 

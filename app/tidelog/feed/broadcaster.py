@@ -14,10 +14,12 @@ from weakref import WeakValueDictionary
 
 from tidelog.errors import TidelogError
 from tidelog.feed.audience import Channel, Follower, Touched, deliver
+from tidelog.feed.budget import Budget
 from tidelog.feed.cork import Cork, UnflushedError
 from tidelog.feed.errands import Errands
 from tidelog.feed.failures import Failures, Unserved, UnservedError
 from tidelog.feed.opening import Opening
+from tidelog.feed.openings import Openings
 from tidelog.feed.overlay import Overlay
 from tidelog.feed.patience import Patience
 from tidelog.feed.pump import Pump
@@ -31,7 +33,7 @@ from tidelog.feed.subscription import (
     Subscription,
     SyncSubscription,
 )
-from tidelog.feed.sync import Syncing, SyncWhenDrained
+from tidelog.feed.sync import Syncing, SyncOpening
 from tidelog.feed.trouble import Troubles
 from tidelog.feed.turns import Turns
 from tidelog.model.change import Commit, Topic, net_changes
@@ -64,6 +66,12 @@ class Broadcaster:
         drain_timeout_seconds = settings.socket_drain_timeout_seconds
         self.errands = Errands(drain_timeout_seconds, patience, self.troubles, self.refuse, self._fail_told)
         self.turns = Turns()
+        self.openings = Openings()
+        self.budget: Budget = Budget(
+            settings.snapshot_memory_max_bytes,
+            settings.snapshot_disk_max_bytes,
+            settings.subscribe_patience_seconds,
+        )
         self.position = 0
         self.at_ms = 0.0
         self.epoch = ""
@@ -360,14 +368,18 @@ class Broadcaster:
             self._spoolings[key] = spooling
         return spooling
 
+    def syncing(self, topic: Topic, item_id: str | None) -> Syncing:
+        """The present state of this, for those without positions, perhaps one that is being read for others."""
+        key = (topic, item_id)
+        syncing = self._syncings.get(key)
+        if syncing is None:
+            syncing = self._syncings[key] = Syncing(self, *key, self._settings.sync_size_max_bytes)
+            syncing.start()
+        return syncing
+
     def end_syncing(self, topic: Topic, item_id: str | None, syncing: Syncing) -> None:
         if self._syncings.get((topic, item_id)) is syncing:
             del self._syncings[topic, item_id]
-
-    def sync_when_drained(self, subscription: SyncSubscription) -> None:
-        """It can't take a snapshot now; its present state is read when it can."""
-        waiting = self._starting[subscription] = SyncWhenDrained(self, subscription)
-        waiting.start()
 
     async def reached(self, position: int, joins: int) -> bool:
         """Wait until the feed is at `position` or further, and answer True.
@@ -388,13 +400,8 @@ class Broadcaster:
                 self.fail({subscription.subscriber: failure})
 
     def _sync(self, subscription: SyncSubscription) -> None:
-        key = (subscription.topic, subscription.item_id)
-        syncing = self._syncings.get(key)
-        if syncing is None:
-            syncing = self._syncings[key] = Syncing(self, *key, self._settings.sync_size_max_bytes)
-            syncing.start()
-        syncing.add(subscription)
-        self._starting[subscription] = syncing
+        opening = self._starting[subscription] = SyncOpening(self, subscription)
+        opening.start()
 
     def _resumption(self, subscriber: Subscriber) -> Resumption:
         resumption = self._resumptions.get(subscriber)

@@ -12,6 +12,9 @@ from tidelog.feed.patience import Patience
 from tidelog.feed.subscription import Subscriber, Subscription
 from tidelog.feed.trouble import Troubles
 
+# A client that takes less is not waited for: it would have what waits for it kept for hours.
+DRAIN_BYTES_PER_SECOND_MIN = 500  # less than the worst of mobile networks brings
+
 Refuse = Callable[[Subscription, TidelogError], None]
 
 
@@ -70,16 +73,25 @@ class Errands:
     async def drained(self, subscriber: Subscriber, cursor: int | None) -> None:
         """Wait until the subscriber, which got all up to `cursor`, can take more.
 
-        Raises FellBehindError if it doesn't in time; it is being closed then.
+        Raises FellBehindError if it takes nothing for too long, or next to nothing; it is being closed then.
         """
         if not subscriber.is_full:
             return
+        taken = subscriber.taken
+        while not await self._is_drained(subscriber):
+            before, taken = taken, subscriber.taken
+            if taken - before < DRAIN_BYTES_PER_SECOND_MIN * self._drain_timeout_seconds:
+                subscriber.give_up(cursor)
+                raise FellBehindError
+
+    async def _is_drained(self, subscriber: Subscriber) -> bool:
+        """Whether it has drained within a while."""
         try:
             async with asyncio.timeout(self._drain_timeout_seconds):
                 await subscriber.drained()
         except TimeoutError:
-            subscriber.give_up(cursor)
-            raise FellBehindError from None
+            return False
+        return True
 
     async def _guard(self, work: Coroutine[Any, Any, None], served: Callable[[], Iterable[Subscription]]) -> None:
         try:

@@ -32,10 +32,15 @@ class Opening:
 
     async def _begin_with_snapshot(self) -> None:
         subscription, subscriber = self._subscription, self._subscription.subscriber
-        async with self._broadcaster.spooling(subscription, self._not_before).use() as spool:
-            for items, more in spool.pages():
-                await self._broadcaster.errands.drained(subscriber, None)
-                message = subscription.dialect.page(subscription, spool.position, spool.epoch, items, more=more)
-                subscriber.deliver(message)
-            position = spool.position
-        self._broadcaster.pump(subscription, position)
+        broadcaster = self._broadcaster
+        async with broadcaster.openings.turn(subscriber, subscription.topic.stream):
+            await broadcaster.errands.drained(subscriber, None)
+            async with broadcaster.spooling(subscription, self._not_before).use() as spool:
+                pages, more = spool.pages(), True
+                while more:
+                    await broadcaster.errands.drained(subscriber, None)  # before the page is read
+                    items, more = next(pages)
+                    message = subscription.dialect.page(subscription, spool.position, spool.epoch, items, more=more)
+                    subscriber.deliver(message)
+                position = spool.position
+        broadcaster.pump(subscription, position)

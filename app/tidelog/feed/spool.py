@@ -15,6 +15,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from tidelog.errors import SnapshotTooLargeError
+from tidelog.feed.budget import Budget, Holding, NoRoomError
 from tidelog.feed.overlay import Overlay
 from tidelog.model.change import Change
 
@@ -22,26 +23,55 @@ if TYPE_CHECKING:
     from tidelog.feed.broadcaster import Broadcaster
     from tidelog.feed.subscription import PositionSubscription
 
-MEMORY_MAX_BYTES = 256 * 1024  # past it a snapshot is in a file
+MEMORY_MAX_BYTES = 256 * 1024  # of one snapshot; past it, or where all of them have theirs, it is in a file
 PAGE_CHARACTERS = 128 * 1024  # of a page; one item may be larger
 
 
 class Spool:
     """A group's items (or one item) exactly as of `position`, in pages of encoded items."""
 
-    def __init__(self, size_max_bytes: int) -> None:
+    def __init__(self, budget: Budget, size_max_bytes: int, setting: str = "TIDELOG_SNAPSHOT_SIZE_MAX_BYTES") -> None:
+        """`setting` is the one that would allow more."""
         self.position = 0
         self.epoch = ""
         self._size_max_bytes = size_max_bytes
-        self._file = tempfile.SpooledTemporaryFile(MEMORY_MAX_BYTES)  # noqa: SIM115 - closed by close()
+        self._setting = setting
+        self._memory, self._disk = Holding(budget.memory), Holding(budget.disk)
+        self._is_in_file = False
+        self._file = tempfile.SpooledTemporaryFile()  # noqa: SIM115 - closed by close()
         self._ends: list[int] = []
+        self._users = 1
+
+    @property
+    def size(self) -> int:
+        """Bytes of its pages."""
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def is_in_file(self) -> bool:
+        """Whether it is too large for memory, or the memory for snapshots is full."""
+        return self._is_in_file
+
+    def reserve(self, disk: Holding) -> None:
+        """It is to have this of the disk; before anything is added."""
+        self._disk = disk
+
+    def hold(self) -> None:
+        """One more uses it: close it once more."""
+        self._users += 1
 
     def close(self) -> None:
+        """It is used no more, or by one less."""
+        self._users -= 1
+        if self._users:
+            return
         with suppress(OSError):  # what is still to be written is not needed any more
             self._file.close()
+        self._memory.release()
+        self._disk.release()
 
     def add(self, items: Sequence[str]) -> None:
-        """Append items, each a text. Raises SnapshotTooLargeError, and OSError for want of room."""
+        """Append items, each a text. Raises SnapshotTooLargeError, NoRoomError, and OSError for want of room."""
         sizes = list(accumulate(map(len, items)))
         begin = size = 0
         while begin < len(items):
@@ -51,13 +81,14 @@ class Spool:
 
     def finish(self) -> None:
         """There are no more items. Raises OSError, so that reading the pages doesn't."""
-        if not self._ends:
-            self._add_page(b"")
         with _telling_the_folder():
             self._file.flush()
+        self._disk.settle()
 
     def pages(self) -> Iterator[tuple[bytes, bool]]:
-        """Each page, and whether there are more."""
+        """Each page, one at least, and whether there are more."""
+        if not self._ends:
+            yield b"", False
         begin = 0
         for number, end in enumerate(self._ends, start=1):
             try:
@@ -69,15 +100,22 @@ class Spool:
             begin = end
 
     def _add_page(self, page: bytes) -> None:
-        end = (self._ends[-1] if self._ends else 0) + len(page)
-        if end > self._size_max_bytes:
+        size = self.size + len(page)
+        if size > self._size_max_bytes:
             raise SnapshotTooLargeError(
                 f"the group has over {self._size_max_bytes} bytes of items: subscribe to single items, "
-                "or raise TIDELOG_SNAPSHOT_SIZE_MAX_BYTES"
+                f"or raise {self._setting}"
             )
         with _telling_the_folder():
+            if self._is_in_file:
+                self._disk.grow(len(page))
+            elif size > MEMORY_MAX_BYTES or not self._memory.try_grow(len(page)):
+                self._disk.grow(size)
+                self._is_in_file = True
+                self._file.rollover()
+                self._memory.release()
             self._file.write(page)
-        self._ends.append(end)
+        self._ends.append(size)
 
 
 class Spooling:
@@ -119,15 +157,23 @@ class Spooling:
             self._reading.result().close()
 
     async def _read(self) -> Spool:
+        room: Holding | None = None
         while True:
-            spool = Spool(self._size_max_bytes)
+            spool = Spool(self._broadcaster.budget, self._size_max_bytes)
+            if room is not None:
+                spool.reserve(room)
+            lacking: NoRoomError | None = None
             try:
                 if await self._fill(spool):
                     return spool
+            except NoRoomError as error:
+                lacking = error
             except BaseException:
                 spool.close()
                 raise
             spool.close()
+            self._position = None
+            room = None if lacking is None else await lacking.wait()
 
     async def _fill(self, spool: Spool) -> bool:
         """Fill the spool; False if so much was published meanwhile that it must be begun again."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -20,6 +20,8 @@ class Messages:
 
     __slots__ = ("payloads", "wire")
 
+    is_long = False  # whether it is a LongMessage
+
     def __init__(self, payloads: Sequence[bytes]) -> None:
         self.payloads = payloads
         self.wire: bytes | None = None
@@ -27,6 +29,60 @@ class Messages:
     @property
     def size(self) -> int:
         return sum(map(len, self.payloads))
+
+
+class Pages(Protocol):
+    """What a long message is read from."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of all pages."""
+        ...
+
+    def pages(self) -> Iterator[tuple[bytes, bool]]:
+        """Each page, and whether there are more."""
+        ...
+
+    def hold(self) -> None:
+        """One more reads it."""
+        ...
+
+    def close(self) -> None:
+        """One less does."""
+        ...
+
+
+class LongMessage(Messages):
+    """One message that no connection is to have in memory: it is read while it is sent.
+
+    Who writes it later than now has to `hold` its pages, and to `close` them.
+    """
+
+    __slots__ = ("_head", "_tail", "pages")
+
+    is_long = True
+
+    def __init__(self, head: bytes, pages: Pages, tail: bytes) -> None:
+        """Between head and tail come the pages, with commas between them."""
+        self._head, self._tail = head, tail
+        self.pages = pages
+        self.wire = None
+
+    def parts(self) -> Iterator[bytes]:
+        """What it is, in its order."""
+        yield self._head
+        for page, more in self.pages.pages():
+            yield page + b"," if more else page
+        yield self._tail
+
+    @property
+    def payloads(self) -> Sequence[bytes]:  # type: ignore[override]  # all of it
+        return [b"".join(self.parts())]
+
+    @property
+    def size(self) -> int:
+        """About so many bytes."""
+        return self.pages.size
 
 
 class Piece(NamedTuple):
@@ -99,6 +155,10 @@ class SyncDialect(Dialect, Protocol):
         """
         ...
 
+    def sync_ends(self, topic: Topic, at_ms: float) -> tuple[bytes, bytes]:
+        """What is before and behind the texts of a group's sync."""
+        ...
+
 
 class PositionDialect(Dialect, Protocol):
     """Subscriptions have positions: they can be resumed, and snapshots come in pages."""
@@ -156,6 +216,11 @@ class Subscriber(Protocol):
     @property
     def is_full(self) -> bool:
         """Whether so much waits to be sent that more should not be delivered now."""
+        ...
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the client has taken, counted from anywhere: if they grow while it is full, it reads."""
         ...
 
     def deliver(self, messages: Messages) -> None:

@@ -6,6 +6,7 @@ Both send the same bytes in the same order, tell when too much waits to be sent,
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
@@ -13,14 +14,18 @@ from typing import Protocol
 from litestar.types import Scope, Send
 
 from tidelog.feed.cork import Cork
-from tidelog.feed.subscription import Messages
+from tidelog.feed.subscription import LongMessage, Messages
 from tidelog.feed.subscription import Outlet as FeedOutlet
 from tidelog.web.allowance import Allowance
-from tidelog.web.protocol import EXTENSION, SocketProtocol, encode_frame, frame_head
+from tidelog.web.progress import taken
+from tidelog.web.protocol import EXTENSION, SocketProtocol, encode_frame, fragment_head, frame_head
 
 # Messages that are larger, on an average, go behind the heads of their frames as they are.
 FRAME_COPIED_BYTES_MAX = 32 * 1024
+LONG_SLICE_BYTES = 256 * 1024  # of a long message in a turn of the event loop: some 100 microseconds
 CLOSE_TIMEOUT_SECONDS = 5.0  # a client that doesn't read can't be told that it is closed
+
+logger = logging.getLogger(__name__)
 
 
 class Outlet(FeedOutlet, Protocol):
@@ -30,6 +35,11 @@ class Outlet(FeedOutlet, Protocol):
     """
 
     is_full: bool
+
+    @property
+    def taken(self) -> int:
+        """Bytes that the client has taken, counted from anywhere."""
+        ...
 
     async def drained(self) -> None:
         """Return when it is not full (any more), or has ended."""
@@ -74,7 +84,10 @@ class TransportOutlet:
     """Writes frames, encoded once for all connections, to the connection's transport."""
 
     # For a thousand sockets, what an update touches of each is what it costs, beside the write itself.
-    __slots__ = ("_cork", "_drained", "_gathered", "_is_open", "_on_full", "_protocol", "_transport", "is_full")
+    __slots__ = (
+        "_cork", "_drained", "_gathered", "_is_direct", "_is_paused", "_long", "_on_full", "_protocol", "_transport",
+        "is_full",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -88,14 +101,23 @@ class TransportOutlet:
         self._protocol = protocol
         self._cork = cork
         self._transport = protocol.transport
-        self._is_open = True
+        self._is_direct = True  # not ended, and nothing but the transport is to be waited for
+        self._is_paused = False  # the transport has more than it should
+        self._long: LongWriting | None = None  # which is being sent; the outlet is full meanwhile
         self._gathered: list[bytes] | None = None
         self._on_full = on_full
         self._drained: asyncio.Event | None = None  # only while somebody may wait
-        protocol.watch(high_water, self._note_full, self._note_drained, allowance)
+        protocol.watch(high_water, self._note_paused, self._note_resumed, allowance)
+
+    @property
+    def taken(self) -> int:
+        return taken(self._transport)
 
     def write(self, messages: Messages) -> None:
-        self.write_all((self,), messages)
+        if isinstance(messages, LongMessage):
+            self._write_long(messages)
+        else:
+            self.write_all((self,), messages)
 
     @staticmethod
     def write_all(outlets: Iterable[TransportOutlet], messages: Messages) -> None:
@@ -113,10 +135,12 @@ class TransportOutlet:
                     outlet._gathered = []
                     outlet._cork.gather(outlet)
                 outlet._gathered.append(wire)
-            elif outlet._is_open:
+            elif outlet._is_direct:
                 transport = outlet._transport
                 if not transport.is_closing():
                     transport.write(wire)
+            elif outlet._long is not None:
+                outlet._long.behind.append(wire)
 
     def _write_parts(self, parts: Sequence[bytes]) -> None:
         """Write frames in pieces."""
@@ -125,15 +149,54 @@ class TransportOutlet:
                 self._gathered = []
                 self._cork.gather(self)
             self._gathered += parts
-        elif self._is_open and not self._transport.is_closing():
+        elif self._long is not None:
+            self._long.behind += parts
+        elif self._is_direct and not self._transport.is_closing():
             self._transport.writelines(parts)
+
+    def _write_long(self, message: LongMessage) -> None:
+        """Write a message by and by, as the transport takes it. All that comes meanwhile comes behind it."""
+        if self._long is not None or self._cork.is_held or not self._is_direct:
+            self._write_parts([encode_frame(payload) for payload in message.payloads])
+            return
+        self._is_direct = False
+        self._long = LongWriting(message)
+        self._note_full()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Write more of the long message, and what came behind it when that is done."""
+        long, transport = self._long, self._transport
+        if long is None or self._is_paused:
+            return
+        try:
+            size = 0
+            while (fragment := long.next()) is not None:
+                transport.writelines(fragment)
+                size += len(fragment[1])
+                if self._is_paused:
+                    return
+                if size >= LONG_SLICE_BYTES:
+                    asyncio.get_running_loop().call_soon(self._go_on)
+                    return
+        except Exception:  # the message can't be ended as a message
+            logger.exception("a message could not be read while it was sent: its connection is broken off")
+            self.end()
+            transport.abort()
+            return
+        self._long, self._is_direct = None, True
+        long.close()
+        if long.behind and not transport.is_closing():
+            transport.writelines(long.behind)
+        if not self._is_paused:
+            self._note_drained()
 
     def flush(self) -> None:
         """Part of the feed's Corked."""
         gathered, self._gathered = self._gathered, None
-        if gathered is not None and self._is_open and not self._transport.is_closing():
+        if gathered is not None:
             # Not joined: what a slow socket leaves waiting is shared with all the others.
-            self._transport.writelines(gathered)
+            self._write_parts(gathered)
 
     async def drained(self) -> None:
         if self._drained is not None:
@@ -144,23 +207,71 @@ class TransportOutlet:
         return True  # the protocol counts frames, and bounds how many it hands on in a turn of the loop
 
     def close(self, code: int, reason: str) -> None:
-        self._is_open = False
+        self._drop_long()
         self._protocol.end(code, reason)
 
     def end(self) -> None:
-        self._is_open = False
+        self._drop_long()
         self._note_drained()
+        # What the transport and the event loop still have of it must not keep the rest.
+        self._protocol.unwatch()
+        self._on_full = _do_nothing
+
+    def _drop_long(self) -> None:
+        self._is_direct = False
+        long, self._long = self._long, None
+        if long is not None:
+            long.close()
+
+    def _note_paused(self) -> None:
+        self._is_paused = True
+        self._note_full()
+
+    def _note_resumed(self) -> None:
+        self._is_paused = False
+        if self._long is None:
+            self._note_drained()
+        else:
+            self._go_on()
 
     def _note_full(self) -> None:
-        self.is_full = True
-        self._drained = asyncio.Event()
-        self._on_full()
+        if not self.is_full:
+            self.is_full = True
+            self._drained = asyncio.Event()
+            self._on_full()
 
     def _note_drained(self) -> None:
         self.is_full = False
         if self._drained is not None:
             self._drained.set()
             self._drained = None
+
+
+class LongWriting:
+    """A long message on its way to a transport, in fragments: pings, pongs and a close need not wait for its end."""
+
+    __slots__ = ("_is_first", "_next", "_parts", "behind", "pages")
+
+    def __init__(self, message: LongMessage) -> None:
+        self.pages = message.pages
+        self.pages.hold()
+        self.behind: list[bytes] = []  # encoded frames that come after it
+        self._parts = message.parts()
+        self._next: bytes | None = next(self._parts)
+        self._is_first = True
+
+    def next(self) -> tuple[bytes, bytes] | None:
+        """The next fragment, as its head and its content."""
+        part = self._next
+        if part is None:
+            return None
+        self._next = next(self._parts, None)
+        head = fragment_head(len(part), is_first=self._is_first, is_last=self._next is None)
+        self._is_first = False
+        return head, part
+
+    def close(self) -> None:
+        self.pages.close()
 
 
 class SendOutlet:
@@ -182,8 +293,9 @@ class SendOutlet:
         self._on_full = on_full
         self._on_failure = on_failure
         self._on_stuck = on_stuck
-        self._queue: deque[bytes] = deque()
+        self._queue: deque[bytes | LongMessage] = deque()
         self._queue_bytes = 0
+        self._sent_bytes = 0
         self._sending: asyncio.Task[None] | None = None  # only while there is something to send
         self._drained = asyncio.Event()
         self._ended = False
@@ -191,7 +303,11 @@ class SendOutlet:
     def write(self, messages: Messages) -> None:
         if self._ended:
             return
-        self._queue.extend(messages.payloads)
+        if isinstance(messages, LongMessage):
+            messages.pages.hold()
+            self._queue.append(messages)
+        else:
+            self._queue.extend(messages.payloads)
         self._queue_bytes += messages.size
         if self._queue_bytes > self._high_water and not self.is_full:
             self.is_full = True
@@ -204,6 +320,10 @@ class SendOutlet:
     def write_all(outlets: Iterable[SendOutlet], messages: Messages) -> None:
         for outlet in outlets:
             outlet.write(messages)
+
+    @property
+    def taken(self) -> int:
+        return self._sent_bytes
 
     async def drained(self) -> None:
         if self.is_full:
@@ -219,40 +339,62 @@ class SendOutlet:
     def close(self, code: int, reason: str) -> None:
         if self._ended:
             return
+        on_stuck = self._on_stuck
         self.end()
-        self._sending = asyncio.create_task(self._close(code, reason))
+        self._sending = asyncio.create_task(self._close(code, reason, on_stuck))
 
     def end(self) -> None:
         if self._sending is not None:
             self._sending.cancel()
         self._ended = True
         self.is_full = False
+        for message in self._queue:
+            if isinstance(message, LongMessage):
+                message.pages.close()
         self._queue.clear()
         self._drained.set()
+        self._on_full = self._on_failure = self._on_stuck = _do_nothing
 
     async def _empty(self) -> None:
         """Send what waits. However that fails, the connection ends: receive() may never be told of it."""
         try:
             while self._queue:
                 message = self._queue.popleft()
-                await self._send({"type": "websocket.send", "text": message.decode(), "bytes": None})
-                self._queue_bytes -= len(message)
+                if isinstance(message, LongMessage):
+                    size, text = message.size, _read(message)
+                else:
+                    size, text = len(message), message.decode()
+                await self._send({"type": "websocket.send", "text": text, "bytes": None})
+                self._queue_bytes -= size
+                self._sent_bytes += size
                 if self.is_full and self._queue_bytes <= self._high_water // 4:
                     self.is_full = False
                     self._drained.set()
             self._sending = None
         except (OSError, RuntimeError):  # the client went away
-            self._sending = None
+            self._sending, on_stuck = None, self._on_stuck
             self.end()
-            self._on_stuck()
+            on_stuck()
         except Exception as error:
             self._sending = None
             self._on_failure(error)
 
-    async def _close(self, code: int, reason: str) -> None:
+    async def _close(self, code: int, reason: str, on_stuck: Callable[[], None]) -> None:
         """Close the connection, or let go of it if the client takes nothing any more."""
         try:
             async with asyncio.timeout(CLOSE_TIMEOUT_SECONDS):
                 await self._send({"type": "websocket.close", "code": code, "reason": reason})
         except Exception:  # it is over, in whatever way
-            self._on_stuck()
+            on_stuck()
+
+
+def _read(message: LongMessage) -> str:
+    """All of it: an ASGI server takes a message as a whole."""
+    try:
+        return message.payloads[0].decode()
+    finally:
+        message.pages.close()
+
+
+def _do_nothing(*_: object) -> None:
+    """What ended calls back no more."""

@@ -24,6 +24,7 @@ from websockets.protocol import State
 from tidelog.web.allowance import POLICY_VIOLATION, Allowance, floods
 from tidelog.web.intake import SlicedIntake
 from tidelog.web.overfull import OverfullApp, overfull
+from tidelog.web.progress import BYTES_PER_SECOND_MIN, taken
 
 EXTENSION = "tidelog.frames"
 ABORT_AFTER_SECONDS = 10.0  # for the close frame and what is before it to be sent
@@ -55,6 +56,12 @@ def encode_frame(payload: bytes) -> bytes:
     return frame_head(len(payload)) + payload
 
 
+def fragment_head(size: int, *, is_first: bool, is_last: bool) -> bytes:
+    """The same for a part of a message (RFC 6455 5.4). Pings, pongs and a close may come between two parts."""
+    opcode = (0x80 if is_last else 0) | (0x01 if is_first else 0)
+    return bytes((opcode,)) + frame_head(size)[1:]
+
+
 class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
     """To be given to uvicorn as `ws`: `--ws tidelog.web.protocol:SocketProtocol`."""
 
@@ -64,6 +71,8 @@ class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
     _is_flooding = False
     _on_full: Callable[[], None] | None = None
     _on_drained: Callable[[], None] | None = None
+    _taken_at_ping = 0
+    _pong_due = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -83,6 +92,10 @@ class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
         self._on_full, self._on_drained = on_full, on_drained
         self._allowance = allowance
         self.transport.set_write_buffer_limits(high=high_water, low=high_water // 4)
+
+    def unwatch(self) -> None:
+        """Call back no more."""
+        self._on_full = self._on_drained = None
 
     def end(self, code: int, reason: str) -> None:
         """Send a close frame behind what waits to be sent, and don't wait long for it."""
@@ -117,6 +130,9 @@ class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        pong, self._pong_due = self._pong_due, b""
+        if pong and not self.close_sent:
+            self.transport.write(pong)
         self._tell(self._on_drained)
 
     async def send(self, message: Any) -> None:
@@ -215,7 +231,8 @@ class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
         if self.writable.is_set():
             super().handle_ping()
         else:
-            self.conn.data_to_send()  # the pong is not sent to one who doesn't take what waits already
+            # One who doesn't take what waits already is sent one pong when it does, for its last ping (RFC 6455 5.5.3).
+            self._pong_due = b"".join(self.conn.data_to_send()[-1:]) or self._pong_due
 
     def connection_lost(self, exc: Exception | None) -> None:
         try:
@@ -229,11 +246,20 @@ class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
             self.transport.write_eof()  # clients wait for it behind a close frame
         self._abort_later()
 
+    def send_keepalive_ping(self) -> None:
+        self._taken_at_ping = taken(self.transport)
+        super().send_keepalive_ping()
+
     def keepalive_timeout(self) -> None:
-        if self._kept or self.read_paused:
-            # The pong may be in what isn't read yet. Whoever takes nothing is closed for that, by the feed.
-            assert self.ping_timeout is not None  # noqa: S101 - or there would be no such timer
-            self.pong_timer = self.loop.call_later(self.ping_timeout, self.keepalive_timeout)
+        """No pong has come. It may be in what isn't read yet; whoever takes nothing is closed for that, by the feed.
+
+        And the ping waits behind what was written before it: who takes that, is alive.
+        """
+        seconds = self.ping_timeout or 0.0
+        before, self._taken_at_ping = self._taken_at_ping, taken(self.transport)
+        takes = self._taken_at_ping - before >= BYTES_PER_SECOND_MIN * seconds and not self.close_sent
+        if takes or self._kept or self.read_paused:
+            self.pong_timer = self.loop.call_later(seconds, self.keepalive_timeout)
             return
         super().keepalive_timeout()
         self._abort_later()

@@ -181,6 +181,10 @@ class SocketConnection:
     def is_full(self) -> bool:
         return self.outlet.is_full
 
+    @property
+    def taken(self) -> int:
+        return self.outlet.taken
+
     async def drained(self) -> None:
         await self.outlet.drained()
 

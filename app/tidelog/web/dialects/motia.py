@@ -102,14 +102,20 @@ class MotiaDialect:
 
     def sync(self, topic: Topic, item_id: str | None, texts: Sequence[bytes], at_ms: float) -> Messages:
         """The whole group as a list, or one item (null if there is none)."""
-        self._last = max(self._last, at_ms + SYNC_OFFSET_MS)
-        channel = "" if item_id is None else f'"id":{quote(item_id)},'
-        head = f'{{"timestamp":{self._last!r},{_address(topic)},{channel}"event":{{"type":"sync","data":'.encode()
         if item_id is not None:
+            head = self._sync_head(topic, f'"id":{quote(item_id)},', at_ms)
             return Messages([b"".join((head, *(texts or [b"null"]), b"}}"))])
+        head, tail = self.sync_ends(topic, at_ms)
         # Joined once: it may be large.
         items = [piece for text in texts for piece in (b",", text)][1:]
-        return Messages([b"".join((head, b"[", *items, b"]}}"))])
+        return Messages([b"".join((head, *items, tail))])
+
+    def sync_ends(self, topic: Topic, at_ms: float) -> tuple[bytes, bytes]:
+        return self._sync_head(topic, "", at_ms) + b"[", b"]}}"
+
+    def _sync_head(self, topic: Topic, channel: str, at_ms: float) -> bytes:
+        self._last = max(self._last, at_ms + SYNC_OFFSET_MS)
+        return f'{{"timestamp":{self._last!r},{_address(topic)},{channel}"event":{{"type":"sync","data":'.encode()
 
     def ready(self, _subscriptions: Sequence[Subscription]) -> None:
         """A message's time depends on the one before it."""
