@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import Any
 
 from tidelog.errors import TidelogError
@@ -49,6 +50,7 @@ class Errands:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: work.close())  # one that was cancelled before its first step never began it
+        task.add_done_callback(forget_cancellation)
         return task
 
     async def close(self) -> None:
@@ -106,3 +108,10 @@ class Errands:
             subscriptions = list(served())
             self._troubles.note_bug({subscription.topic.stream for subscription in subscriptions}, error)
             self._on_failure({subscription.subscriber: error for subscription in subscriptions})
+
+
+def forget_cancellation(task: asyncio.Task[Any]) -> None:
+    """Have a cancelled task keep no error, which, by its traceback, keeps all that the task worked on."""
+    if task.cancelled():
+        with suppress(asyncio.CancelledError):
+            task.exception()  # hands it out, once

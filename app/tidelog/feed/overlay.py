@@ -57,6 +57,10 @@ class Overlay:
         if self._kept_changes > KEPT_CHANGES_MAX or self._kept_characters > KEPT_CHARACTERS_MAX:
             self.overflow()
 
+    def end(self) -> None:
+        """Nobody asks any more. Who made this is kept by it no longer."""
+        self._on_complete = _do_nothing
+
     def overflow(self) -> None:
         """Too much came, or a commit too big to be carried: this snapshot can't be brought up to date."""
         self._overflown = True
@@ -106,3 +110,7 @@ class Overlay:
                 last.pop(change.id, None)
                 last[change.id] = change
         return last
+
+
+def _do_nothing() -> None:
+    """Nobody asks any more."""

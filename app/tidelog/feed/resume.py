@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
+from weakref import WeakMethod
 
 from tidelog.errors import TidelogError
 from tidelog.feed.pump import Pump
@@ -113,7 +114,7 @@ class Lane:
     def __init__(self, broadcaster: Broadcaster, subscriber: Subscriber, on_idle: Callable[[], None]) -> None:
         self._broadcaster = broadcaster
         self._subscriber = subscriber
-        self._on_idle = on_idle
+        self._on_idle = WeakMethod(on_idle)  # its owner's, which has this lane: a circle, else
         self._waiting: dict[Subscription, int] = {}
         self._pump: Pump | None = None
 
@@ -144,5 +145,5 @@ class Lane:
     def _go_on(self, _ended: Pump) -> None:
         self._pump = None
         self._start()
-        if self._pump is None:
-            self._on_idle()
+        if self._pump is None and (on_idle := self._on_idle()) is not None:
+            on_idle()

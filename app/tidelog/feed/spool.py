@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidelog.errors import SnapshotTooLargeError
 from tidelog.feed.budget import Budget, Holding, NoRoomError
+from tidelog.feed.errands import forget_cancellation
 from tidelog.feed.overlay import Overlay
 from tidelog.model.change import Change
 
@@ -228,5 +229,7 @@ def _row(change: Change) -> tuple[str, int, str]:
 
 
 def _take_exception(task: asyncio.Task[Spool]) -> None:
-    if not task.cancelled():
+    if task.cancelled():
+        forget_cancellation(task)
+    else:
         task.exception()

@@ -103,6 +103,7 @@ class Syncing:
         finally:
             self._leave()
             self._forget()
+            self._overlay.end()
 
     async def _read(self) -> None:
         """Read the snapshot, again if need be, until the feed has passed it and it is sent."""

@@ -346,6 +346,7 @@ class SendOutlet:
     def end(self) -> None:
         if self._sending is not None:
             self._sending.cancel()
+            self._sending = None
         self._ended = True
         self.is_full = False
         for message in self._queue:

@@ -133,6 +133,7 @@ class SocketConnection:
         self._task = asyncio.current_task()
         self._is_stuck = False
         self._is_flooding = False
+        self._count_at_end = 0
         settings = gate.settings
         per_second = settings.socket_frames_per_second_max
         burst = settings.socket_subscriptions_max * FRAMES_FOR_EACH_SUBSCRIPTION + per_second * BURST_SECONDS
@@ -172,10 +173,14 @@ class SocketConnection:
         finally:
             self.outlet.end()
             self._gate.broadcaster.leave(self, self._subscriptions.values())
+            # Each of them has this connection: it would stay until Python looks for garbage.
+            self._count_at_end = len(self._subscriptions)
+            self._subscriptions.clear()
 
     @property
     def subscription_count(self) -> int:
-        return len(self._subscriptions)
+        """How many it has, or had when it ended."""
+        return len(self._subscriptions) or self._count_at_end
 
     @property
     def is_full(self) -> bool:
