@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tidelog.errors import MessageInvalidError
-from tidelog.feed.subscription import CommitHead, Share, Subscriber, Subscription
-from tidelog.model.change import Change, Event, GroupCommit, Topic
+from tidelog.feed.subscription import CommitHead, Share, Subscriber, Subscription, net_changes_of
+from tidelog.model.change import STEP_ROWS, Change, Event, GroupCommit, Topic, net_changes
 from tidelog.web.dialects import motia, tidelog
 from tidelog.web.dialects.motia import MotiaDialect
 from tidelog.web.dialects.tidelog import TidelogDialect
@@ -91,3 +91,56 @@ def test_a_message_with_an_odd_value_is_refused(value: str) -> None:
         for message in messages:
             with pytest.raises(MessageInvalidError):
                 parse(message % value)
+
+
+@st.composite
+def large_parts(draw: st.DrawFn) -> GroupCommit:
+    """What a commit did in a group, in more steps than one; an item may come more than once."""
+    rows = draw(st.integers(0, 3 * STEP_ROWS))
+    ids = draw(st.integers(1, 3 * STEP_ROWS))
+    ops: list[Any] = ["create", "update", "delete"]
+    changes = [Change(2 * n, ops[n % 3 if n % ids else 0], f"i{n % ids}", n, f'{{"n":{n}}}') for n in range(rows)]
+    count = draw(st.integers(0, 2 * STEP_ROWS))
+    events = [Event(2 * n + 1, f"i{n}" if n % 2 else None, "t", str(n)) for n in range(count)]
+    return GroupCommit(changes, events)
+
+
+@pytest.mark.parametrize("dialect", [MotiaDialect, TidelogDialect])
+@given(part=large_parts(), names=st.lists(NAMES, min_size=1, max_size=3))
+def test_what_is_prepared_is_what_is_made_at_once(dialect: Any, part: GroupCommit, names: list[str]) -> None:
+    """Byte for byte, for those who want the group, and for those who want it and an item."""
+    topic, head = Topic("s", "g"), CommitHead(7, 1_764_000_000_000.5)
+    prepared = GroupCommit(part.changes, part.events)
+    people = [[Subscription(name, cast("Subscriber", None), topic) for name in names]]
+    people.append([*people[0], Subscription("of an item", cast("Subscriber", None), topic, "i1")])
+    written = []
+    for one, does_prepare in ((part, False), (prepared, True)):
+        speaker = dialect()
+        if does_prepare:
+            one.net = net_changes(one.changes)
+            steps = speaker.prepare(head, topic, one, one.net)
+            with pytest.raises(StopIteration) as end:
+                while True:
+                    next(steps)
+            one.prepared = {speaker: end.value.value}
+        pieces = speaker.pieces(head, topic, one, net_changes_of(one))
+        if not does_prepare:
+            pieces = list(pieces)  # nothing of it is shared
+        written.append([list(speaker.commit(head, [Share(told, pieces)]).payloads) for told in people])
+    assert written[0] == written[1]
+    for messages in written[1]:
+        for payload in messages:
+            json.loads(payload)
+
+
+def test_what_differs_in_a_name_only_is_kept_once() -> None:
+    """The bytes behind the names are the same object in every connection's message."""
+    topic, head, dialect = Topic("s", "g"), CommitHead(7, 1.0), TidelogDialect()
+    changes = [Change(n, "update", f"i{n}", 2, "{}") for n in range(1000)]
+    pieces = dialect.pieces(head, topic, GroupCommit(changes, []), changes)
+    ends = []
+    for name in ("one", "another"):
+        (parts,) = dialect.commit(head, [Share([Subscription(name, cast("Subscriber", None), topic)], pieces)]).in_parts
+        assert len(parts[0]) < 100
+        ends.append(parts[1])
+    assert ends[0] is ends[1]

@@ -13,13 +13,14 @@ from tests.unit.test_containment import ONE, Person, commit, open_feed, publish
 from tidelog.feed.audience import Channel, Touched, UnservedError, deliver
 from tidelog.feed.broadcaster import Broadcaster
 from tidelog.feed.pump import Pump
-from tidelog.feed.subscription import CommitHead, PositionSubscription, Subscription
-from tidelog.model.change import Change, GroupCommit
+from tidelog.feed.subscription import CommitHead, PositionSubscription, Subscription, prepare
+from tidelog.model.change import Change, Commit, Event, GroupCommit
 from tidelog.web.dialects.motia import MotiaDialect
 from tidelog.web.dialects.tidelog import TidelogDialect
 
 FEW = 100  # twice as many must not take four times the work
 GROWTH_MAX = 2.3
+OPERATIONS_OF_NOTHING = 50
 
 
 def operations(work: Callable[[], object]) -> int:
@@ -171,3 +172,30 @@ def test_a_channel_can_be_delivered_to_alone() -> None:
         deliver(CommitHead(1, 0.0), [Touched(ONE, channel, GroupCommit([change], []), [change])])
     assert list(raised.value.unserved) == [people[0]]
     assert people[1].positions == [1]
+
+
+MANY_ROWS = 4000
+
+
+@pytest.mark.parametrize("kind", ["changes", "events"])
+async def test_a_large_commit_is_prepared_in_small_steps_and_a_further_name_costs_little(kind: str) -> None:
+    """What is left for the turn in which it is delivered is little beside; and less still for each further name."""
+    costs, step_costs = [], []
+    for names in (1, 2):
+        feed, dialect = open_feed(), TidelogDialect()
+        people = [Person(feed, dialect).join(f"s{n}") for n in range(names)]
+        for person in people:
+            person.fails_in = ["write"]  # what is written is not looked at here
+        changes = [Change(n, "update", f"i{n}", 2, "{}") for n in range(MANY_ROWS)]
+        events = [Event(n, None, "t", "1") for n in range(MANY_ROWS)]
+        part = GroupCommit(changes, []) if kind == "changes" else GroupCommit([], events)
+        steps = prepare(CommitHead(1, 1.0), ONE, part, [dialect])
+        while (step := operations(lambda steps=steps: next(steps, None))) > OPERATIONS_OF_NOTHING:  # type: ignore[misc]
+            step_costs.append(step)
+        one = Commit(1, 1, 1.0, {ONE: part})
+        costs.append(operations(lambda feed=feed, one=one: publish(feed, one)))  # type: ignore[misc]
+        await feed.close()
+    total = sum(step_costs) / 2
+    assert max(step_costs) < total / 20
+    assert costs[0] < total / 4
+    assert costs[1] - costs[0] < total / 5

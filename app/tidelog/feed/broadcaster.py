@@ -32,11 +32,13 @@ from tidelog.feed.subscription import (
     Subscriber,
     Subscription,
     SyncSubscription,
+    net_changes_of,
+    prepare,
 )
 from tidelog.feed.sync import Syncing, SyncOpening
 from tidelog.feed.trouble import Troubles
-from tidelog.feed.turns import Turns
-from tidelog.model.change import Commit, Topic, net_changes
+from tidelog.feed.turns import Turns, in_slices
+from tidelog.model.change import Commit, Topic
 from tidelog.model.position import ResetReason
 from tidelog.settings import Settings
 from tidelog.store.archive import Archive
@@ -161,6 +163,17 @@ class Broadcaster:
         """What is wanted, at each moment."""
         return self._channels.keys()
 
+    async def prepare(self, commit: Commit) -> None:
+        """Do of a large commit's delivery what can be done before `publish`, with everybody else's turns in between."""
+        if commit.truncated:
+            return
+        head = CommitHead(commit.number, commit.at_ms)
+        for topic, part in commit.groups.items():
+            channel = self._channels.get(topic)
+            if channel is not None:
+                with contextlib.suppress(Exception):  # whom it concerns is found out when it is delivered
+                    await in_slices(prepare(head, topic, part, list(channel.audiences)))
+
     def publish(self, commits: Sequence[Commit]) -> None:
         """Deliver the next commits. Whoever can't be served, for a fault of ours, is closed: the feed goes on."""
         try:
@@ -190,7 +203,7 @@ class Broadcaster:
                 self._begin_again([topic], "too_large" if commit.truncated else "unreadable")
                 continue
             try:
-                changes = net_changes(part.changes)
+                changes = net_changes_of(part)
                 for follower in channel.followers:
                     try:
                         follower.keep(commit, topic, part, changes)

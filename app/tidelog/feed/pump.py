@@ -15,8 +15,17 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from tidelog.feed.recipients import Part, Recipients
-from tidelog.feed.subscription import CommitHead, Messages, PositionSubscription, Subscriber, Subscription
-from tidelog.model.change import Change, Commit, GroupCommit, Topic, net_changes
+from tidelog.feed.subscription import (
+    PREPARED_ROWS_MIN,
+    CommitHead,
+    Messages,
+    PositionSubscription,
+    Subscriber,
+    Subscription,
+    net_changes_of,
+    prepare,
+)
+from tidelog.model.change import Change, Commit, GroupCommit, Topic
 from tidelog.store.ahead import ahead
 from tidelog.store.archive import ForgottenError
 from tidelog.store.failure import ROW_TROUBLE, is_of_a_row
@@ -225,13 +234,26 @@ class Pump:
         left = deque(commits)
         while left:
             await self._drained()
+            await self._prepare(left[0])
             async with self._broadcaster.turns.slice() as has_time:
                 with self._broadcaster.cork.held():
                     while left:
                         self._tell(left.popleft())
-                        if not has_time() or self.subscriber.is_full:
+                        if not has_time() or self.subscriber.is_full or (left and _is_large(left[0])):
                             break
         await self._drained()
+
+    async def _prepare(self, commit: Commit) -> None:
+        """Do of a large commit's delivery what can be done before, in turns."""
+        if not _is_large(commit):
+            return
+        head = CommitHead(commit.number, commit.at_ms)
+        for topic, part in commit.groups.items():
+            steps, is_left = prepare(head, topic, part, (self._dialect,)), True
+            while is_left:
+                async with self._broadcaster.turns.slice() as has_time:
+                    while has_time() and is_left:
+                        is_left = next(steps, self) is not self
 
     def _tell(self, commit: Commit) -> None:
         """Deliver a commit that was read."""
@@ -240,7 +262,7 @@ class Pump:
             self._restart(told, "too_large")
             self._cursor = commit.number
         else:
-            parts = [Part(topic, part, net_changes(part.changes)) for topic, part in commit.groups.items()]
+            parts = [Part(topic, part, net_changes_of(part)) for topic, part in commit.groups.items()]
             self._deliver(CommitHead(commit.number, commit.at_ms), parts)
 
     def _deliver_kept(self, has_time: Callable[[], bool]) -> bool:
@@ -299,3 +321,7 @@ class Pump:
         if not self.ended.is_set():
             self.ended.set()
             self._on_end(self)
+
+
+def _is_large(commit: Commit) -> bool:
+    return any(part.rows >= PREPARED_ROWS_MIN for part in commit.groups.values())

@@ -201,6 +201,8 @@ class Reader:
 
         log = LiveLog(connection, STATEMENT_TIMEOUT_SECONDS)
         async for commits in read_live(log, broadcaster.position, last, broadcaster.wanted, begin_bulk):
+            if len(commits) == 1:  # a large one comes alone, and who comes meanwhile finds it in the log
+                await broadcaster.prepare(commits[0])
             broadcaster.publish(commits)
             broadcaster.settle()
             self._note_progress()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from tidelog.errors import TidelogError
-from tidelog.model.change import Change, GroupCommit, Topic
+from tidelog.model.change import Change, GroupCommit, Topic, net_changes, net_changes_in_steps
 from tidelog.model.position import Position, ResetReason
 from tidelog.store.ready import Wording
 
@@ -29,6 +29,34 @@ class Messages:
     @property
     def size(self) -> int:
         return sum(map(len, self.payloads))
+
+    @property
+    def in_parts(self) -> Iterable[Sequence[bytes]]:
+        """Each message, in the parts in which it is there."""
+        return ((payload,) for payload in self.payloads)
+
+
+class SharedMessages(Messages):
+    """Some of which the first has an end that other messages have, too: it is kept once for all of them."""
+
+    __slots__ = ("_begin", "_end", "_rest")
+
+    def __init__(self, begin: bytes, end: bytes, rest: Sequence[bytes]) -> None:
+        """First begin and end as one message, then the rest."""
+        self._begin, self._end, self._rest = begin, end, rest
+        self.wire = None
+
+    @property
+    def payloads(self) -> Sequence[bytes]:  # type: ignore[override]  # made when they are needed
+        return [self._begin + self._end, *self._rest]
+
+    @property
+    def size(self) -> int:
+        return len(self._begin) + len(self._end) + sum(map(len, self._rest))
+
+    @property
+    def in_parts(self) -> Iterable[Sequence[bytes]]:
+        return [(self._begin, self._end), *((message,) for message in self._rest)]
 
 
 class Pages(Protocol):
@@ -108,6 +136,25 @@ class CommitHead(NamedTuple):
     at_ms: float
 
 
+PREPARED_ROWS_MIN = 500  # from so many rows in a group on, a commit's delivery is prepared: some milliseconds' work
+
+
+def prepare(head: CommitHead, topic: Topic, part: GroupCommit, dialects: Iterable[Dialect]) -> Iterator[None]:
+    """Do of a large commit's delivery in one group what can be done before, in steps; nothing of a small one's."""
+    if part.rows < PREPARED_ROWS_MIN:
+        return
+    if part.net is None:
+        part.net = yield from net_changes_in_steps(part.changes)
+    for dialect in dialects:
+        prepared = yield from dialect.prepare(head, topic, part, part.net)
+        part.prepared = {**(part.prepared or {}), dialect: prepared}
+
+
+def net_changes_of(part: GroupCommit) -> Sequence[Change]:
+    """Its net changes, perhaps prepared."""
+    return net_changes(part.changes) if part.net is None else part.net
+
+
 class Dialect(Protocol):
     """Turns what happened into messages. Calls come in the order of the feed."""
 
@@ -119,6 +166,12 @@ class Dialect(Protocol):
 
     def pieces(self, head: CommitHead, topic: Topic, part: GroupCommit, changes: Sequence[Change]) -> Sequence[Piece]:
         """A commit's net changes in one group, then its events."""
+        ...
+
+    def prepare(
+        self, head: CommitHead, topic: Topic, part: GroupCommit, changes: Sequence[Change]
+    ) -> Generator[None, None, object]:
+        """Do what of a large commit's `pieces` can be done before, in steps. They find it in `part.prepared`."""
         ...
 
     def commit(self, head: CommitHead, shares: Sequence[Share]) -> Messages:

@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
 SLICE_SECONDS = 0.002  # what everybody else may have to wait
+
+
+async def in_slices(steps: Iterable[None]) -> None:
+    """Do the steps, with everybody else's turns in between. For what others wait for: it waits for nobody's slice."""
+    end = time.monotonic() + SLICE_SECONDS
+    for _ in steps:
+        if time.monotonic() > end:
+            await asyncio.sleep(0)
+            end = time.monotonic() + SLICE_SECONDS
 
 
 class Turns:

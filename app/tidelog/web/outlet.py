@@ -14,7 +14,7 @@ from typing import Protocol
 from litestar.types import Scope, Send
 
 from tidelog.feed.cork import Cork
-from tidelog.feed.subscription import LongMessage, Messages
+from tidelog.feed.subscription import LongMessage, Messages, SharedMessages
 from tidelog.feed.subscription import Outlet as FeedOutlet
 from tidelog.web.allowance import Allowance
 from tidelog.web.progress import taken
@@ -123,8 +123,8 @@ class TransportOutlet:
     def write_all(outlets: Iterable[TransportOutlet], messages: Messages) -> None:
         wire = messages.wire
         if wire is None:
-            if messages.size > len(messages.payloads) * FRAME_COPIED_BYTES_MAX:
-                parts = [part for payload in messages.payloads for part in (frame_head(len(payload)), payload)]
+            if isinstance(messages, SharedMessages) or messages.size > len(messages.payloads) * FRAME_COPIED_BYTES_MAX:
+                parts = [part for one in messages.in_parts for part in (frame_head(sum(map(len, one))), *one)]
                 for outlet in outlets:
                     outlet._write_parts(parts)
                 return

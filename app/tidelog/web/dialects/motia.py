@@ -14,13 +14,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from tidelog.errors import MessageInvalidError
 from tidelog.feed.subscription import CommitHead, Messages, Piece, Share, Subscription
-from tidelog.model.change import Change, GroupCommit, Topic
+from tidelog.model.change import STEP_ROWS, Change, Event, GroupCommit, Topic
 from tidelog.web.dialects.names import SUBSCRIPTION_NAME_LENGTH_MAX, quote, read_name
 
 # The end of a commit's slot, before the next commit's earliest time (10 microseconds on).
@@ -78,23 +78,38 @@ class MotiaDialect:
             self._head = head
             self._commit_time = max(head.at_ms, _next_double(self._last))
         time = self._commit_time
-        address = _address(topic)
-        pieces = [
-            Piece(
-                change.seq,
-                change.id,
-                False,
-                f'{{"timestamp":{time!r},{address},"id":{quote(change.id)},'
-                f'"event":{{"type":"{change.op}","data":{change.data}}}}}',
-            )
-            for change in changes
-        ]
-        for event in part.events:
+        prepared = part.prepared and part.prepared.get(self)
+        if prepared:
+            change_ends, event_ends = prepared
+            begin = f'{{"timestamp":{time!r},'
+            ends = zip(changes, change_ends, strict=True)
+            pieces = [Piece(change.seq, change.id, False, begin + end) for change, end in ends]
+        else:
+            begin = f'{{"timestamp":{time!r},{_address(topic)},"id":'
+            pieces = [
+                Piece(change.seq, change.id, False, f"{begin}{quote(change.id)}{_change_end(change)}")
+                for change in changes
+            ]
+            event_ends = _event_ends(topic, part.events) if part.events else ()
+        for event, end in zip(part.events, event_ends, strict=True):
             time = _next_double(time)
-            body = f'{{"type":{quote(event.type)},"data":{event.data}}}'
-            pieces.append(Piece(event.seq, event.id, True, _event_message(time, topic, event.id, body)))
+            pieces.append(Piece(event.seq, event.id, True, f'{{"timestamp":{time!r},{end}'))
         self._last = max(self._last, time)
         return pieces
+
+    def prepare(
+        self, _head: CommitHead, topic: Topic, part: GroupCommit, changes: Sequence[Change]
+    ) -> Generator[None, None, object]:
+        """All but the time, which is known when it is delivered."""
+        change_ends: list[str] = []
+        event_ends: list[str] = []
+        for begin in range(0, len(changes), STEP_ROWS):
+            change_ends += _change_ends(topic, changes[begin : begin + STEP_ROWS])
+            yield
+        for begin in range(0, len(part.events), STEP_ROWS):
+            event_ends += _event_ends(topic, part.events[begin : begin + STEP_ROWS])
+            yield
+        return change_ends, event_ends
 
     def commit(self, _head: CommitHead, shares: Sequence[Share]) -> Messages:
         """The messages of one group that are wanted."""
@@ -126,8 +141,8 @@ class MotiaDialect:
 
     def error(self, topic: Topic, item_id: str | None, code: str, message: str) -> Messages:
         data = json.dumps({"code": code, "message": message})
-        text = _event_message(self._last, topic, item_id, f'{{"type":"error","data":{data}}}')
-        return Messages([text.encode()])
+        end = _event_end(topic, item_id, f'{{"type":"error","data":{data}}}')
+        return Messages([f'{{"timestamp":{self._last!r},{end}'.encode()])
 
     def status(self, *, interrupted: bool, position: int, epoch: str) -> None:
         """The clients have no word for it: they wait."""
@@ -137,9 +152,23 @@ class MotiaDialect:
         return MotiaDialect()
 
 
-def _event_message(time: float, topic: Topic, item_id: str | None, body: str) -> str:
+def _change_ends(topic: Topic, changes: Iterable[Change]) -> list[str]:
+    """Of each change the message behind its time."""
+    begin = f'{_address(topic)},"id":'
+    return [f"{begin}{quote(change.id)}{_change_end(change)}" for change in changes]
+
+
+def _change_end(change: Change) -> str:
+    return f',"event":{{"type":"{change.op}","data":{change.data}}}}}'
+
+
+def _event_ends(topic: Topic, events: Iterable[Event]) -> list[str]:
+    return [_event_end(topic, event.id, f'{{"type":{quote(event.type)},"data":{event.data}}}') for event in events]
+
+
+def _event_end(topic: Topic, item_id: str | None, body: str) -> str:
     channel = "" if item_id is None else f'"id":{quote(item_id)},'
-    return f'{{"timestamp":{time!r},{_address(topic)},{channel}"event":{{"type":"event","event":{body}}}}}'
+    return f'{_address(topic)},{channel}"event":{{"type":"event","event":{body}}}}}'
 
 
 def _address(topic: Topic) -> str:

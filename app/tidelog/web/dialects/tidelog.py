@@ -20,20 +20,22 @@ is over, and its name free, but for `subscription_exists`.
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 from tidelog.errors import MessageInvalidError, shown
-from tidelog.feed.subscription import CommitHead, Messages, Piece, Share, Subscription
-from tidelog.model.change import Change, GroupCommit, Topic
+from tidelog.feed.subscription import CommitHead, Messages, Piece, Share, SharedMessages, Subscription
+from tidelog.model.change import STEP_ROWS, Change, Event, GroupCommit, Topic
 from tidelog.model.position import Position, ResetReason
 from tidelog.store.ready import Wording
 from tidelog.web.dialects.names import SUBSCRIPTION_NAME_LENGTH_MAX, quote, read_name
 
 SUBPROTOCOL = "tidelog.v1"
+SHARED_PIECES_MIN = 16  # of fewer, what could be shared is made sooner than shared
 POSITION_MAX = 2**63 - 1  # Postgres's bigint
 
 # What `commit` makes, in SQL.
@@ -96,25 +98,34 @@ class TidelogDialect:
 
     def pieces(self, head: CommitHead, topic: Topic, part: GroupCommit, changes: Sequence[Change]) -> Sequence[Piece]:
         """A change as it stands in a commit; of an event all that comes after the position."""
-        address = _address(topic)
-        pieces = [
-            Piece(
-                change.seq,
-                change.id,
-                False,
-                f'{{"op":"{change.op}",{address},"id":{quote(change.id)},"version":{change.version},'
-                f'"data":{change.data}}}',
-            )
-            for change in changes
-        ]
-        for event in part.events:
-            item = "" if event.id is None else f'"id":{quote(event.id)},'
-            body = f'{address},{item}"event":{{"type":{quote(event.type)},"data":{event.data}}}}}'
-            pieces.append(Piece(event.seq, event.id, True, body))
+        if part.prepared is not None and self in part.prepared:
+            prepared: _Pieces = part.prepared[self]
+            return prepared
+        pieces = _change_pieces(topic, changes)
+        if part.events:
+            pieces += _event_pieces(topic, part.events)
+        return pieces if len(pieces) < SHARED_PIECES_MIN else _Pieces(pieces)
+
+    def prepare(
+        self, head: CommitHead, topic: Topic, part: GroupCommit, changes: Sequence[Change]
+    ) -> Generator[None, None, object]:
+        """All of it."""
+        pieces = _Pieces()
+        for begin in range(0, len(changes), STEP_ROWS):
+            pieces += _change_pieces(topic, changes[begin : begin + STEP_ROWS])
+            yield
+        for begin in range(0, len(part.events), STEP_ROWS):
+            pieces += _event_pieces(topic, part.events[begin : begin + STEP_ROWS])
+            yield
+        yield from pieces.make_shared(head)
         return pieces
 
     def commit(self, head: CommitHead, shares: Sequence[Share]) -> Messages:
         """One message for the changes, and one for each event behind it."""
+        if len(shares) == 1 and len(shares[0].pieces) >= SHARED_PIECES_MIN:
+            ((subscriptions, pieces),) = shares
+            if isinstance(pieces, _Pieces) and all(one.item_id is None for one in subscriptions):
+                return pieces.told_to([one.name for one in subscriptions], head)
         names: list[str] = []
         changes: list[tuple[int, str]] = []
         events: list[tuple[int, str]] = []
@@ -169,6 +180,63 @@ class TidelogDialect:
 
     def replay(self) -> TidelogDialect:
         return self
+
+
+class _Pieces(list[Piece]):
+    """What a commit did in one group. Of many pieces all is shared that doesn't depend on the names of those told."""
+
+    __slots__ = ("_events", "_tail")
+
+    _tail: bytes | None  # what comes after the position in the message of the changes
+    _events: list[bytes]  # in those of the events
+
+    def told_to(self, names: Sequence[str], head: CommitHead) -> Messages:
+        """The messages for those who want the whole group."""
+        if not hasattr(self, "_events"):
+            for _ in self.make_shared(head):
+                pass
+        begin = f'{{"type":"event","subscriptions":{_names(names)},"position":{head.number},'.encode()
+        events = [begin + event for event in self._events]
+        if self._tail is None:
+            return Messages(events)
+        return SharedMessages(_commit(names).encode(), self._tail, events)
+
+    def make_shared(self, head: CommitHead) -> Iterator[None]:
+        in_order = sorted(self, key=itemgetter(0))
+        texts: list[bytes] = []
+        events: list[bytes] = []
+        for begin in range(0, len(in_order), STEP_ROWS):
+            some = in_order[begin : begin + STEP_ROWS]
+            if text := ",".join([text for _, _, is_event, text in some if not is_event]):
+                texts.append(text.encode())
+            events += [text.encode() for _, _, is_event, text in some if is_event]
+            yield
+        head_text = f'{head.number},"at":"{_time(head.at_ms)}","changes":['.encode()
+        self._tail = b"".join((head_text, b",".join(texts), b"]}")) if texts else None
+        self._events = events
+
+
+def _change_pieces(topic: Topic, changes: Iterable[Change]) -> list[Piece]:
+    address = _address(topic)
+    return [
+        Piece(
+            change.seq,
+            change.id,
+            False,
+            f'{{"op":"{change.op}",{address},"id":{quote(change.id)},"version":{change.version},"data":{change.data}}}',
+        )
+        for change in changes
+    ]
+
+
+def _event_pieces(topic: Topic, events: Iterable[Event]) -> list[Piece]:
+    address = _address(topic)
+    pieces = []
+    for event in events:
+        item = "" if event.id is None else f'"id":{quote(event.id)},'
+        body = f'{address},{item}"event":{{"type":{quote(event.type)},"data":{event.data}}}}}'
+        pieces.append(Piece(event.seq, event.id, True, body))
+    return pieces
 
 
 def _message(value: dict[str, Any]) -> Messages:
