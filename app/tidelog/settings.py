@@ -134,7 +134,9 @@ class Settings(BaseSettings):
         262_144, ge=4096, description="bytes waiting for one slow connection before it reads on from the log"
     )
     socket_drain_timeout_seconds: float = Field(
-        30, gt=0, description="a connection that has not taken what waits for it in this time is closed"
+        30,
+        gt=0,
+        description="a connection that takes less than 500 bytes a second of what waits for it, for so long, is closed",
     )
     subscribe_patience_seconds: float = Field(
         45,
@@ -161,7 +163,9 @@ class Settings(BaseSettings):
         "Their folder is TMPDIR",
     )
     socket_ping_interval_seconds: float = Field(20, gt=0, description="how often an idle client is pinged")
-    socket_ping_timeout_seconds: float = Field(20, gt=0, description="a client that does not pong in this time is dead")
+    socket_ping_timeout_seconds: float = Field(
+        20, gt=0, description="a client that does not pong in this time, and takes nothing, is dead"
+    )
 
     @model_validator(mode="before")
     @classmethod
