@@ -9,8 +9,6 @@ import sys
 # struct tcp_info (linux/tcp.h, since 4.1): tcpi_bytes_acked, which counts all that the other side has acknowledged.
 TCP_INFO = getattr(socket, "TCP_INFO", None)
 ACKED_BEGIN, ACKED_END = 120, 128
-# In all that is waited for: what takes less is not read by somebody who wants it.
-BYTES_PER_SECOND_MIN = 500  # less than the worst of mobile networks brings
 
 
 def taken(transport: asyncio.Transport) -> int:

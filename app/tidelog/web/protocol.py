@@ -21,10 +21,11 @@ from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
 from websockets.protocol import State
 
+from tidelog.feed.errands import DRAIN_BYTES_PER_SECOND_MIN
 from tidelog.web.allowance import POLICY_VIOLATION, Allowance, floods
 from tidelog.web.intake import SlicedIntake
 from tidelog.web.overfull import OverfullApp, overfull
-from tidelog.web.progress import BYTES_PER_SECOND_MIN, taken
+from tidelog.web.progress import taken
 
 EXTENSION = "tidelog.frames"
 ABORT_AFTER_SECONDS = 10.0  # for the close frame and what is before it to be sent
@@ -257,7 +258,7 @@ class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
         """
         seconds = self.ping_timeout or 0.0
         before, self._taken_at_ping = self._taken_at_ping, taken(self.transport)
-        takes = self._taken_at_ping - before >= BYTES_PER_SECOND_MIN * seconds and not self.close_sent
+        takes = self._taken_at_ping - before >= DRAIN_BYTES_PER_SECOND_MIN * seconds and not self.close_sent
         if takes or self._kept or self.read_paused:
             self.pong_timer = self.loop.call_later(seconds, self.keepalive_timeout)
             return
