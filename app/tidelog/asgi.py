@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -55,6 +56,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
         route_handlers=[],
         plugins=[plugin],
         lifespan=[partial(_process, settings)],
+        on_startup=[_leave_what_lives],
         exception_handlers=exception_handlers,
         openapi_config=openapi_config(),
         request_max_body_size=settings.body_size_max_bytes,
@@ -71,3 +73,9 @@ async def _process(settings: Settings, _app: Litestar) -> AsyncIterator[None]:
     yield
     for handler in logging.getLogger().handlers:
         handler.flush()  # a server that ends itself by a signal leaves Python no time for it
+
+
+def _leave_what_lives() -> None:
+    """What has been made by now lives as long as the process. Looking through it for garbage takes 0.1 s."""
+    gc.collect()
+    gc.freeze()

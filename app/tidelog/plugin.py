@@ -239,4 +239,4 @@ class Tidelog:
             warnings["pool"] = self.database.pool.trouble
         if descriptors.trouble:
             warnings["connections"] = descriptors.trouble
-        return warnings
+        return warnings | self.broadcaster.budget.troubles
