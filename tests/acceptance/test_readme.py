@@ -1,4 +1,4 @@
-"""The README's code blocks, run as they stand."""
+"""The code blocks of the README and of the pages that it leads to, run as they stand."""
 
 from __future__ import annotations
 
@@ -8,24 +8,48 @@ import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 
 from tests.acceptance.test_motia_client import client_folder  # noqa: F401 - a fixture
-from tests.harness import PROGRAM_TIMEOUT_SECONDS, ROOT, Subscriber, eventually, server_environment
+from tests.harness import (
+    PROGRAM_TIMEOUT_SECONDS,
+    ROOT,
+    Databases,
+    Subscriber,
+    eventually,
+    free_port,
+    server_environment,
+)
 
-README = (ROOT / "README.md").read_text()
+PAGES = {
+    name: (ROOT / name / "README.md").read_text()
+    for name in (
+        "",
+        "app",
+        "app/tidelog/client",
+        "app/tidelog/runtime",
+        "app/tidelog/web",
+        "migrations",
+        "scripts",
+        "tests",
+    )
+}
 BLOCK = re.compile(r"^```(\w+)(?: ([\w./-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:3000"
+CLIENT = "app/tidelog/client"
+WEB = "app/tidelog/web"
 
 
-def blocks(language: str) -> list[tuple[str, str]]:
-    """The README's blocks in a language: (file name, text)."""
-    return [(name, text) for found, name, text in BLOCK.findall(README) if found == language]
+def blocks(language: str, page: str = "") -> list[tuple[str, str]]:
+    """The blocks of a page, the README itself or a folder's, in a language: (file name, text)."""
+    return [(name, text) for found, name, text in BLOCK.findall(PAGES[page]) if found == language]
 
 
 @pytest.fixture
@@ -81,9 +105,9 @@ async def test_the_javascript_client_prints_what_it_sees(server: Any, client_fol
 
 
 @asynccontextmanager
-async def running(name: str, server: Any) -> AsyncIterator[asyncio.subprocess.Process]:
-    """One of the README's Python programs at work, on this server."""
-    program = dict(blocks("python"))[name].replace(ADDRESS, f"127.0.0.1:{server.port}")
+async def running(name: str, server: Any, page: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+    """A page's Python program at work, on this server."""
+    program = dict(blocks("python", page))[name].replace(ADDRESS, f"127.0.0.1:{server.port}")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-u",
@@ -96,7 +120,8 @@ async def running(name: str, server: Any) -> AsyncIterator[asyncio.subprocess.Pr
     try:
         yield process
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # it may have done what it does
+            process.kill()
         await process.wait()
 
 
@@ -115,9 +140,9 @@ async def test_the_python_client_prints_what_it_sees(server: Any) -> None:
 
 
 async def test_the_durable_consumer_queues_each_mail_once(server: Any) -> None:
-    """The README's consumer handles every job once, though it is killed and there are two of it."""
+    """The page's consumer handles every job once, though it is killed and there are two of it."""
     connection = await asyncpg.connect(server.database_url)
-    await connection.execute(next(sql for _, sql in blocks("sql") if sql.startswith("create table mail")))
+    await connection.execute(next(sql for _, sql in blocks("sql", CLIENT) if sql.startswith("create table mail")))
     position = "select position from streams.consumer where name = 'mailer'"
     head = "select max(number) from streams.commit"
 
@@ -126,7 +151,7 @@ async def test_the_durable_consumer_queues_each_mail_once(server: Any) -> None:
 
     async with server.http() as http:
         for first in (1, 2):
-            async with running("queue_mails.py", server), running("queue_mails.py", server):
+            async with running("queue_mails.py", server, CLIENT), running("queue_mails.py", server, CLIENT):
                 await http.post("/users/ada/jobs", json={"id": f"j{first}", "title": f"job {first}"})
                 await eventually(lambda: caught_up(first))  # noqa: B023 - awaited here
     mails = [tuple(row) for row in await connection.fetch("select recipient, subject from mail")]
@@ -136,7 +161,7 @@ async def test_the_durable_consumer_queues_each_mail_once(server: Any) -> None:
 
 async def test_an_invalid_body_is_answered_in_the_form_that_the_readme_shows(server: Any) -> None:
     """The error block has the keys, and the code and path, of a real answer."""
-    ((_, shown),) = blocks("json")
+    ((_, shown),) = blocks("json", "app/tidelog/runtime")
     async with server.http() as http:
         answer = await http.post("/users/ada/jobs", json={"id": "j1", "title": ""})
     error, expected = answer.json()["error"], json.loads(shown)["error"]
@@ -147,7 +172,7 @@ async def test_an_invalid_body_is_answered_in_the_form_that_the_readme_shows(ser
 
 
 async def test_the_history_queries_answer_what_they_say(start_server: Any, database_url: str) -> None:
-    """The README's three history queries run on the example's stream, and answer their questions."""
+    """The page's three history queries run on the example's stream, and answer their questions."""
     server = await start_server()
     async with server.http() as http:
         posted = await http.post("/chat/general/messages", json={"author": "ada", "text": "helo"})
@@ -157,7 +182,7 @@ async def test_the_history_queries_answer_what_they_say(start_server: Any, datab
             await subscriber.join("chatMessage", "general")
             await subscriber.next()  # the sync: both commits have their numbers
     connection = await asyncpg.connect(database_url)
-    in_order, an_hour_ago, before_and_after = [sql for _, sql in blocks("sql") if "_history" in sql]
+    in_order, an_hour_ago, before_and_after = [sql for _, sql in blocks("sql", "migrations") if "_history" in sql]
     assert [row["op"] for row in await connection.fetch(in_order)] == ["create", "update"]
     assert await connection.fetch(an_hour_ago) == []
     now = an_hour_ago.replace("now() - interval '1 hour'", "now()")
@@ -165,3 +190,76 @@ async def test_the_history_queries_answer_what_they_say(start_server: Any, datab
     (edit,) = await connection.fetch(before_and_after)
     assert (edit["op"], edit["before"], edit["after"]) == ("update", "helo", "hello")
     await connection.close()
+
+
+async def test_a_worker_writes_to_the_streams_without_a_server(server: Any) -> None:
+    """The program with tidelog.open: one item by itself, then a change and an event together."""
+    async with Subscriber.connect(server) as subscriber:
+        await subscriber.join("job", "ada")
+        await subscriber.next()
+        async with running("mark_done.py", server, WEB) as program:
+            assert await program.wait() == 0
+        assert [(await subscriber.next())["event"]["type"] for _ in range(3)] == ["create", "update", "event"]
+
+
+async def test_an_application_with_the_plugin_is_migrated_and_served(databases: Databases, tmp_path: Path) -> None:
+    """By Litestar's own command, as the page says; its socket is at the path that it gives."""
+    (tmp_path / "shop.py").write_text(dict(blocks("python", WEB))["shop.py"])
+    url, port = await databases.create(), free_port()
+    environment = server_environment(url, None)
+    litestar = [sys.executable, "-m", "litestar", "--app", "shop:app"]
+    await asyncio.to_thread(
+        subprocess.run,
+        [*litestar, "tidelog", "migrate"],
+        cwd=tmp_path,
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+    served = await asyncio.create_subprocess_exec(
+        *litestar, "run", "--port", str(port), cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL
+    )
+    try:
+        async with (
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+            asyncio.timeout(PROGRAM_TIMEOUT_SECONDS),
+        ):
+            await eventually(lambda: is_up(http))
+            shop = SimpleNamespace(ws_url=f"ws://127.0.0.1:{port}")
+            async with Subscriber.connect(shop, path="/live") as subscriber:  # type: ignore[arg-type]
+                view = await subscriber.view("order", "all")
+                assert (await http.post("/orders/7/ship")).json() == {"id": "7", "state": "shipped"}
+                await subscriber.until(lambda _: bool(view.items))
+    finally:
+        served.terminate()
+        await served.wait()
+        await databases.drop(url)
+
+
+async def is_up(http: httpx.AsyncClient) -> bool:
+    try:
+        await http.get("/")
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def test_every_link_leads_somewhere() -> None:
+    """Of every page, to a file that is there, and to a heading that it has."""
+    for page, text in PAGES.items():
+        for target, anchor in re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", text):
+            file = ROOT / page / (target or "README.md")
+            assert file.exists(), f"{page}: {target}"
+            if anchor:
+                assert anchor in anchors(file.read_text()), f"{page}: {target}#{anchor}"
+
+
+def anchors(page: str) -> set[str]:
+    """What headings are called in links."""
+    headings = re.findall(r"^#+ (.*)$", page, re.MULTILINE)
+    return {re.sub(r"[^\w-]", "", heading.lower().replace(" ", "-")) for heading in headings}
+
+
+def test_the_readme_is_short() -> None:
+    """A newcomer reads it to the end; the rest is in pages for whoever needs it."""
+    assert PAGES[""].count("\n") <= 150

@@ -22,7 +22,7 @@ from tidelog.errors import GrantMissingError, ServerUnfitError
 from tidelog.runtime.discovery import discover
 from tidelog.store.requirements import check_grants, check_server, is_to_be_migrated
 
-GRANTS = next(text for name, text in blocks("sql") if name == "grants.sql")
+GRANTS = next(text for name, text in blocks("sql", "migrations") if name == "grants.sql")
 NOTE_STEP = """
 config = {"type": "api", "name": "AddNote", "method": "POST", "path": "/notes", "emits": []}
 
