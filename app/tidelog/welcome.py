@@ -26,7 +26,7 @@ FRAME = """
     stop   Ctrl-C
 """
 
-EXAMPLE_FOLDER = Path(__file__).parent / "steps" / "chat"
+EXAMPLE_FOLDER = Path(__file__).parents[1] / "steps" / "chat"  # of a checkout; an installed library has none
 EXAMPLE = """\
     open   {base}/   in two windows, and type
     post   curl {base}/chat/general/messages -H 'content-type: application/json' \\
