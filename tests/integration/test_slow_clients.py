@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.faults.wire import handshake
 from tests.harness import Server, Subscriber, connect_sql, eventually, free_port, until_numbered, uvicorn_command
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_outlet import SUBSCRIBES, client_frame
@@ -46,17 +47,14 @@ async def fill(sql: Any, group: str, size: int, items: int = 20) -> None:
 
 
 @asynccontextmanager
-async def slow_connection(server: Server) -> AsyncIterator[tuple[Any, Any]]:
+async def slow_connection(server: Server, subprotocol: str | None = None) -> AsyncIterator[tuple[Any, Any]]:
     """A TCP connection after the handshake, of which little is on its way: (reader, writer)."""
     narrow = socket.socket()
     narrow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     narrow.setblocking(False)
     await asyncio.get_running_loop().sock_connect(narrow, ("127.0.0.1", server.port))
     reader, writer = await asyncio.open_connection(sock=narrow, limit=READ_BYTES)
-    writer.write(
-        b"GET / HTTP/1.1\r\nhost: localhost\r\nupgrade: websocket\r\nconnection: upgrade\r\n"
-        b"sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-    )
+    writer.write(handshake(subprotocol))
     await reader.readuntil(b"\r\n\r\n")
     try:
         yield reader, writer

@@ -46,7 +46,7 @@ class Outlet(FeedOutlet, Protocol):
         ...
 
     async def may_go_on(self) -> bool:
-        """Return, after a message of the client's, when the next one may be taken; False if it sends too many."""
+        """Return, after a message of the client's, when the next one's turn is; False if it sends too many."""
         ...
 
     def close(self, code: int, reason: str) -> None:
@@ -169,6 +169,12 @@ class TransportOutlet:
         long, transport = self._long, self._transport
         if long is None or self._is_paused:
             return
+        if transport.is_closing() or self._protocol.close_sent:
+            # Nothing may come behind a close frame, nor get anywhere. The application is told in its turn, unless it
+            # waits for this to be sent.
+            self._drop_long()
+            self._note_drained()
+            return
         try:
             size = 0
             while (fragment := long.next()) is not None:
@@ -203,7 +209,6 @@ class TransportOutlet:
             await self._drained.wait()
 
     async def may_go_on(self) -> bool:
-        await self.drained()
         return True  # the protocol counts frames, and bounds how many it hands on in a turn of the loop
 
     def close(self, code: int, reason: str) -> None:
@@ -332,7 +337,6 @@ class SendOutlet:
     async def may_go_on(self) -> bool:
         # Servers hand on what they have read without waiting: that may be thousands of messages.
         await asyncio.sleep(0)
-        await self.drained()
         self._allowance.left -= 1
         return self._allowance.left >= 0 or self._allowance.may_go_on()
 

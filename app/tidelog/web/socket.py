@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any, cast
 
 from litestar import WebSocket, websocket
@@ -13,6 +14,7 @@ from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSe
 
 from tidelog.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError
 from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.errands import FellBehindError
 from tidelog.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
 from tidelog.model.change import Topic
 from tidelog.model.trigger import HttpTrigger
@@ -161,11 +163,11 @@ class SocketConnection:
                     break
                 if not self._is_flooding:
                     self._take(message.get("text"))
-                # A client that doesn't take the answers can't ask for more.
                 if not await self.outlet.may_go_on() and not self._is_flooding:
                     self._is_flooding = True  # nothing more is taken until it is closed
                     floods.note(self._client)
                     self.outlet.close(POLICY_VIOLATION, self._allowance.reason)
+                await self._drained()
         except asyncio.CancelledError:
             if not self._is_stuck or self._task is None:
                 raise
@@ -176,6 +178,17 @@ class SocketConnection:
             # Each of them has this connection: it would stay until Python looks for garbage.
             self._count_at_end = len(self._subscriptions)
             self._subscriptions.clear()
+
+    async def _drained(self) -> None:
+        """A client that doesn't take the answers can't ask for more.
+
+        Perhaps nobody else waits for it to take them: it may have left all that it had, or nothing happens there. And
+        while it is not read from, what it sends, pongs too, is no sign of life.
+        """
+        broadcaster = self._gate.broadcaster
+        pump = broadcaster.behind(self)
+        with suppress(FellBehindError):  # it is being closed
+            await broadcaster.errands.drained(self, None if pump is None else pump.cursor)
 
     @property
     def subscription_count(self) -> int:

@@ -1,0 +1,85 @@
+"""A client that takes nothing any more is let go of, whatever else it does; and nothing is kept or said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from tests.harness import Server, connect_sql, eventually, free_port, until_numbered, uvicorn_command
+from tests.integration.test_outlet import SUBSCRIBES, client_frame
+from tests.integration.test_slow_clients import fill, slow_connection
+
+READ_BYTES = 16_384
+GROUP_BYTES = 16_000_000  # more than the two kernels' buffers
+DRAIN_SECONDS = "1"
+LEAVES = {
+    "motia": SUBSCRIBES["motia"] | {"type": "leave"},
+    "tidelog": {"type": "unsubscribe", "id": "s"},
+}
+OURS = "tidelog.web.protocol:SocketProtocol"
+
+
+async def start(start_server: Any, ws: str) -> Server:
+    port = free_port()
+    server: Server = await start_server(
+        port=port,
+        command=[*uvicorn_command(port, ws=ws), "--ws-ping-interval", "1", "--ws-ping-timeout", "1"],
+        TIDELOG_SOCKET_DRAIN_TIMEOUT_SECONDS=DRAIN_SECONDS,
+        TIDELOG_LOG_ACCESS="true",
+    )
+    return server
+
+
+def frame_of(message: Any) -> bytes:
+    return client_frame(1, json.dumps(message).encode())
+
+
+def closed(server: Server) -> int:
+    return sum(one["message"] == "socket closed" for one in server.records("tidelog.access"))
+
+
+@pytest.mark.parametrize("dialect", SUBSCRIBES)
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stays"])
+async def test_who_asks_for_more_but_takes_nothing_is_let_go_of(start_server: Any, dialect: str, leaves: bool) -> None:
+    """Nobody writes to its group meanwhile, and it may have left that: but for what it says nothing waits for it."""
+    server = await start(start_server, OURS)
+    sql = await connect_sql(server.database_url)
+    await fill(sql, "g", GROUP_BYTES, 200)
+    await until_numbered(sql)
+    protocol = "tidelog.v1" if dialect == "tidelog" else None
+    async with slow_connection(server, protocol) as (reader, writer):
+        writer.write(frame_of(SUBSCRIBES[dialect]))
+        assert await reader.readexactly(READ_BYTES)
+        writer.write((frame_of(LEAVES[dialect]) if leaves else b"") + frame_of({"type": "?"}) * 4)
+        await eventually(lambda: closed(server), timeout_seconds=30)
+    await sql.close()
+
+
+@pytest.mark.parametrize("ends", ["vanishes", "closes"])
+async def test_one_that_goes_in_the_midst_of_a_long_message_is_not_written_to(start_server: Any, ends: str) -> None:
+    """Though it had asked for more, which waits for the end of the message: the log says nothing of a failed write."""
+    server = await start(start_server, OURS)
+    sql = await connect_sql(server.database_url)
+    await fill(sql, "g", GROUP_BYTES, 200)
+    await until_numbered(sql)
+    async with slow_connection(server) as (reader, writer):
+        writer.write(frame_of(SUBSCRIBES["motia"]))
+        assert await reader.readexactly(READ_BYTES)
+        writer.write(frame_of({"type": "?"}))
+        if ends == "closes":
+            writer.write(client_frame(8, (1000).to_bytes(2, "big")))
+            with suppress(ConnectionError):
+                while await reader.read(READ_BYTES * 16):
+                    pass
+        else:
+            # The server has taken the message when it is answered for the one behind it.
+            writer.write(client_frame(9, b""))
+            await asyncio.sleep(0.2)
+            writer.transport.abort()
+        await eventually(lambda: closed(server), timeout_seconds=30)
+    assert [one["message"] for one in server.records() if one["level"] != "info"] == []
+    await sql.close()
