@@ -279,3 +279,37 @@ async def test_room_is_not_waited_for_for_ever(database_url: str, dialect: str) 
                 for room in rooms:
                     room.release()
                 assert (budget.memory.taken, budget.disk.taken) == (0, 0)
+
+
+async def test_groups_that_are_written_to_while_they_are_read_do_not_take_the_room_from_each_other(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of which one fits at a time. What changed while one was read is laid over it in the room that it has."""
+    begun: list[Topic] = []
+    async with connected(database_url) as sql:
+        with sequencing(database_url):
+            for n in range(2):
+                await fill(sql, f"g{n}", 700_000)
+            await until_numbered(sql)
+            async with Feed.on(database_url, snapshot_disk_max_bytes=BUDGET) as feed:
+                disk = feed.broadcaster.budget.disk
+                room = await disk.wait(BUDGET)
+                slow = Slow(feed, "motia", 2)
+                slow.takes_all = True
+                await eventually(lambda: len(disk._waiting) == 2)
+                read_items = Archive.snapshot
+
+                @asynccontextmanager
+                async def written_to(self: Archive, topic: Topic, item_id: str | None) -> AsyncIterator[Any]:
+                    begun.append(topic)
+                    async with read_items(self, topic, item_id) as snapshot:
+                        update = "update streams.chat_message set data = data || $2 where group_id = $1 and id = '1'"
+                        await sql.execute(update, topic.group_id, json.dumps({"n": len(begun)}))
+                        await eventually(lambda: feed.broadcaster.position > snapshot.head.number)
+                        yield snapshot
+
+                monkeypatch.setattr(Archive, "snapshot", written_to)
+                room.release()
+                await eventually(lambda: len(slow.synced) == 2, timeout_seconds=30)
+                assert len(begun) == 2
+                assert disk.taken == 0

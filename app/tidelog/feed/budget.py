@@ -123,6 +123,10 @@ class Holding:
         self.size += size
         return True
 
+    def begin_again(self) -> None:
+        """Nothing is in it any more, but what there was room for stays reserved: nobody gets between."""
+        self.size = 0
+
     def settle(self) -> None:
         """It doesn't grow any more: give back what was reserved for that."""
         unused, self._reserved = self._reserved - self.size, self.size

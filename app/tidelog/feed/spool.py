@@ -18,6 +18,7 @@ from tidelog.errors import SnapshotTooLargeError
 from tidelog.feed.budget import Budget, Holding, NoRoomError
 from tidelog.feed.errands import forget_cancellation
 from tidelog.feed.overlay import Overlay
+from tidelog.feed.subscription import PagesUnreadableError
 from tidelog.model.change import Change
 
 if TYPE_CHECKING:
@@ -84,6 +85,21 @@ class Spool:
         """There are no more items. Raises OSError, so that reading the pages doesn't."""
         with _telling_the_folder():
             self._file.flush()
+
+    def rewrite(self, items: Sequence[str]) -> None:
+        """Have these instead, in the room that it has; nobody may be reading it. Raises what `add` does."""
+        self._ends.clear()
+        with _telling_the_folder():
+            self._file.seek(0)
+            self._file.truncate()
+        self._memory.begin_again()
+        self._disk.begin_again()
+        self.add(items)
+        self.finish()
+
+    def settle(self) -> None:
+        """It stays as it is: give back the room that was reserved beyond that."""
+        self._memory.settle()
         self._disk.settle()
 
     def pages(self) -> Iterator[tuple[bytes, bool]]:
@@ -96,7 +112,7 @@ class Spool:
                 self._file.seek(begin)
                 page = self._file.read(end - begin)
             except OSError as error:  # not to be tried again: some pages may have been sent
-                raise RuntimeError("a snapshot's temporary file can't be read") from error
+                raise PagesUnreadableError("a snapshot's temporary file can't be read") from error
             yield page, number < len(self._ends)
             begin = end
 
@@ -200,6 +216,7 @@ class Spooling:
         created = [change for change in later.values() if self._item_id in (None, change.id)]
         spool.add(dialect.items([_row(change) for change in created if change.op != "delete"]))
         spool.finish()
+        spool.settle()
         return True
 
 

@@ -59,6 +59,10 @@ class SharedMessages(Messages):
         return [(self._begin, self._end), *((message,) for message in self._rest)]
 
 
+class PagesUnreadableError(Exception):
+    """A long message can't be read to its end."""
+
+
 class Pages(Protocol):
     """What a long message is read from."""
 
@@ -68,7 +72,7 @@ class Pages(Protocol):
         ...
 
     def pages(self) -> Iterator[tuple[bytes, bool]]:
-        """Each page, and whether there are more."""
+        """Each page, and whether there are more. Raises PagesUnreadableError."""
         ...
 
     def hold(self) -> None:

@@ -76,6 +76,7 @@ class Syncing:
         self._items: dict[str, str] = {}
         self._memory = Holding(budget.memory)  # of the items
         self._spool: Spool | None = None  # the same, encoded while the database makes more
+        self._lacking: NoRoomError | None = None  # for what was changed while it was read
         self._overlay = Overlay(self._send)
         self._task: asyncio.Task[None] | None = None
 
@@ -110,19 +111,20 @@ class Syncing:
         room: Holding | None = None
         while True:
             self._overlay.clear()
+            self._lacking = None
             if room is None:
                 self._forget()  # what a try before this one has left
             try:
                 head = await self._read_items(room)
             except NoRoomError as error:
-                lacking: NoRoomError | None = error
+                self._lacking = error
             else:
                 self._broadcaster.expect(self._overlay, head)
-                if await self._overlay.settled() == "complete":
+                if await self._overlay.settled() == "complete" and self._lacking is None:
                     return
-                lacking = None
             self._forget()
-            room = None if lacking is None else await lacking.wait()
+            self._overlay.overflow()  # what comes while it waits is kept for nothing
+            room = None if self._lacking is None else await self._lacking.wait()
 
     async def _read_items(self, room: Holding | None) -> SnapshotHead:
         """`room` is what is reserved, of one of the resources."""
@@ -139,7 +141,7 @@ class Syncing:
                     self._memory.grow(sum(map(len, texts)) + ITEM_BYTES * len(texts))
                     self._items.update(rows)
                     spool.add(texts)
-            spool.finish()
+            spool.finish()  # but not settled: what is laid over may take more
             self._memory.settle()
             return snapshot.head
 
@@ -147,15 +149,14 @@ class Syncing:
         """The overlay is complete, at the feed's position: sync, and go live in the same turn."""
         syncs: dict[Dialect, Messages] = {}
         unserved: Unserved = {}  # they are closed, the others that share the snapshot are not
-        waiting, self._waiting = self._waiting, {}
         try:
             self._lay_over([change for id, change in self._overlay.changes().items() if self._item_id in (None, id)])
-        except NoRoomError:  # for what was changed meanwhile: they begin again
-            for synced in waiting.values():
-                synced.set_result(False)
-            waiting = {}
+        except NoRoomError as error:
+            self._lacking = error  # it is read again, when there is
+            return
         except Exception as error:
-            unserved.update({subscription.subscriber: error for subscription in waiting})
+            unserved.update({subscription.subscriber: error for subscription in self._waiting})
+        waiting, self._waiting = self._waiting, {}
         for subscription, synced in waiting.items():
             if subscription.subscriber not in unserved:
                 try:
@@ -193,11 +194,12 @@ class Syncing:
                 self._items.pop(change.id, None)
             else:
                 self._items[change.id] = change.data
-        if changes and self._spool is not None:
-            self._spool.close()
-            self._spool = Spool(self._broadcaster.budget, self._size_max_bytes, "TIDELOG_SYNC_SIZE_MAX_BYTES")
-            self._spool.add(list(self._items.values()))
-            self._spool.finish()
+        assert self._spool is not None  # noqa: S101 - it has been read
+        if changes:
+            # In the room that it has: given back, it would go to who waits for it, and of two groups that are written
+            # to all the time each would have to begin again for the other.
+            self._spool.rewrite(list(self._items.values()))
+        self._spool.settle()
 
     def _leave(self) -> None:
         """Nobody waits any more, nor may join."""
