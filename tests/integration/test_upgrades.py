@@ -100,7 +100,8 @@ async def test_an_upgrade_behind_a_request_is_answered_behind_it_and_opens_no_so
         first = await wire.reader.readuntil(b"slow")
         assert first.startswith(b"HTTP/1.1 200 ")
         rest = await wire.rest()
-        assert rest.startswith(b"HTTP/1.1 404 ") and b"connection: close" in rest.lower()
+        assert rest.startswith(b"HTTP/1.1 426 ") and b"connection: close" in rest.lower()
+        assert b"before an earlier request on its connection was answered" in rest
         assert rest.count(b"HTTP/1.1 ") == 1
 
 
@@ -141,14 +142,14 @@ H2C = b"GET /said HTTP/1.1\r\nhost: localhost\r\nconnection: upgrade\r\nupgrade:
 
 
 async def test_the_body_of_an_upgrade_that_is_not_made_is_no_request(server: Server) -> None:
-    """An upgrade to what the server doesn't speak is answered as a plain request; its body is not the next one."""
+    """A request that asks for what the server doesn't speak, and has a body, is refused; that is not the next one."""
     before = await called(server)
     body = b"GET /said HTTP/1.1\r\nhost: localhost\r\n\r\n"
     async with Wire.open(server) as wire:
         await wire.send(H2C + f"content-length: {len(body)}\r\n\r\n".encode() + body)
         rest = await wire.rest()
-        assert rest.startswith(b"HTTP/1.1 200 ") and rest.count(b"HTTP/1.1 ") == 1
-    assert await called(server) == before + 2
+        assert rest.startswith(b"HTTP/1.1 400 ") and b"upgrade_with_body" in rest and rest.count(b"HTTP/1.1 ") == 1
+    assert await called(server) == before + 1
 
 
 async def test_a_request_behind_an_upgrade_that_is_not_made_is_answered(server: Server) -> None:

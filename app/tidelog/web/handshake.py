@@ -49,3 +49,11 @@ def upgrade_required(headers: Headers) -> UpgradeRequiredError:
             "the server program takes no WebSockets: run uvicorn with --ws tidelog.web.protocol:SocketProtocol"
         )
     return UpgradeRequiredError(f"a WebSocket's handshake came without {', '.join(lost)}: {HINT}")
+
+
+def upgrade_out_of_turn() -> UpgradeRequiredError:
+    """What to tell a client whose handshake came while it was owed the answer to another request."""
+    return UpgradeRequiredError(
+        "a WebSocket's handshake came before an earlier request on its connection was answered: wait for the answer, "
+        "or open another connection"
+    )

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from tidelog.errors import ServerFullError, UpgradeWithBodyError
-from tidelog.web.handshake import is_whole
+from tidelog.web.handshake import is_whole, upgrade_out_of_turn
 from tidelog.web.intake import SlicedIntake
 from tidelog.web.overfull import REFUSAL, OverfullApp, overfull
 from tidelog.web.refusal import last_words
@@ -134,9 +134,13 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
 
         Not while earlier requests are being answered: their answers would go into the socket's stream.
         """
+        if not super()._should_upgrade() or not is_whole(self.scope["method"], self.headers):
+            return False
         # Once a cycle has been made for a request it is answered by that, whatever has been answered meanwhile.
         is_free = self._is_in_head and not self._is_answering_another
-        return super()._should_upgrade() and is_free and is_whole(self.scope["method"], self.headers)
+        if not is_free:
+            cast("dict[str, Any]", self.scope)[REFUSAL] = upgrade_out_of_turn()
+        return is_free
 
     def _refuse_what_is_invalid(self) -> None:
         self._is_last = True
