@@ -69,7 +69,7 @@ async def test_one_that_goes_in_the_midst_of_a_long_message_is_not_written_to(st
     async with slow_connection(server) as (reader, writer):
         writer.write(frame_of(SUBSCRIBES["motia"]))
         assert await reader.readexactly(READ_BYTES)
-        writer.write(frame_of({"type": "?"}))
+        writer.write(frame_of({"type": "?"}) * 4)
         if ends == "closes":
             writer.write(client_frame(8, (1000).to_bytes(2, "big")))
             with suppress(ConnectionError):

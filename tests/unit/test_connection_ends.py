@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ from websockets.frames import CloseCode
 from tests.faults.wire import CONTINUATION, HEADERS, PING, PONG, TEXT, frame, handshake, request
 from tests.harness import eventually
 from tests.unit.test_containment import commit, open_feed, publish
-from tidelog.feed.subscription import Messages
+from tidelog.feed.subscription import LongMessage, Messages, PagesUnreadableError
 from tidelog.settings import Settings
 from tidelog.web import allowance
 from tidelog.web.allowance import Allowance
@@ -95,6 +96,39 @@ async def test_one_that_is_closed_while_it_is_sent_to_is_closed() -> None:
     outlet.end()
     await asyncio.wait([task])
     assert task.cancelled()
+
+
+class Unreadable:
+    """Pages whose file can't be read to the end."""
+
+    size = 2
+    users = 1
+
+    def pages(self) -> Iterator[tuple[bytes, bool]]:
+        yield b"1", True
+        raise PagesUnreadableError("the disk is broken")
+
+    def hold(self) -> None:
+        self.users += 1
+
+    def close(self) -> None:
+        self.users -= 1
+
+
+async def test_a_long_message_that_can_not_be_read_is_a_fault_of_ours_on_any_server() -> None:
+    """Not its client's, who would be taken for gone: the log would say nothing."""
+    failures: list[Exception] = []
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    outlet = SendOutlet(send, 1000, ENOUGH, lambda: None, failures.append, lambda: None)
+    pages = Unreadable()
+    outlet.write(LongMessage(b"[", pages, b"]"))
+    await eventually(lambda: failures)
+    outlet.end()
+    assert isinstance(failures[0], PagesUnreadableError) and (sent, pages.users) == ([], 1)
 
 
 class Transport(asyncio.Transport):

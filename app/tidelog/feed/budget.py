@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from time import monotonic
 
 from tidelog.errors import SnapshotTooLargeError, SubscriptionUnavailableError
 
 logger = logging.getLogger("tidelog.subscriptions")
 
+TOLD_EVERY_SECONDS = (
+    60.0  # by the log that some wait; where groups are large and few fit, that comes many times a second
+)
 GROW_BY = 2  # times what was not enough, up to all there is: few tries, and most of what is waited for is used
 
 
@@ -40,6 +44,7 @@ class Resource:
         self.taken = 0
         self._patience_seconds = patience_seconds
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._told_at: float | None = None
 
     @property
     def trouble(self) -> str | None:
@@ -63,8 +68,7 @@ class Resource:
                 f"{self._setting}"
             )
         size = min(GROW_BY * size, self.size_max)
-        if not self._waiting:
-            logger.warning("the %s that snapshots may take is full (%d bytes): some wait", self.name, self.size_max)
+        self._tell()
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         place = (size, granted)
         self._waiting.append(place)
@@ -88,6 +92,18 @@ class Resource:
     def give_back(self, size: int) -> None:
         self.taken -= size
         self._grant()
+
+    def _tell(self) -> None:
+        """Somebody is about to wait."""
+        now = monotonic()
+        if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
+            self._told_at = now
+            logger.warning(
+                "the %s that snapshots may take is full (%d bytes): some wait (told once a minute; the bound is %s)",
+                self.name,
+                self.size_max,
+                self._setting,
+            )
 
     def _grant(self) -> None:
         while self._waiting and (self._waiting[0][1].done() or self.fits(self._waiting[0][0], is_new=False)):
