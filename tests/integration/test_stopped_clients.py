@@ -83,3 +83,39 @@ async def test_one_that_goes_in_the_midst_of_a_long_message_is_not_written_to(st
         await eventually(lambda: closed(server), timeout_seconds=30)
     assert [one["message"] for one in server.records() if one["level"] != "info"] == []
     await sql.close()
+
+
+async def test_nothing_comes_behind_the_close_frame_of_one_that_floods_during_a_long_message(start_server: Any) -> None:
+    """It reads on, and learns why: in the midst of the message, by a frame that may come there."""
+    server = await start(start_server, OURS)
+    sql = await connect_sql(server.database_url)
+    await fill(sql, "g", GROUP_BYTES, 200)
+    await until_numbered(sql)
+    async with slow_connection(server) as (reader, writer):
+        writer.write(frame_of(SUBSCRIBES["motia"]))
+        first = await reader.readexactly(READ_BYTES)
+        writer.write(frame_of({"type": "?"}) + client_frame(9, b"") * 10_000)
+        rest = bytearray(first)
+        with suppress(ConnectionError):
+            while part := await reader.read(READ_BYTES * 64):
+                rest += part
+    frames = frames_of(bytes(rest))
+    assert frames[-1][0] == 0x88 and frames[-1][1][:2] == (1008).to_bytes(2, "big")
+    # One message is in parts, and between these comes nothing but pings, pongs and the close.
+    data = [head for head, _ in frames if head & 0x0F < 8]
+    assert data[0] == 0x01 and set(data[1:]) == {0x00}
+    await sql.close()
+
+
+def frames_of(data: bytes) -> list[tuple[int, bytes]]:
+    """A server's frames: the first byte and the payload of each."""
+    frames, at = [], 0
+    while at < len(data):
+        size, begin = data[at + 1], at + 2
+        if size >= 126:
+            width = 2 if size == 126 else 8
+            size, begin = int.from_bytes(data[begin : begin + width], "big"), begin + width
+        assert begin + size <= len(data), "a frame that is not whole"
+        frames.append((data[at], data[begin : begin + size]))
+        at = begin + size
+    return frames
