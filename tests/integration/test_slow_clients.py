@@ -313,3 +313,41 @@ async def test_groups_that_are_written_to_while_they_are_read_do_not_take_the_ro
                 await eventually(lambda: len(slow.synced) == 2, timeout_seconds=30)
                 assert len(begun) == 2
                 assert disk.taken == 0
+
+
+async def test_what_finds_no_room_for_what_was_changed_meanwhile_waits_for_that(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It isn't read again and again while there is none."""
+    begun = 0
+    async with connected(database_url) as sql:
+        with sequencing(database_url):
+            await fill(sql, "g0", 700_000)
+            await until_numbered(sql)
+            async with Feed.on(database_url, snapshot_disk_max_bytes=BUDGET) as feed:
+                disk = feed.broadcaster.budget.disk
+                room = await disk.wait(150_000)  # and as much again
+                read_items = Archive.snapshot
+
+                @asynccontextmanager
+                async def growing(self: Archive, topic: Topic, item_id: str | None) -> AsyncIterator[Any]:
+                    nonlocal begun
+                    begun += 1
+                    async with read_items(self, topic, item_id) as snapshot:
+                        if begun == 1:
+                            await fill(sql, "g0-more", 100_000)
+                            await sql.execute(
+                                "update streams.chat_message set group_id = 'g0', id = id || ' more' "
+                                "where group_id = 'g0-more'"
+                            )
+                            await eventually(lambda: feed.broadcaster.position > snapshot.head.number + 1)
+                        yield snapshot
+
+                monkeypatch.setattr(Archive, "snapshot", growing)
+                slow = Slow(feed, "motia", 1)
+                slow.takes_all = True
+                await eventually(lambda: feed.broadcaster.budget.troubles)
+                assert (begun, slow.synced) == (1, [])
+                room.release()
+                await eventually(lambda: slow.synced)
+                assert (begun, disk.taken) == (2, 0)
