@@ -29,10 +29,12 @@ VALUES = "tidelog.path_values"  # in the scope: the values of a step's parameter
 
 RouteOf = Callable[[HttpTrigger], str]
 
-_VALUE = "value_"  # and the number of its part: steps that name one parameter differently share a path
+_VALUE = "tidelog_value_"  # and the number of its part: steps that name one parameter differently share a path
 _STEPS = "/\0"  # where Litestar has the steps' routes: a path with NUL is refused before it gets there
 _REFUSED = "/\0refused"
 _REFUSAL = "tidelog.refusal"
+_NO_UTF_8 = "the path has bytes that are no UTF-8"
+_NUL = "the path has a NUL character, which Postgres can't hold"
 
 
 def hidden_route(trigger: HttpTrigger) -> str:
@@ -51,12 +53,25 @@ def routes_below(path: str) -> RouteOf:
 
 
 def values_of(scope: Scope) -> list[str]:
-    """The values of a step's parameters, in their order."""
+    """The values of a step's parameters, in their order. Raises PathInvalidError."""
     placed = cast("dict[str, Any]", scope).get(VALUES)
     if placed is not None:
         return cast("list[str]", placed)
-    found = {int(name.removeprefix(_VALUE)): value for name, value in scope["path_params"].items()}
+    _check(scope)
+    given = scope["path_params"].items()  # and of the path that the application has the steps below
+    found = {int(name.removeprefix(_VALUE)): value for name, value in given if name.startswith(_VALUE)}
     return [found[number] for number in sorted(found)]
+
+
+def _check(scope: Scope) -> None:
+    """Refuse what Litestar's router lets pass. It has the path decoded, with other bytes than UTF-8 replaced."""
+    raw = scope.get("raw_path")
+    try:
+        path = unquote_to_bytes(raw).decode() if raw else scope["path"]
+    except UnicodeDecodeError:
+        raise PathInvalidError(_NO_UTF_8) from None
+    if "\0" in path:
+        raise PathInvalidError(_NUL)
 
 
 def methods_of(trigger: HttpTrigger, others: Iterable[HttpTrigger]) -> list[HttpMethod]:
@@ -166,9 +181,9 @@ def _parts(scope: HTTPScope) -> list[str] | PathInvalidError:
         try:
             parts = [unquote_to_bytes(part).decode() for part in raw.removeprefix(root.encode()).split(b"/")]
         except UnicodeDecodeError:
-            return PathInvalidError("the path has bytes that are no UTF-8")
+            return PathInvalidError(_NO_UTF_8)
         if any("\0" in part for part in parts):
-            return PathInvalidError("the path has a NUL character, which Postgres can't hold")
+            return PathInvalidError(_NUL)
     else:
         parts = scope["path"].removeprefix(root).split("/")
     if len(parts) > 1 and not parts[-1]:

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
-from litestar import Controller, HttpMethod, Request
+from litestar import Controller, HttpMethod
 from litestar.handlers import HTTPRouteHandler
-from litestar.types import Receive, Scope, Send
+from litestar.types import ASGIApp, Empty, Receive, Scope, Send
+from litestar.utils.scope.state import ScopeState
 
-from tidelog.errors import DeclarationError
+from tidelog.errors import DeclarationError, PathInvalidError
 from tidelog.logs.request import CurrentRequest, current_request
 from tidelog.model.schema import compile_schema
 from tidelog.model.step import Endpoint
@@ -76,17 +77,27 @@ class StepEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer the request. Whatever goes wrong is an answer, too; what a guard raises is for Litestar to answer."""
         route: HTTPRouteHandler = cast("dict[str, Any]", scope)["route_handler"]
-        if route.resolve_guards():
-            await route.authorize_connection(Request(scope))
         headers = read_headers(scope["headers"])
         trace_id = trace_id_of(headers)
+        try:
+            path_params = dict(zip(self._parameters, values_of(scope), strict=True))
+        except PathInvalidError as error:
+            await _send(self._failed(error, None, trace_id), trace_id, send)
+            return
+        if route.resolve_guards() or route.resolve_before_request():
+            scope["path_params"] = path_params
+            answered = await _ask_application(route, scope, receive, send)
+            if answered is not None:
+                await answered(scope, receive, send)
+                return
+        receive = _with_body_read(scope, receive)
         current_request.set(CurrentRequest(self.endpoint.step.name, trace_id))
         incoming: Incoming | None = None
         try:
             incoming = Incoming(
                 body=await read_body(receive, headers, self._body_size_max_bytes),
                 headers=headers,
-                path_params=dict(zip(self._parameters, values_of(scope), strict=True)),
+                path_params=path_params,
                 query=scope["query_string"],
             )
             answer = await self._runner.run(self._invocation(incoming, trace_id, receive, send))
@@ -109,6 +120,31 @@ class StepEndpoint:
         where = f"{self._where}, trace {trace_id}"
         failure = refusal_of(error, incoming, where) or failure_of(error, where)
         return encode_answer({"status": failure.status, "body": failure.body(), "headers": failure.headers})
+
+
+async def _ask_application(route: HTTPRouteHandler, scope: Scope, receive: Receive, send: Send) -> ASGIApp | None:
+    """Its guards, which raise if they don't let the request pass; then its `before_request`, which may answer it."""
+    request = route.resolve_request_class()(scope, receive, send)
+    if route.resolve_guards():
+        await route.authorize_connection(request)
+    before_request = route.resolve_before_request()
+    said = await before_request(request) if before_request is not None else None
+    if not said:  # as Litestar asks
+        return None
+    return await route.to_response(scope["litestar_app"], said, request)
+
+
+def _with_body_read(scope: Scope, receive: Receive) -> Receive:
+    """What gives the body again that a guard or a middleware has read already: Litestar keeps it for the handler."""
+    body = ScopeState.from_scope(scope).body
+    if body is Empty:
+        return receive
+    kept: list[Any] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_again() -> Any:
+        return kept.pop() if kept else await receive()
+
+    return receive_again
 
 
 async def _send(answer: Answer, trace_id: str, send: Send) -> None:
