@@ -24,7 +24,6 @@ from tidelog.web.failures import exception_handlers
 from tidelog.web.health import health_controller
 from tidelog.web.openapi import openapi_config
 from tidelog.web.paths import hidden_route
-from tidelog.web.socket import SocketGate
 from tidelog.web.steps import step_controllers
 
 LOOP_THREADS_MAX = 32  # what asyncio takes at most for its own executor
@@ -50,7 +49,7 @@ def create_app(settings: Settings | None = None) -> Litestar:
     access_log = AccessLog(handler) if settings.logs_access else None
     return PagesApp(
         PageRules(settings),
-        SocketGate(tidelog.broadcaster, tidelog.streams, settings, access_log),
+        tidelog.gate(access_log),
         [http for _, http in plugin.endpoints],
         access_log,
         route_handlers=[],

@@ -45,6 +45,7 @@ from tidelog.store.declared import check_declared
 from tidelog.store.engine import Database
 from tidelog.store.requirements import check_grants, check_revision, check_server
 from tidelog.store.url import DatabaseUrl
+from tidelog.web.access import AccessLog
 from tidelog.web.dependency import streams_dependency
 from tidelog.web.health import health_controller
 from tidelog.web.openapi import with_steps
@@ -120,8 +121,7 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
     def route_handlers(self) -> list[Any]:
         """What the application serves of it."""
         config, tidelog = self.config, self.tidelog
-        gate = SocketGate(tidelog.broadcaster, tidelog.streams, tidelog.settings)
-        handlers: list[Any] = [socket_route(config.path, gate)]
+        handlers: list[Any] = [socket_route(config.path, tidelog.gate())]
         handlers += step_controllers(self.endpoints, tidelog.runtime, routes_below(config.path))
         if config.health:
             handlers.append(health_controller(tidelog.checks, tidelog.warnings, config.path))
@@ -140,7 +140,10 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
 
 
 class Tidelog:
-    """What one process has: a database, its feed, and the runtime of its steps. Nothing runs before `lifespan`."""
+    """What one process has: a database, its feed, and the runtime of its steps. Nothing runs before `lifespan`.
+
+    An application may be started again when it has ended, as those who test theirs do, in another event loop.
+    """
 
     def __init__(self, settings: Settings, declared: Discovered) -> None:
         self.settings = settings
@@ -160,14 +163,45 @@ class Tidelog:
         self.runtime = Runtime(self.streams, self.database, settings, self.threads)
         self.blocked = BlockedLoopWatch(step_in(declared.steps))
         self.archive = Archive(self.database, self.streams)
-        self.broadcaster = Broadcaster(self.archive, settings)
+        self._gates: list[SocketGate] = []
+        self._is_started = self._was_started = False
+        self._make_feed()
+
+    def _make_feed(self) -> None:
+        """Of each start its own: positions, threads and what belongs to an event loop are of no use to the next."""
+        self.broadcaster = Broadcaster(self.archive, self.settings)
         shortcut = Shortcut(self.broadcaster)
         self.reader = Reader(self.database.connect, self.broadcaster, shortcut)
-        self.sequencer = SequencerThread(self.database.connect, settings.retention, shortcut)
+        self.sequencer = SequencerThread(self.database.connect, self.settings.retention, shortcut)
+        for gate in self._gates:
+            gate.broadcaster = self.broadcaster
+
+    def gate(self, access_log: AccessLog | None = None) -> SocketGate:
+        """A way in for clients, in every start of the application."""
+        gate = SocketGate(self.broadcaster, self.streams, self.settings, access_log)
+        self._gates.append(gate)
+        return gate
 
     @asynccontextmanager
     async def lifespan(self, app: Litestar) -> AsyncIterator[None]:
-        """Start what serves, in the order in which one stands on the other; stop it in the other order."""
+        """Start what serves, in the order in which one stands on the other; stop it in the other order.
+
+        Raises RuntimeError while it is started, as by a second application that has the same plugin.
+        """
+        if self._is_started:
+            raise RuntimeError("this TidelogPlugin serves another application: give each application one of its own")
+        if self._was_started:
+            self._make_feed()
+        self._is_started = self._was_started = True
+        try:
+            async with self._serving(app):
+                yield
+        finally:
+            self._is_started = False
+
+    @asynccontextmanager
+    async def _serving(self, app: Litestar) -> AsyncIterator[None]:
+        self.threads.open()
         try:
             await self._open(app)
             await warn_if_short(

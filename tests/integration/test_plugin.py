@@ -15,14 +15,16 @@ import asyncpg
 import httpx
 import pytest
 import uvicorn
-from litestar import Litestar, get, post
+from litestar import Litestar, Request, Response, get, post
 from litestar.config.app import AppConfig
 from litestar.connection import ASGIConnection
 from litestar.di import Provide
 from litestar.exceptions import NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
+from litestar.middleware.logging import LoggingMiddlewareConfig
 from litestar.openapi import OpenAPIConfig
 from litestar.plugins import InitPlugin
+from litestar.testing import TestClient
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -45,6 +47,13 @@ async def handler(req, context):
     return {"status": 200, "body": await context.streams.job.get(at["user"], at["id"])}
 """
 
+ECHO = """
+config = {"type": "api", "name": "Echo", "method": "POST", "path": "/echo/:user", "emits": []}
+
+
+async def handler(req, context):
+    return {"status": 200, "body": [req["pathParams"], req["body"]]}
+"""
 
 APPLICATION = """
 from litestar import Litestar
@@ -167,6 +176,41 @@ async def test_without_a_session_a_handlers_calls_are_a_transaction_of_their_own
     assert len(refused) == 2
 
 
+async def test_an_application_may_be_started_again(url: str) -> None:
+    """As tests start theirs, each time in another event loop: it stores, tells and is ready every time."""
+
+    @post("/jobs/{id:str}")
+    async def start(id: str, streams: Streams) -> None:
+        await streams.job.set("all", id, {"title": id})
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], health=True)))
+    app = Litestar([start], plugins=[plugin])
+
+    def use(number: int) -> None:
+        with TestClient(app) as client, client.websocket_connect("/", subprotocols=["tidelog.v1"]) as socket:
+            socket.send_json({"type": "subscribe", "id": "s", "stream": "job", "group": "all"})
+            while socket.receive_json()["type"] != "live":
+                pass
+            assert client.post(f"/jobs/{number}").status_code == 201
+            assert [change["id"] for change in socket.receive_json()["changes"]] == [str(number)]
+            assert client.get("/health/ready").status_code == 200
+
+    for number in range(3):
+        await asyncio.to_thread(use, number)
+    assert await ids(url, "streams.job") == ["0", "1", "2"]
+
+
+async def test_a_plugin_that_serves_says_so_to_a_second_application(url: str) -> None:
+    """It has one feed; the first goes on."""
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], health=True)))
+    async with serving(Litestar([], plugins=[plugin])) as server:
+        with pytest.raises(ExceptionGroup) as raised:
+            async with Litestar([], plugins=[plugin]).lifespan():
+                pass
+        assert raised.group_contains(RuntimeError, match="one of its own")
+        assert (await server.http.get("/health/ready")).status_code == 200
+
+
 async def test_two_of_them_live_in_one_application(url: str, databases: Databases, tmp_path: Path) -> None:
     """Each with its path, its database, its steps, its name for handlers; the rest stays the application's."""
     (tmp_path / "get_step.py").write_text(STEP)
@@ -219,6 +263,49 @@ async def test_guards_of_the_application_decide_on_the_socket(url: str) -> None:
                 pass
         async with Subscriber.connect(server, token="let-me-in", path="/live") as subscriber:  # noqa: S106
             await subscriber.view("job", "all")
+
+
+async def test_a_step_is_asked_for_as_any_route_of_the_application(tmp_path: Path) -> None:
+    """Hooks before a request hold for it. What they, guards and middleware read of it is there for the step still."""
+    (tmp_path / "echo_step.py").write_text(ECHO)
+    seen: list[Any] = []
+
+    async def guard(request: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        assert isinstance(request, Request)
+        seen.append((request.path_params, await request.body()))
+
+    async def hook(request: Request[Any, Any, Any]) -> Response[str] | None:
+        assert await request.json() == {"a": 1}
+        return Response("theirs", status_code=401) if "x-stop" in request.headers else None
+
+    config = TidelogConfig(
+        database_url="postgresql://nobody@127.0.0.1:9/none", steps_dir=tmp_path, path="/{tenant:str}"
+    )
+    options: list[dict[str, Any]] = [
+        {"guards": [guard]},
+        {"before_request": hook},
+        {"middleware": [LoggingMiddlewareConfig().middleware]},  # which logs bodies
+    ]
+    for option in options:
+        app = Litestar([], plugins=[TidelogPlugin(config)], **option)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://theirs") as http:
+            echoed = await http.post("/acme/echo/ada", json={"a": 1})
+            assert echoed.json() == [{"user": "ada"}, {"a": 1}]
+            if "before_request" in option:
+                refused = await http.post("/acme/echo/ada", json={"a": 1}, headers={"x-stop": "1"})
+                assert (refused.status_code, refused.text) == (401, "theirs")
+    assert seen == [({"user": "ada"}, b'{"a":1}')]
+
+
+@pytest.mark.parametrize("part", ["a%00b", "%ff"])
+async def test_a_part_of_a_path_that_no_key_could_be_is_refused(part: str, tmp_path: Path) -> None:
+    """As by the server as delivered; Litestar's router would let it pass, with other characters for wrong bytes."""
+    (tmp_path / "echo_step.py").write_text(ECHO)
+    config = TidelogConfig(database_url="postgresql://nobody@127.0.0.1:9/none", steps_dir=tmp_path)
+    app = Litestar([], plugins=[TidelogPlugin(config)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://theirs") as http:
+        refused = await http.post(f"/echo/{part}", json={})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, "path_invalid")
 
 
 async def test_a_stream_given_and_one_of_a_file_are_not_one_table(url: str, tmp_path: Path) -> None:

@@ -30,11 +30,17 @@ class HandlerThreads:
     """Runs plain handlers. Not in the loop's own threads: DNS needs those."""
 
     def __init__(self, running_max: int = RUNNING_MAX, stuck_max: int = STUCK_MAX) -> None:
-        self._places = asyncio.Semaphore(running_max)
+        self._running_max = running_max
         self._stuck_max = stuck_max
         self._threads_max = running_max + stuck_max
         self._threads = DaemonThreads(self._threads_max, "tidelog-step")
         self._stuck: dict[Future[Any], str] = {}  # to the names of their steps
+        self.open()
+
+    def open(self) -> None:
+        """Work in another event loop than before: places are waited for in one."""
+        self._places = asyncio.Semaphore(self._running_max)
+        self._stuck = {job: name for job, name in self._stuck.items() if not job.done()}
 
     @property
     def trouble(self) -> str | None:

@@ -84,6 +84,7 @@ class Database:
         """From now on connections go to `url`, in any form that psql takes. Raises DatabaseUrlError."""
         self._loop = asyncio.get_running_loop()
         self._connector = self.connector(url)
+        self.pool.open()
         # Few: joins may wait for each other, and must not take the steps' connections.
         self._archive_pool = await asyncpg.create_pool(
             min_size=0,

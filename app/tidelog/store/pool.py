@@ -43,7 +43,8 @@ class Pool:
     ) -> None:
         self._engine = engine.sync_engine
         self._connect = connect
-        self._size_max = size_max
+        self._size = size_max
+        self._size_max = size_max  # 0 when it is closed
         self._timeout_seconds = timeout_seconds
         self._idle_seconds = idle_seconds
         self._open = 0  # connections, with those that are about to be opened, looked at or closed
@@ -135,11 +136,16 @@ class Pool:
         if self._open > self._limit and self._idle:
             self._spawn(self._close(self._idle.pop(0)))
 
+    def open(self) -> None:
+        """Lend connections, also after it was closed."""
+        self._size_max = self._limit = self._size
+
     async def close(self) -> None:
         """Close what is idle. What is still lent is closed when it is given back."""
         self._size_max = self._limit = 0
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
         for lent in self._idle:
             self._spawn(self._close(lent))
         self._idle.clear()
