@@ -18,7 +18,10 @@ from typing import Any
 from click import Group
 from litestar import Litestar
 from litestar.config.app import AppConfig
+from litestar.exceptions import ImproperlyConfiguredException
+from litestar.handlers import WebsocketRouteHandler
 from litestar.plugins import CLIPlugin, InitPlugin
+from litestar.utils import normalize_path
 
 from tidelog.commands import add_commands
 from tidelog.descriptors import descriptors
@@ -110,13 +113,28 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Part of Litestar's plugins."""
         config, tidelog = self.config, self.tidelog
+        self._refuse_what_is_there(app_config)
         app_config.lifespan.append(tidelog.lifespan)
         app_config.route_handlers.extend(self.route_handlers())
-        app_config.dependencies.setdefault(
-            config.streams_dependency, streams_dependency(tidelog.runtime, config.session_dependency)
+        app_config.dependencies[config.streams_dependency] = streams_dependency(
+            tidelog.runtime, config.session_dependency
         )
         app_config.openapi_config = with_steps(app_config.openapi_config, self.endpoints, config.path)
         return app_config
+
+    def _refuse_what_is_there(self, app_config: AppConfig) -> None:
+        """Litestar would take either of two that have a name or a path, and the other would be served as well."""
+        name, path = self.config.streams_dependency, normalize_path(self.config.path)
+        if name in app_config.dependencies:
+            raise ImproperlyConfiguredException(
+                f"there is a dependency {name!r} already: "
+                "give Tidelog's another name, TidelogConfig(streams_dependency=...)"
+            )
+        for handler in app_config.route_handlers:
+            if isinstance(handler, WebsocketRouteHandler) and path in map(normalize_path, handler.paths):
+                raise ImproperlyConfiguredException(
+                    f"there is a WebSocket at {path} already: give Tidelog's another path, TidelogConfig(path=...)"
+                )
 
     def route_handlers(self) -> list[Any]:
         """What the application serves of it."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,8 +20,8 @@ from litestar import Litestar, Request, Response, get, post
 from litestar.config.app import AppConfig
 from litestar.connection import ASGIConnection
 from litestar.di import Provide
-from litestar.exceptions import NotAuthorizedException
-from litestar.handlers import BaseRouteHandler
+from litestar.exceptions import ImproperlyConfiguredException, NotAuthorizedException
+from litestar.handlers import BaseRouteHandler, websocket_listener
 from litestar.middleware.logging import LoggingMiddlewareConfig
 from litestar.openapi import OpenAPIConfig
 from litestar.plugins import InitPlugin
@@ -28,6 +29,7 @@ from litestar.testing import TestClient
 from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.harness import PROGRAM_TIMEOUT_SECONDS, Databases, Subscriber, eventually, free_port
@@ -174,6 +176,77 @@ async def test_without_a_session_a_handlers_calls_are_a_transaction_of_their_own
         assert (await server.http.post("/jobs/kept")).status_code == 201
         assert await ids(url, "streams.job") == ["kept"]
     assert len(refused) == 2
+
+
+async def test_calls_at_once_take_turns_in_the_applications_session(url: str) -> None:
+    """A session has one connection; statements at once on it fail, or wait for each other."""
+
+    @post("/jobs")
+    async def start(db_session: AsyncSession, streams: Streams) -> None:
+        await asyncio.gather(*(streams.job.set("all", str(number), {"title": "at once"}) for number in range(5)))
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
+    async with serving(Litestar([start], plugins=[plugin], dependencies={"db_session": sessions(url)})) as server:
+        assert (await server.http.post("/jobs")).status_code == 201
+    assert await ids(url, "streams.job") == list("01234")
+
+
+@pytest.mark.parametrize("has_session", [False, True])
+async def test_a_call_that_is_not_awaited_is_an_error(url: str, has_session: bool) -> None:
+    """It would be lost behind an answer that says it was stored, in a plain handler always."""
+
+    async def forget(streams: Streams, forgets: bool) -> None:
+        await streams.job.set("all", "awaited", {"title": "awaited"})
+        if forgets:
+            streams.job.set("all", "forgotten", {"title": "forgotten"})
+
+    @post("/async")
+    async def start(streams: Streams, forgets: bool = True) -> None:
+        await forget(streams, forgets)
+
+    @post("/plain", sync_to_thread=True)
+    def start_plain(streams: Streams) -> None:
+        streams.job.set("all", "plain", {"title": "plain"})
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
+    dependencies = {"db_session": sessions(url)} if has_session else {}
+    async with serving(Litestar([start, start_plain], plugins=[plugin], dependencies=dependencies)) as server:
+        assert (await server.http.post("/plain")).status_code == 500
+        assert (await server.http.post("/async")).status_code == 500
+        if not has_session:  # when its session commits is the application's to say
+            assert await ids(url, "streams.job") == []
+        assert (await server.http.post("/async", params={"forgets": False})).status_code == 201
+    assert await ids(url, "streams.job") == ["awaited"]
+
+
+async def test_on_a_socket_of_the_applications_each_call_commits(url: str) -> None:
+    """Its handler may run for days: a transaction would keep all of it from everybody as long."""
+
+    @websocket_listener("/theirs")
+    async def store(data: str, streams: Streams) -> str:
+        await streams.job.set("all", data, {"title": data})
+        return data
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], path="/live")))
+    async with serving(Litestar([store], plugins=[plugin])) as server, connect(f"{server.ws_url}/theirs") as socket:
+        await socket.send("1")
+        assert await socket.recv() == "1"
+        assert await ids(url, "streams.job") == ["1"]
+
+
+def test_what_two_would_have_in_common_is_refused() -> None:
+    """Litestar takes one of them and says nothing: items would be stored in the other's database."""
+    config = TidelogConfig(database_url="postgresql://nobody@127.0.0.1:9/none")
+    others = {"streams_dependency": replace(config, path="/other"), "path": replace(config, streams_dependency="other")}
+    for remedy, other in others.items():
+        with pytest.raises(ImproperlyConfiguredException, match=f"TidelogConfig\\({remedy}="):
+            Litestar(plugins=[TidelogPlugin(config), TidelogPlugin(other)])
+
+    async def provide() -> int:
+        return 1
+
+    with pytest.raises(ImproperlyConfiguredException, match="streams"):
+        Litestar(plugins=[TidelogPlugin(config)], dependencies={"streams": Provide(provide)})
 
 
 async def test_an_application_may_be_started_again(url: str) -> None:

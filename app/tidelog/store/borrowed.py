@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -16,22 +17,25 @@ from tidelog.errors import NotSupportedError
 class BorrowedWork:
     """Begins, commits and rolls back nothing: that is the session's owner's to do, and so is the order of statements.
 
-    Database errors come as SQLAlchemy's, as for everything else in the session.
+    Database errors come as SQLAlchemy's, as for everything else in the session. Concurrent calls take turns: a session
+    has one connection, and two statements at once on it fail, or wait for each other for ever.
     """
 
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
+        self._turn = asyncio.Lock()
 
     def lend(self, writes: bool) -> Self:
         return self
 
     async def __aenter__(self) -> Self:
+        await self._turn.acquire()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing is given back."""
+        self._turn.release()
 
     async def fetch(self, sql: str, *parameters: Any) -> Sequence[Any]:
         """The rows, as asyncpg's connections fetch them."""
