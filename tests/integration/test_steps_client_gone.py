@@ -237,3 +237,42 @@ async def test_one_connection_serves_many_requests(floor: Floor) -> None:
             length = int(head.split(b"content-length: ")[1].split(b"\r\n")[0])
             assert b" 200 " in head and b"%d" % n in await reader.readexactly(length)
         writer.close()
+
+
+class Foreign:
+    """What servers that are not written in Python have for a future: it can be awaited and cancelled, and no more."""
+
+    def __init__(self, message: dict[str, Any] | None) -> None:
+        self._message = message
+        self.is_cancelled = False
+
+    def __await__(self) -> Foreign:
+        return self
+
+    def __next__(self) -> None:
+        if self._message is not None:
+            raise StopIteration(self._message)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+@pytest.mark.parametrize("has_gone", [False, True])
+async def test_a_server_may_have_futures_of_its_own(floor: Floor, has_gone: bool) -> None:
+    """Granian's: nothing is left waiting for the client behind a step that was committed."""
+    asked = Foreign({"type": "http.disconnect"} if has_gone else None)
+    coming = [Foreign({"type": "http.request", "body": b"{}", "more_body": False}), asked]
+    sent: list[Any] = []
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        await context.streams.chatMessage.set("general", "1", {"text": "hi"})
+        return OK
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope: Any = {"type": "http", "method": "POST", "path": "/run", "raw_path": b"/run", "query_string": b""}
+    scope |= {"headers": [], "scheme": "http", "server": ("steps", 80), "client": ("client", 1), "state": {}}
+    await floor.app(step(handler))(scope, lambda: coming.pop(0), send)  # type: ignore[arg-type, return-value]
+    assert asked.is_cancelled is not has_gone
+    assert await floor.ids() == ([] if has_gone else ["1"])

@@ -84,7 +84,7 @@ class _Calls:
         forgotten, self._made = self._not_begun(), []
         for call in forgotten:
             call.close()
-        return [call.__name__ for call in forgotten]
+        return [getattr(call, "__name__", "a call") for call in forgotten]
 
     def _not_begun(self) -> list[Coroutine[Any, Any, Any]]:
         return [call for call in self._made if inspect.getcoroutinestate(call) == inspect.CORO_CREATED]

@@ -68,7 +68,10 @@ class HttpInvocation:
             next(receiving)
         except StopIteration as received:
             return bool(received.value["type"] == "http.disconnect")
-        receiving.close()
+        # Servers that are not written in Python have futures of their own there (granian), to be cancelled as such.
+        leave = getattr(receiving, "close", None) or getattr(receiving, "cancel", None)
+        if leave is not None:
+            leave()
         return False
 
     async def give_up(self, error: StepTimedOutError) -> None:
