@@ -49,6 +49,7 @@ from tidelog.store.engine import Database
 from tidelog.store.requirements import check_grants, check_revision, check_server
 from tidelog.store.url import DatabaseUrl
 from tidelog.web.access import AccessLog
+from tidelog.web.cross_origin import PageRules
 from tidelog.web.dependency import streams_dependency
 from tidelog.web.health import health_controller
 from tidelog.web.openapi import with_steps
@@ -139,7 +140,7 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
     def route_handlers(self) -> list[Any]:
         """What the application serves of it."""
         config, tidelog = self.config, self.tidelog
-        handlers: list[Any] = [socket_route(config.path, tidelog.gate())]
+        handlers: list[Any] = [socket_route(config.path, tidelog.gate(), PageRules(tidelog.settings).guard_socket)]
         handlers += step_controllers(self.endpoints, tidelog.runtime, routes_below(config.path))
         if config.health:
             handlers.append(health_controller(tidelog.checks, tidelog.warnings, config.path))

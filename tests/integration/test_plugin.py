@@ -31,6 +31,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
+from websockets.typing import Origin
 
 from tests.harness import PROGRAM_TIMEOUT_SECONDS, Databases, Subscriber, eventually, free_port
 from tidelog import ItemInvalidError, Stream, Streams, TidelogConfig, TidelogPlugin
@@ -379,6 +380,23 @@ async def test_a_part_of_a_path_that_no_key_could_be_is_refused(part: str, tmp_p
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://theirs") as http:
         refused = await http.post(f"/echo/{part}", json={})
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "path_invalid")
+
+
+async def test_other_peoples_pages_open_no_socket(url: str) -> None:
+    """A browser would send the application's cookies with it; the setting says whose pages may."""
+    settings = Settings(cors_origins=("https://ours.example",))
+    config = TidelogConfig(database_url=url, streams=[JOB], path="/live", settings=settings)
+    plugin = await migrated(TidelogPlugin(config))
+    async with serving(Litestar([], plugins=[plugin])) as server:
+        at = f"{server.ws_url}/live"
+        own = Origin(at.removesuffix("/live").replace("ws:", "http:"))
+        for allowed in (None, own, Origin("https://ours.example")):
+            async with connect(at, origin=allowed):
+                pass
+        for other in (Origin("https://evil.example"), Origin("null")):
+            with pytest.raises(InvalidStatus, match="403"):
+                async with connect(at, origin=other):
+                    pass
 
 
 async def test_a_stream_given_and_one_of_a_file_are_not_one_table(url: str, tmp_path: Path) -> None:

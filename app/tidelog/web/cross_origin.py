@@ -19,7 +19,10 @@ import re
 from collections.abc import Iterable
 from typing import Any, cast
 
+from litestar.connection import ASGIConnection
 from litestar.enums import ScopeType
+from litestar.exceptions import PermissionDeniedException
+from litestar.handlers import BaseRouteHandler
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 
 from tidelog.errors import (
@@ -91,6 +94,17 @@ class PageRules:
             f"pages of {shown(said)} may not use this server; its log says which setting (TIDELOG_CORS_ORIGINS) "
             "would allow them"
         )
+
+    def guard_socket(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
+        """The same for a socket in somebody's application, as a guard of Litestar's: 403 instead of a handshake.
+
+        Browsers send cookies with it from any page, and what Litestar has against that (CSRF, CORS) is for HTTP.
+        """
+        said_host, origin, site, _is_handshake = _said(connection.scope["headers"])
+        try:
+            self.check_origin(origin, site, None if said_host is None else parse_host(said_host))
+        except OriginForbiddenError as error:
+            raise PermissionDeniedException(str(error)) from error
 
     def allows(self, origin: str, host: Host | None) -> bool:
         """Whether pages of another origin may use the server that they find at `host`, and read what it answers."""

@@ -10,7 +10,7 @@ from typing import Any, cast
 from litestar import WebSocket, websocket
 from litestar.enums import ScopeType
 from litestar.handlers import WebsocketRouteHandler
-from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
+from litestar.types import Guard, HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from tidelog.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError
 from tidelog.feed.broadcaster import Broadcaster
@@ -110,10 +110,13 @@ class SocketGate:
                 await connection.serve()
 
 
-def socket_route(path: str, gate: SocketGate) -> WebsocketRouteHandler:
-    """A route for clients, for an application in which they are not at every path; its guards are asked, as of any."""
+def socket_route(path: str, gate: SocketGate, guard: Guard) -> WebsocketRouteHandler:
+    """A route for clients, for an application in which they are not at every path.
 
-    @websocket(path)
+    The application's guards are asked, as of any route, and then `guard`.
+    """
+
+    @websocket(path, guards=[guard])
     async def tidelog_socket(socket: WebSocket[Any, Any, Any]) -> None:
         await gate.serve(socket.scope, socket.receive, socket.send)
 
