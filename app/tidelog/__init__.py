@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tidelog.client import Client
     from tidelog.consumer import consume
     from tidelog.model.stream import Stream
-    from tidelog.outside import open
+    from tidelog.outside import open as open
     from tidelog.plugin import TidelogConfig, TidelogPlugin
     from tidelog.runtime.context import StepContext as Context
     from tidelog.runtime.context import Streams
@@ -30,8 +30,7 @@ __all__ = [
     "TidelogError",
     "TidelogPlugin",
     "consume",
-    "open",
-]
+]  # not `open`: `from tidelog import *` must not hide Python's
 
 _PLACES = {
     "Client": ("tidelog.client", "Client"),

@@ -120,7 +120,9 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         app_config.dependencies[config.streams_dependency] = streams_dependency(
             tidelog.runtime, config.session_dependency
         )
-        app_config.openapi_config = with_steps(app_config.openapi_config, self.endpoints, config.path)
+        app_config.openapi_config = with_steps(
+            app_config.openapi_config, self.endpoints, f"{app_config.path}/{config.path}"
+        )
         return app_config
 
     def _refuse_what_is_there(self, app_config: AppConfig) -> None:

@@ -182,7 +182,7 @@ def test_its_public_names_are_there_and_load_no_server(unpacked: Path, project: 
     program = (
         "import sys, tidelog; from tidelog import Client, TidelogError; print(tidelog.__file__);"
         "assert not {'litestar', 'sqlalchemy', 'asyncpg'} & set(sys.modules);"
-        "from tidelog import *; print(*tidelog.__all__)"
+        "from tidelog import *; import builtins; assert open is builtins.open; print(*tidelog.__all__)"
     )
     done = run([sys.executable, "-c", program], project, PYTHONPATH=str(unpacked))
     assert done.returncode == 0, done.stderr

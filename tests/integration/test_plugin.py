@@ -371,6 +371,18 @@ async def test_a_step_is_asked_for_as_any_route_of_the_application(tmp_path: Pat
     assert seen == [({"user": "ada"}, b'{"a":1}')]
 
 
+@pytest.mark.parametrize(
+    ("application", "path", "documented"),
+    [("/", "live", "/live/echo/{user}"), ("/v1", "/", "/v1/echo/{user}"), ("/{t:str}", "/a/", "/{t}/a/echo/{user}")],
+)
+def test_steps_are_documented_where_they_are(application: str, path: str, documented: str, tmp_path: Path) -> None:
+    """However the paths that they are below are written."""
+    (tmp_path / "echo_step.py").write_text(ECHO)
+    config = TidelogConfig(database_url="postgresql://nobody@127.0.0.1:9/none", steps_dir=tmp_path, path=path)
+    app = Litestar([], path=application, plugins=[TidelogPlugin(config)])
+    assert documented in app.openapi_schema.to_schema()["paths"]
+
+
 @pytest.mark.parametrize("part", ["a%00b", "%ff"])
 async def test_a_part_of_a_path_that_no_key_could_be_is_refused(part: str, tmp_path: Path) -> None:
     """As by the server as delivered; Litestar's router would let it pass, with other characters for wrong bytes."""

@@ -16,7 +16,9 @@ from tidelog.model.stream import Stream
 from tidelog.store.queries import load
 
 EXAMINE_STREAMS = load("examine_streams")
-MIGRATE = "run `scripts/migrate` (alembic upgrade head)"
+MIGRATE = (
+    "run `scripts/migrate` (where it is installed, `tidelog migrate`; with the plugin, `litestar tidelog migrate`)"
+)
 
 logger = logging.getLogger("tidelog.streams")
 

@@ -17,6 +17,7 @@ from typing import Any
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, YamlRenderPlugin
 from litestar.openapi.spec import OpenAPI
+from litestar.utils import normalize_path
 
 from tidelog.model.step import Endpoint
 from tidelog.model.trigger import HttpTrigger
@@ -24,6 +25,7 @@ from tidelog.model.trigger import HttpTrigger
 Document = dict[str, Any]
 
 _PARAMETER = re.compile(r":([^/]+)")
+_LITESTARS_PARAMETER = re.compile(r"{(\w+):\w+}")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")  # of components
 # Keywords whose values are data, where a "$ref" is no reference.
 _DATA_KEYWORDS = frozenset({"const", "default", "enum", "example", "examples"})
@@ -78,7 +80,8 @@ def with_steps(config: OpenAPIConfig | None, endpoints: Iterable[Endpoint], path
     if config is None or not endpoints:
         return config
     extended = copy(config)
-    steps = [(path.rstrip("/"), endpoints)]
+    below = normalize_path(_LITESTARS_PARAMETER.sub(r"{\1}", path)).rstrip("/")
+    steps = [(below, endpoints)]
     if isinstance(extended, _WithSteps):
         extended.steps = [*extended.steps, *steps]
     else:
