@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from alembic import command
 from sqlalchemy import Connection
 
+from tidelog.errors import NotSupportedError
 from tidelog.model.stream import Stream
 from tidelog.settings import Settings
 from tidelog.store.revisions import alembic_config
@@ -21,7 +22,13 @@ def upgrade_on(connection: Connection, streams: Iterable[Stream]) -> None:
     """The same on a connection of the caller's, in the transaction that it is in, if it is in one.
 
     For the end of an application's own alembic env.py: after its migrations, as alembic's context is then Tidelog's.
+    Raises NotSupportedError if the connection is another driver's than asyncpg's.
     """
+    if connection.dialect.driver != "asyncpg":
+        raise NotSupportedError(
+            f"streams are migrated on a connection of asyncpg, not of {connection.dialect.driver}: make its engine for "
+            "postgresql+asyncpg://, or run `tidelog migrate`"
+        )
     command.upgrade(alembic_config(connection=connection, streams=tuple(streams)), "head")
 
 

@@ -10,11 +10,15 @@ from typing import Any
 import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.harness import RUN, StepsFolder, connect_sql
 from tests.migrations.test_refusals import owner_url, run_alembic
+from tests.migrations.test_roles import role
+from tidelog import Stream
+from tidelog.migrate import upgrade_on
 
-__all__ = ["owner_url"]
+__all__ = ["owner_url", "role"]
 
 HOLD = "begin; select pg_advisory_xact_lock(1953064044, 3)"
 # When it began to ask who has the lock, which it does again and again while it waits.
@@ -31,6 +35,13 @@ async def holding(url: str, **settings: str) -> AsyncIterator[asyncpg.Connection
     await connection.execute(HOLD)
     yield connection
     connection.terminate()
+
+
+async def until_asked_thrice(sql: asyncpg.Connection[Any], pid: int) -> None:
+    """Until a migration has looked so often who has its lock, which is `pid`. Each look has ended strangers by then."""
+    asked: set[object] = set()
+    while len(asked) < 3:
+        asked.update(await sql.fetch(ASKED_AT, pid))
 
 
 @pytest.fixture
@@ -76,10 +87,43 @@ async def test_another_migration_is_waited_for_and_named(url: str, note_steps: S
     sql = await connect_sql(url)
     async with holding(url, application_name="tidelog migrate") as other:
         migrating = asyncio.ensure_future(run_alembic(url, note_steps))
-        asked: set[object] = set()
-        while len(asked) < 3:  # each look is a round trip to the server; who asks again has been answered
-            asked.update(await sql.fetch(ASKED_AT, other.get_server_pid()))
+        await until_asked_thrice(sql, other.get_server_pid())
         assert await other.fetchval("select true") and not migrating.done()
         await other.execute("commit")
         assert f"held by: pid {other.get_server_pid()}" in await migrating
     await sql.close()
+
+
+async def test_an_applications_own_migration_is_waited_for(empty_url: str, note_steps: StepsFolder) -> None:
+    """Whatever the name of its connection: it is in the middle of its own changes."""
+    sql = await connect_sql(empty_url)
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=lambda *_, **__: asyncpg.connect(empty_url, server_settings={"application_name": "shop"}),
+    )
+    async with engine.begin() as connection:
+        await connection.exec_driver_sql("create table theirs ()")
+        await connection.run_sync(upgrade_on, [Stream("job", {"type": "object"})])
+        pid = (await connection.exec_driver_sql("select pg_backend_pid()")).scalar_one()
+        migrating = asyncio.ensure_future(run_alembic(empty_url, note_steps))
+        await until_asked_thrice(sql, pid)
+        assert await sql.fetchval(IS_THERE, pid) and not migrating.done()
+    assert f"held by: pid {pid}" in await migrating
+    async with engine.connect() as connection:
+        name = (await connection.exec_driver_sql("select current_setting('application_name')")).scalar_one()
+    await engine.dispose()
+    tables = await sql.fetchval("select array[to_regclass('theirs'), to_regclass('streams.job')]::text[]")
+    assert (name, tables) == ("shop", ["theirs", "streams.job"])
+    await sql.close()
+
+
+async def test_a_migration_by_the_schemas_owner_is_waited_for(role: Any, note_steps: StepsFolder, url: str) -> None:
+    """Also one that may make nothing else in the database."""
+    await role.sql.execute(f"drop schema streams cascade; create schema streams authorization {role.name}")
+    async with holding(role.url, application_name="tidelog migrate") as other:
+        migrating = asyncio.ensure_future(run_alembic(url, note_steps))
+        await until_asked_thrice(role.sql, other.get_server_pid())
+        assert await other.fetchval("select true") and not migrating.done()
+        await other.execute("commit")
+        assert f"held by: pid {other.get_server_pid()}" in await migrating
+    await role.sql.execute("alter schema streams owner to current_user")

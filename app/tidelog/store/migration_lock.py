@@ -15,6 +15,7 @@ logger = logging.getLogger("tidelog.migrations")
 
 MIGRATION_NAME = "tidelog migrate"
 HOLDERS = load("migration_lock_holders")
+SAY_WHO = "select set_config('application_name', $1, true)"  # to the end of the transaction, as the lock is held
 TAKE = "select pg_try_advisory_xact_lock(1953064044, 3)"  # "tidl" in ASCII
 # The lock that no stranger can take; there is no such table before the first migration.
 HAS_VERSIONS = "select to_regclass('streams.alembic_version') is not null"
@@ -31,6 +32,7 @@ def take_migration_lock(connection: Connection) -> None:
     A session that is no migration's is ended. If this role may not end it, it is not waited for: then two migrations
     are kept apart by the table of versions. (The first two of a database, by names that both want to make: one fails.)
     """
+    connection.exec_driver_sql(SAY_WHO, (MIGRATION_NAME,))  # an application's own connection has another name
     strangers_since: float | None = None
     tell_at = 0.0
     while not connection.exec_driver_sql(TAKE).scalar_one():

@@ -2,7 +2,7 @@
 -- Columns: pid (null: a prepared transaction), who it is in words, granted, and is_migrator.
 --
 -- Anybody can take the lock. A session is a migration's if it says so, by an application name of ours, and if it could be
--- one: its role, or one that it may take on, may create something in this database.
+-- one: its role, or one that it may take on, owns the schema, or may create something in this database.
 -- Called by a migration that can't have the lock. Locks: none.
 select
     l.pid,
@@ -12,7 +12,11 @@ select
         a.application_name like 'tidelog%'
         and exists (
             select from pg_roles r
-            where has_database_privilege(r.oid, l.database, 'create') and pg_has_role(a.usesysid, r.oid, 'member')
+            where pg_has_role(a.usesysid, r.oid, 'member')
+              and (
+                  has_database_privilege(r.oid, l.database, 'create')
+                  or r.oid = (select n.nspowner from pg_namespace n where n.nspname = 'streams')
+              )
         ),
         false
     ) as is_migrator
