@@ -52,6 +52,7 @@ async def open(
         pool_size_max=connections_max,
         pool_timeout_seconds=settings.pool_timeout_seconds,
         pool_idle_seconds=settings.pool_idle_seconds,
+        item_size_max_bytes=settings.body_size_max_bytes,
     )
     await database.open(url)
     try:

@@ -91,3 +91,12 @@ async def test_a_program_goes_on_after_its_connection_was_lost(url: str) -> None
         )
         await connection.close()
         assert await streams.job.get("all", "1") == {"id": "1", "title": "before"}
+
+
+async def test_an_item_may_be_as_large_as_a_steps(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the same setting, which the database is told of."""
+    monkeypatch.setenv("TIDELOG_BODY_SIZE_MAX_BYTES", "4000000")
+    async with tidelog.open(url) as streams:
+        await streams.job.set("all", "1", {"title": "x" * 3_000_000})
+        async with streams.transaction() as together:
+            await together.job.send({"groupId": "all"}, {"type": "large", "data": "x" * 3_000_000})

@@ -37,10 +37,10 @@ async def holding(url: str, **settings: str) -> AsyncIterator[asyncpg.Connection
     connection.terminate()
 
 
-async def until_asked_thrice(sql: asyncpg.Connection[Any], pid: int) -> None:
-    """Until a migration has looked so often who has its lock, which is `pid`. Each look has ended strangers by then."""
+async def until_asked_again(sql: asyncpg.Connection[Any], pid: int, migrating: asyncio.Future[str]) -> None:
+    """Until `migrating` has looked several times who has its lock, which is `pid`: a stranger is ended by then."""
     asked: set[object] = set()
-    while len(asked) < 3:
+    while len(asked) < 12 and not migrating.done():  # a look is three at most: the statement is parsed, bound, executed
         asked.update(await sql.fetch(ASKED_AT, pid))
 
 
@@ -87,7 +87,7 @@ async def test_another_migration_is_waited_for_and_named(url: str, note_steps: S
     sql = await connect_sql(url)
     async with holding(url, application_name="tidelog migrate") as other:
         migrating = asyncio.ensure_future(run_alembic(url, note_steps))
-        await until_asked_thrice(sql, other.get_server_pid())
+        await until_asked_again(sql, other.get_server_pid(), migrating)
         assert await other.fetchval("select true") and not migrating.done()
         await other.execute("commit")
         assert f"held by: pid {other.get_server_pid()}" in await migrating
@@ -106,7 +106,7 @@ async def test_an_applications_own_migration_is_waited_for(empty_url: str, note_
         await connection.run_sync(upgrade_on, [Stream("job", {"type": "object"})])
         pid = (await connection.exec_driver_sql("select pg_backend_pid()")).scalar_one()
         migrating = asyncio.ensure_future(run_alembic(empty_url, note_steps))
-        await until_asked_thrice(sql, pid)
+        await until_asked_again(sql, pid, migrating)
         assert await sql.fetchval(IS_THERE, pid) and not migrating.done()
     assert f"held by: pid {pid}" in await migrating
     async with engine.connect() as connection:
@@ -122,7 +122,7 @@ async def test_a_migration_by_the_schemas_owner_is_waited_for(role: Any, note_st
     await role.sql.execute(f"drop schema streams cascade; create schema streams authorization {role.name}")
     async with holding(role.url, application_name="tidelog migrate") as other:
         migrating = asyncio.ensure_future(run_alembic(url, note_steps))
-        await until_asked_thrice(role.sql, other.get_server_pid())
+        await until_asked_again(role.sql, other.get_server_pid(), migrating)
         assert await other.fetchval("select true") and not migrating.done()
         await other.execute("commit")
         assert f"held by: pid {other.get_server_pid()}" in await migrating
