@@ -15,7 +15,7 @@ from sqlalchemy import Connection, pool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tidelog.errors import GrantMissingError
+from tidelog.errors import GrantMissingError, MigrationFailedError
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.setup import configure
 from tidelog.model.stream import Stream
@@ -24,7 +24,9 @@ from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
 from tidelog.store.connecting import connector, first_connection
 from tidelog.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
-from tidelog.store.migration_lock import MIGRATION_NAME, lock_versions, take_migration_lock
+from tidelog.store.failure import is_passing
+from tidelog.store.log import LIFT_TRANSACTION_TIMEOUT
+from tidelog.store.migration_lock import MIGRATION_SETTINGS, lock_versions, take_migration_lock
 from tidelog.store.requirements import check_not_newer, check_server
 
 logger = logging.getLogger("tidelog.migrations")
@@ -80,16 +82,18 @@ def run_offline(streams: Iterable[Stream]) -> None:
 
 
 async def migrate(url: str, streams: Iterable[Stream]) -> None:
-    first = await first_connection(url)
+    first = await first_connection(url, **MIGRATION_SETTINGS)
     try:
         await check_server(first)
         await check_not_newer(first)
     finally:
         await first.close()
-    connect = partial(connector(url), application_name=MIGRATION_NAME)
+    connect = partial(connector(url), **MIGRATION_SETTINGS)
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=pool.NullPool)
     try:
         async with engine.connect() as connection:
+            await connection.exec_driver_sql(LIFT_TRANSACTION_TIMEOUT)
+            await connection.commit()
             await connection.run_sync(run_online, streams)
     except DBAPIError as error:
         cause = getattr(error.orig, "__cause__", None)
@@ -98,6 +102,10 @@ async def migrate(url: str, streams: Iterable[Stream]) -> None:
                 f"the role may not migrate: {cause}. It takes the owner of the schema streams, or, to make it, "
                 "`grant create on database ... to ...`"
             ) from error
+        if isinstance(cause, asyncpg.PostgresError) and is_passing(error):
+            # Its hint is the second line of what asyncpg says.
+            told = " ".join(str(cause).split())
+            raise MigrationFailedError(f"Postgres refused it, and nothing was changed: {told}") from error
         raise
     finally:
         await engine.dispose()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Protocol, runtime_checkable
 
 from click import Group
 from litestar import Litestar
+
+from tidelog.logs.last_words import TOLD, last_words
 
 
 @runtime_checkable
@@ -29,4 +32,7 @@ def add_commands(cli: Group) -> None:
         """Make or change the tables of every plugin's streams. Never drops or rewrites data."""
         for plugin in app.plugins:
             if isinstance(plugin, Migrating):
-                plugin.migrate()
+                try:
+                    plugin.migrate()
+                except TOLD as error:
+                    sys.exit(last_words(error))

@@ -59,6 +59,12 @@ class GrantMissingError(TidelogError):
     code = "grant_missing"
 
 
+class MigrationFailedError(TidelogError):
+    """Postgres refused a migration for what passes, or for somebody to end or mend; nothing was changed."""
+
+    code = "migration_failed"
+
+
 class ServerUnfitError(TidelogError):
     """The server is no Postgres that Tidelog can serve: too old, or without the functions that it needs."""
 

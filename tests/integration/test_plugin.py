@@ -426,6 +426,17 @@ async def test_the_tables_come_by_litestars_command_too(url: str, tmp_path: Path
     assert await ids(url, "streams.job") == []
 
 
+async def test_litestars_command_says_in_a_line_what_is_wrong(tmp_path: Path) -> None:
+    """For the person who ran it."""
+    (tmp_path / "theirs.py").write_text(APPLICATION.format(url="postgresql://nobody@127.0.0.1:9/none"))
+    command = [sys.executable, "-m", "litestar", "--app", "theirs:app", "tidelog", "migrate"]
+    ended = await asyncio.to_thread(
+        subprocess.run, command, cwd=tmp_path, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_SECONDS
+    )
+    assert ended.returncode == 1 and ended.stderr.startswith("tidelog: database_unreachable: "), ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
 async def test_the_tables_come_with_the_applications_own_migrations(url: str) -> None:
     """In their transaction: rolled back with it, and committed with it."""
     engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda *_, **__: asyncpg.connect(url))

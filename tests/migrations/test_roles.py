@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from tests.acceptance.test_readme import blocks
 from tests.consumer_floor import numbering
-from tests.harness import RUN, Server, StepsFolder, Subscriber, eventually, free_port, migrate
+from tests.harness import RUN, Server, StepsFolder, Subscriber, connect_sql, eventually, free_port, migrate
 from tests.migrations.catalog import objects_of
 from tests.migrations.test_refusals import serve
 from tidelog.consumer import Commit, consume
@@ -223,3 +223,28 @@ async def test_the_cores_revision_is_the_servers(
     if revision == "9999":
         assert told in await last_line(url, note_steps)
         assert told in await last_line(url, note_steps, ["-m", "alembic", "upgrade", "head"])
+
+
+async def test_a_migration_that_postgres_refuses_says_so_in_a_line(empty_url: str, note_steps: StepsFolder) -> None:
+    """And changes nothing: a database that takes no writes, say."""
+    sql = await connect_sql(empty_url)
+    await sql.execute(f'alter database "{make_url(empty_url).database}" set default_transaction_read_only = on')
+    line = await last_line(empty_url, note_steps, ["-m", "alembic", "upgrade", "head"])
+    assert "migration_failed" in line and "read-only" in line
+    await sql.close()
+
+
+async def test_a_time_limit_for_others_statements_ends_no_migration(
+    url: str, sql: Any, note_steps: StepsFolder
+) -> None:
+    """As roles and databases have it for what is asked by people: an index of a large log takes minutes."""
+    note_steps.write("task_stream.py", 'config = {"name": "task", "schema": {"type": "object"}}\n')
+    await sql.execute(
+        "create function slow() returns event_trigger language plpgsql as 'begin perform pg_sleep(0.2); end'"
+    )
+    await sql.execute(
+        "create event trigger slow on ddl_command_start when tag in ('CREATE TABLE') execute function slow()"
+    )
+    await sql.execute(f'alter database "{make_url(url).database}" set statement_timeout = 100')
+    await asyncio.to_thread(migrate, url, note_steps.path)
+    assert await sql.fetchval("select to_regclass('streams.task') is not null")

@@ -14,6 +14,14 @@ from tidelog.store.queries import load
 logger = logging.getLogger("tidelog.migrations")
 
 MIGRATION_NAME = "tidelog migrate"
+# Whatever role and database have for others' sessions: an index of a large log takes minutes, and who has waited for
+# another migration must see what that has made.
+MIGRATION_SETTINGS = {
+    "application_name": MIGRATION_NAME,
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "default_transaction_isolation": "read committed",
+}
 HOLDERS = load("migration_lock_holders")
 SAY_WHO = "select set_config('application_name', $1, true)"  # to the end of the transaction, as the lock is held
 TAKE = "select pg_try_advisory_xact_lock(1953064044, 3)"  # "tidl" in ASCII
