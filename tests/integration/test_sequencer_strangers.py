@@ -223,6 +223,23 @@ async def test_a_stranger_with_the_doorbells_lock_is_ended(log: Log, database_ur
             assert await log.write_numbered("after") == 1
 
 
+async def test_a_stranger_that_waits_for_the_doorbells_lock_is_ended(
+    log: Log, database_url: str, stranger_url: str
+) -> None:
+    """While it waits every writer rings: for as long as a transaction that wrote to a stream takes."""
+    async with connected(database_url) as writing, connected(stranger_url) as stranger:
+        await writing.execute("begin")
+        await log.write("long", connection=writing)
+        with sequencing(database_url):
+            waiting = asyncio.ensure_future(stranger.execute(DOORBELL["alone"]))
+            await eventually(lambda: gone(log, stranger.get_server_pid()))
+            assert isinstance((await asyncio.gather(waiting, return_exceptions=True))[0], Exception)
+            assert await log.write_numbered("beside it") == 1
+            await writing.execute("commit")
+            assert await log.write_numbered("after") == 3
+    await log.check()
+
+
 async def gone(log: Log, pid: int) -> bool:
     return not await log.observer.fetchval(IS_THERE, pid)
 

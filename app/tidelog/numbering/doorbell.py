@@ -75,7 +75,10 @@ class Doorbell:
         return self.armed
 
     async def _look_at_holders(self) -> None:
-        """An exclusive holder makes every writer ring; one that shares it keeps us polling. Neither loses a change."""
+        """Who holds it alone, or waits to, makes every writer ring; one that shares it keeps us polling.
+
+        Neither loses a change. Sequencers never wait for it.
+        """
         now = time.monotonic()
         if self._refused_since is None:
             self._refused_since, self._look_at_holders_at = now, now + HOLDERS_POLL_SECONDS
@@ -85,7 +88,7 @@ class Doorbell:
         with deadline(self._connection, ANSWER_TIMEOUT_SECONDS):
             holders = await read_holders(self._connection, DOORBELL_LOCK)
             strangers = [holder for holder in holders if holder.is_exclusive and not holder.is_sequencer]
-            if any(holder.granted for holder in strangers):
+            if strangers:
                 await self._strangers.drive_out(self._connection, strangers)
             else:
                 self._strangers.tell([], "")

@@ -29,10 +29,11 @@ class Strangers:
         return may_all
 
     def tell(self, holders: list[Holder], what: str) -> None:
-        """Tell of those that hold the lock, of each once; none: it is over."""
-        holding = frozenset(holder for holder in holders if holder.granted)
+        """Tell of those that hold the lock, or else of those that wait for it; of each once; none: it is over."""
+        holding = frozenset(holder for holder in holders if holder.granted) or frozenset(holders)
         for holder in holding - self._told:
-            logger.warning("%s is held by a session that is no sequencer (%s); %s", self._lock, holder, what)
+            has = "held" if holder.granted else "waited for"
+            logger.warning("%s is %s by a session that is no sequencer (%s); %s", self._lock, has, holder, what)
         if self._told and not holding:
             logger.warning("%s is no longer held by a session that is no sequencer", self._lock)
         self._told = holding
