@@ -29,7 +29,7 @@ begin
             if tries_left = 0 then
                 raise lock_not_available using
                     message = format('transactions that use %s did not end; nothing was changed', wanted),
-                    hint = 'See pg_stat_activity for the transactions that are open (pg_dump is one), and migrate again.';
+                    hint = 'See pg_stat_activity for what uses them (pg_dump, say, or an autovacuum), end it, and migrate again.';
             end if;
             perform pg_sleep(0.25);
         end;
