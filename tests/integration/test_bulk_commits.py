@@ -338,6 +338,7 @@ async def test_who_comes_while_a_large_commit_is_read_has_it_exactly_once(
                 feed.broadcaster.pump(pumped.subscription, 1)
                 await pumped.until_told(str(ROWS))  # from the log
                 may_end.set()
+                await eventually(lambda: late[0].frames)  # its snapshot, which would have what is written from here on
                 await write(sql, "after")
                 for person in (*late, pumped):
                     await person.until_told("after")

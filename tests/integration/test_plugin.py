@@ -8,6 +8,7 @@ import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from litestar.connection import ASGIConnection
 from litestar.di import Provide
 from litestar.exceptions import ImproperlyConfiguredException, NotAuthorizedException
 from litestar.handlers import BaseRouteHandler, websocket_listener
+from litestar.logging import LoggingConfig
 from litestar.middleware.logging import LoggingMiddlewareConfig
 from litestar.openapi import OpenAPIConfig
 from litestar.plugins import InitPlugin
@@ -64,6 +66,10 @@ from tidelog import Stream, TidelogConfig, TidelogPlugin
 
 app = Litestar(plugins=[TidelogPlugin(TidelogConfig(database_url={url!r}, streams=[Stream("job", {{}})]))])
 """
+
+
+# Litestar's own log would be the whole test run's from then on.
+make_app = partial(Litestar, logging_config=LoggingConfig(configure_root_logger=False))
 
 
 class Job(BaseModel):
@@ -146,7 +152,7 @@ async def order(id: str, db_session: AsyncSession, streams: Streams, fails: bool
 async def test_a_stream_is_in_the_transaction_of_the_applications_session(url: str) -> None:
     """Both are stored and told, or neither; the items are checked as a step's are."""
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], path="/live")))
-    app = Litestar([order], plugins=[plugin], dependencies={"db_session": sessions(url)})
+    app = make_app([order], plugins=[plugin], dependencies={"db_session": sessions(url)})
     async with serving(app) as server, Subscriber.connect(server, path="/live") as subscriber:
         view = await subscriber.view("job", "all")
         assert (await server.http.post("/orders/lost", params={"fails": True})).status_code == 500
@@ -171,7 +177,7 @@ async def test_without_a_session_a_handlers_calls_are_a_transaction_of_their_own
             raise BrokenError
 
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
-    async with serving(Litestar([start], plugins=[plugin])) as server:
+    async with serving(make_app([start], plugins=[plugin])) as server:
         assert (await server.http.post("/jobs/lost", params={"fails": True})).status_code == 500
         assert await ids(url, "streams.job") == []
         assert (await server.http.post("/jobs/kept")).status_code == 201
@@ -187,7 +193,7 @@ async def test_calls_at_once_take_turns_in_the_applications_session(url: str) ->
         await asyncio.gather(*(streams.job.set("all", str(number), {"title": "at once"}) for number in range(5)))
 
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
-    async with serving(Litestar([start], plugins=[plugin], dependencies={"db_session": sessions(url)})) as server:
+    async with serving(make_app([start], plugins=[plugin], dependencies={"db_session": sessions(url)})) as server:
         assert (await server.http.post("/jobs")).status_code == 201
     assert await ids(url, "streams.job") == list("01234")
 
@@ -211,7 +217,7 @@ async def test_a_call_that_is_not_awaited_is_an_error(url: str, has_session: boo
 
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
     dependencies = {"db_session": sessions(url)} if has_session else {}
-    async with serving(Litestar([start, start_plain], plugins=[plugin], dependencies=dependencies)) as server:
+    async with serving(make_app([start, start_plain], plugins=[plugin], dependencies=dependencies)) as server:
         assert (await server.http.post("/plain")).status_code == 500
         assert (await server.http.post("/async")).status_code == 500
         if not has_session:  # when its session commits is the application's to say
@@ -229,7 +235,7 @@ async def test_on_a_socket_of_the_applications_each_call_commits(url: str) -> No
         return data
 
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], path="/live")))
-    async with serving(Litestar([store], plugins=[plugin])) as server, connect(f"{server.ws_url}/theirs") as socket:
+    async with serving(make_app([store], plugins=[plugin])) as server, connect(f"{server.ws_url}/theirs") as socket:
         await socket.send("1")
         assert await socket.recv() == "1"
         assert await ids(url, "streams.job") == ["1"]
@@ -241,13 +247,13 @@ def test_what_two_would_have_in_common_is_refused() -> None:
     others = {"streams_dependency": replace(config, path="/other"), "path": replace(config, streams_dependency="other")}
     for remedy, other in others.items():
         with pytest.raises(ImproperlyConfiguredException, match=f"TidelogConfig\\({remedy}="):
-            Litestar(plugins=[TidelogPlugin(config), TidelogPlugin(other)])
+            make_app(plugins=[TidelogPlugin(config), TidelogPlugin(other)])
 
     async def provide() -> int:
         return 1
 
     with pytest.raises(ImproperlyConfiguredException, match="streams"):
-        Litestar(plugins=[TidelogPlugin(config)], dependencies={"streams": Provide(provide)})
+        make_app(plugins=[TidelogPlugin(config)], dependencies={"streams": Provide(provide)})
 
 
 async def test_an_application_may_be_started_again(url: str) -> None:
@@ -258,7 +264,7 @@ async def test_an_application_may_be_started_again(url: str) -> None:
         await streams.job.set("all", id, {"title": id})
 
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], health=True)))
-    app = Litestar([start], plugins=[plugin])
+    app = make_app([start], plugins=[plugin])
 
     def use(number: int) -> None:
         with TestClient(app) as client, client.websocket_connect("/", subprotocols=["tidelog.v1"]) as socket:
@@ -277,9 +283,9 @@ async def test_an_application_may_be_started_again(url: str) -> None:
 async def test_a_plugin_that_serves_says_so_to_a_second_application(url: str) -> None:
     """It has one feed; the first goes on."""
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], health=True)))
-    async with serving(Litestar([], plugins=[plugin])) as server:
+    async with serving(make_app([], plugins=[plugin])) as server:
         with pytest.raises(ExceptionGroup) as raised:
-            async with Litestar([], plugins=[plugin]).lifespan():
+            async with make_app([], plugins=[plugin]).lifespan():
                 pass
         assert raised.group_contains(RuntimeError, match="one of its own")
         assert (await server.http.get("/health/ready")).status_code == 200
@@ -303,7 +309,7 @@ async def test_two_of_them_live_in_one_application(url: str, databases: Database
             raise NotAuthorizedException("theirs")
 
         plugins: list[InitPlugin] = [await migrated(TidelogPlugin(config)) for config in (one, other)]
-        app = Litestar([start, fails], plugins=plugins, openapi_config=OpenAPIConfig(title="Theirs", version="7"))
+        app = make_app([start, fails], plugins=plugins, openapi_config=OpenAPIConfig(title="Theirs", version="7"))
         async with serving(app) as server:
             async with (
                 Subscriber.connect(server, path="/one") as subscriber,
@@ -331,7 +337,7 @@ async def test_guards_of_the_application_decide_on_the_socket(url: str) -> None:
             raise NotAuthorizedException
 
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], path="/live")))
-    async with serving(Litestar([], plugins=[plugin], guards=[guard])) as server:
+    async with serving(make_app([], plugins=[plugin], guards=[guard])) as server:
         with pytest.raises(InvalidStatus, match="403"):
             async with Subscriber.connect(server, path="/live"):
                 pass
@@ -361,7 +367,7 @@ async def test_a_step_is_asked_for_as_any_route_of_the_application(tmp_path: Pat
         {"middleware": [LoggingMiddlewareConfig().middleware]},  # which logs bodies
     ]
     for option in options:
-        app = Litestar([], plugins=[TidelogPlugin(config)], **option)
+        app = make_app([], plugins=[TidelogPlugin(config)], **option)
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://theirs") as http:
             echoed = await http.post("/acme/echo/ada", json={"a": 1})
             assert echoed.json() == [{"user": "ada"}, {"a": 1}]
@@ -379,7 +385,7 @@ def test_steps_are_documented_where_they_are(application: str, path: str, docume
     """However the paths that they are below are written."""
     (tmp_path / "echo_step.py").write_text(ECHO)
     config = TidelogConfig(database_url="postgresql://nobody@127.0.0.1:9/none", steps_dir=tmp_path, path=path)
-    app = Litestar([], path=application, plugins=[TidelogPlugin(config)])
+    app = make_app([], path=application, plugins=[TidelogPlugin(config)])
     assert documented in app.openapi_schema.to_schema()["paths"]
 
 
@@ -388,7 +394,7 @@ async def test_a_part_of_a_path_that_no_key_could_be_is_refused(part: str, tmp_p
     """As by the server as delivered; Litestar's router would let it pass, with other characters for wrong bytes."""
     (tmp_path / "echo_step.py").write_text(ECHO)
     config = TidelogConfig(database_url="postgresql://nobody@127.0.0.1:9/none", steps_dir=tmp_path)
-    app = Litestar([], plugins=[TidelogPlugin(config)])
+    app = make_app([], plugins=[TidelogPlugin(config)])
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://theirs") as http:
         refused = await http.post(f"/echo/{part}", json={})
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, "path_invalid")
@@ -399,7 +405,7 @@ async def test_other_peoples_pages_open_no_socket(url: str) -> None:
     settings = Settings(cors_origins=("https://ours.example",))
     config = TidelogConfig(database_url=url, streams=[JOB], path="/live", settings=settings)
     plugin = await migrated(TidelogPlugin(config))
-    async with serving(Litestar([], plugins=[plugin])) as server:
+    async with serving(make_app([], plugins=[plugin])) as server:
         at = f"{server.ws_url}/live"
         own = Origin(at.removesuffix("/live").replace("ws:", "http:"))
         for allowed in (None, own, Origin("https://ours.example")):
