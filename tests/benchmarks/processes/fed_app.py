@@ -10,10 +10,12 @@ import asyncio
 import json
 import os
 import time
+from types import SimpleNamespace
 from typing import Any
 
 from tests.benchmarks.text import item
-from tidelog import main as composition
+from tidelog import plugin as composition
+from tidelog.asgi import create_app
 from tidelog.feed.broadcaster import Broadcaster
 from tidelog.model.change import Change, Commit, GroupCommit, Topic
 from tidelog.settings import Settings
@@ -29,6 +31,7 @@ class FedReader:
         self._broadcaster = broadcaster
         self.started = asyncio.Event()
         self.trouble: str | None = None
+        self.watch = SimpleNamespace(numbering=None, notify_queue=None)
 
     async def run(self) -> None:
         self._number, self._started_ms = 0, time.time() * 1000
@@ -64,4 +67,4 @@ class FedReader:
 
 
 composition.Reader = FedReader  # type: ignore[attr-defined, assignment]
-app = composition.create_app(Settings())
+app = create_app(Settings())
