@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any
 
 from tidelog.model.stream import Stream
+from tidelog.runtime.awaited import AwaitedCalls, awaited_calls
 from tidelog.runtime.context import Streams
 from tidelog.settings import Settings
 from tidelog.store.autocommit import StepAutocommit
@@ -22,8 +22,8 @@ DECLARED = "select name, schema::text from streams.stream order by name"
 class OpenStreams(Streams):
     """Streams by name. Every operation commits by itself, and they may run at once; see `transaction`."""
 
-    def __init__(self, items: Mapping[str, Items], share: Share) -> None:
-        super().__init__(items, lambda writes: StepAutocommit(share).lend(writes), _as_it_is)
+    def __init__(self, items: Mapping[str, Items], share: Share, calls: AwaitedCalls) -> None:
+        super().__init__(items, lambda writes: StepAutocommit(share).lend(writes), calls)
         self._share = share
 
     @asynccontextmanager
@@ -31,7 +31,8 @@ class OpenStreams(Streams):
         """Streams whose operations are one commit: subscribers see all of it, or nothing if an exception leaves it."""
         work = StepTransaction(self._share)
         try:
-            yield Streams(self._items, work.lend, _as_it_is)
+            with awaited_calls() as calls:
+                yield Streams(self._items, work.lend, calls)
             await work.commit()
         except BaseException:
             await work.rollback()
@@ -45,7 +46,8 @@ async def open(
     """The streams of the database at `url`: those that are given, or all that are declared there.
 
     A schema that was declared as a pydantic class is known to the database as JSON Schema: for what its validators say
-    beyond that, give the stream. Raises OSError, asyncpg's errors, and DatabaseUnavailableError in operations.
+    beyond that, give the stream. A call that isn't awaited is an error. Raises OSError, asyncpg's errors, and
+    DatabaseUnavailableError in operations.
     """
     settings = Settings()
     database = Database(
@@ -59,7 +61,8 @@ async def open(
         if streams is None:
             streams = await _declared(database)
         items = {one.name: Items(one, size_max_bytes=settings.body_size_max_bytes) for one in streams}
-        yield OpenStreams(items, Share(database.pool, 1.0))
+        with awaited_calls() as calls:
+            yield OpenStreams(items, Share(database.pool, 1.0), calls)
     finally:
         await database.close()
 
@@ -71,7 +74,3 @@ async def _declared(database: Database) -> list[Stream]:
     finally:
         await connection.close()
     return [Stream(name, json.loads(schema)) for name, schema in rows]
-
-
-def _as_it_is(call: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
-    return call

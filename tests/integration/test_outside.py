@@ -104,3 +104,17 @@ async def test_an_item_may_be_as_large_as_a_steps(url: str, monkeypatch: pytest.
         await streams.job.set("all", "1", {"title": "x" * 3_000_000})
         async with streams.transaction() as together:
             await together.job.send({"groupId": "all"}, {"type": "large", "data": "x" * 3_000_000})
+
+
+async def test_a_call_that_is_not_awaited_is_an_error(url: str) -> None:
+    """In a transaction nothing of it is stored; else it is told at the end."""
+    with pytest.raises(RuntimeError, match="not awaited: set"):
+        async with tidelog.open(url) as streams, streams.transaction() as together:
+            await together.job.set("all", "1", {"title": "awaited"})
+            together.job.set("all", "2", {"title": "forgotten"})
+    assert await commits(url) == []
+    with pytest.raises(RuntimeError, match="not awaited: set"):
+        async with tidelog.open(url) as streams:
+            await streams.job.set("all", "1", {"title": "awaited"})
+            streams.job.set("all", "2", {"title": "forgotten"})
+    assert await commits(url) == [1]

@@ -139,9 +139,10 @@ async def _one(lend: Lend, writes: bool, sql: str, *parameters: str) -> Item | N
 
 
 async def _ask(lend: Lend, writes: bool, sql: str, *parameters: str | None) -> Sequence[Any]:
+    lent = lend(writes)  # once, as it counts how often it is asked again
     while True:
         try:
-            async with lend(writes) as connection:
+            async with lent as connection:
                 return await connection.fetch(sql, *parameters)
         except AskAgainError:
             continue

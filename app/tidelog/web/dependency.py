@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncGenerator, Coroutine
-from typing import Any
+from collections.abc import AsyncGenerator
 
 from litestar.di import NamedDependency, Provide
 from litestar.enums import ScopeType
 from litestar.types import Scope
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from tidelog.runtime.awaited import awaited_calls
 from tidelog.runtime.context import Streams
 from tidelog.runtime.runner import Runtime
 from tidelog.store.autocommit import StepAutocommit
 from tidelog.store.borrowed import BorrowedWork
 from tidelog.store.share import Share
 from tidelog.store.transaction import StepTransaction
-
-CALLS_KEPT_MAX = 64  # before those that have begun are sorted out
 
 
 def streams_dependency(runtime: Runtime, session_name: str) -> Provide:
@@ -31,22 +29,17 @@ def streams_dependency(runtime: Runtime, session_name: str) -> Provide:
 
     async def provide(scope: Scope, **given: AsyncSession | None) -> AsyncGenerator[Streams, None]:
         session = given.get(session_name)
-        calls = _Calls()
         if session is not None:
-            try:
+            with awaited_calls() as calls:
                 yield Streams(runtime.items, BorrowedWork(session).lend, calls)
-            finally:
-                forgotten = calls.close()
-            _refuse(forgotten)
             return
         is_socket = scope["type"] == ScopeType.WEBSOCKET
         work: StepAutocommit | StepTransaction = StepAutocommit(share) if is_socket else StepTransaction(share)
         try:
-            yield Streams(runtime.items, work.lend, calls)
-            _refuse(calls.close())
+            with awaited_calls() as calls:
+                yield Streams(runtime.items, work.lend, calls)
             await work.commit()
         except BaseException:
-            calls.close()
             await work.rollback()
             raise
 
@@ -60,39 +53,3 @@ def streams_dependency(runtime: Runtime, session_name: str) -> Provide:
     provide.__signature__ = inspect.Signature(parameters, return_annotation=returned)  # type: ignore[attr-defined]
     provide.__annotations__ = {"scope": Scope, session_name: wanted, "return": returned}
     return Provide(provide)
-
-
-class _Calls:
-    """What a handler calls begins when it is awaited, as everything else in a handler of Litestar's.
-
-    What it doesn't await is not stored, of which Python would only warn, and only if warnings are shown.
-    """
-
-    def __init__(self) -> None:
-        self._made: list[Coroutine[Any, Any, Any]] = []
-        self._limit = CALLS_KEPT_MAX
-
-    def __call__(self, call: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
-        self._made.append(call)
-        if len(self._made) >= self._limit:
-            self._made = self._not_begun()
-            self._limit = max(CALLS_KEPT_MAX, 2 * len(self._made))
-        return call
-
-    def close(self) -> list[str]:
-        """The names of those that never began, and never will."""
-        forgotten, self._made = self._not_begun(), []
-        for call in forgotten:
-            call.close()
-        return [getattr(call, "__name__", "a call") for call in forgotten]
-
-    def _not_begun(self) -> list[Coroutine[Any, Any, Any]]:
-        return [call for call in self._made if inspect.getcoroutinestate(call) == inspect.CORO_CREATED]
-
-
-def _refuse(forgotten: list[str]) -> None:
-    if forgotten:
-        raise RuntimeError(
-            f"calls on streams that were not awaited: {', '.join(forgotten[:5])}. Write `await`, in a handler that is "
-            "`async def`; without it nothing is stored"
-        )
