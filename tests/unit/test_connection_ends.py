@@ -20,8 +20,8 @@ from tidelog.settings import Settings
 from tidelog.web import allowance
 from tidelog.web.allowance import Allowance
 from tidelog.web.intake import Turn
-from tidelog.web.outlet import SendOutlet
 from tidelog.web.protocol import SocketProtocol
+from tidelog.web.send_outlet import SendOutlet
 from tidelog.web.socket import SocketGate
 
 JOIN = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "one"}

@@ -13,8 +13,8 @@ from tidelog.feed.subscription import CommitHead, Messages, Subscriber, Subscrip
 from tidelog.model.change import Change, GroupCommit, Topic
 from tidelog.web.allowance import Allowance
 from tidelog.web.dialects.tidelog import TidelogDialect
-from tidelog.web.outlet import TransportOutlet
 from tidelog.web.protocol import SocketProtocol, encode_frame
+from tidelog.web.transport_outlet import TransportOutlet
 
 TOPIC = Topic("chatMessage", "g")
 HELLO, WORLD = Messages([b"hello"]), Messages([b"world"])
