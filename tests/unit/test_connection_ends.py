@@ -168,9 +168,9 @@ async def accepting(_scope: Any, receive: Any, send: Any) -> None:
     await receive()
 
 
-async def open_protocol() -> tuple[SocketProtocol, Transport]:
+async def open_protocol(app: Any = accepting) -> tuple[SocketProtocol, Transport]:
     """After the handshake."""
-    protocol = SocketProtocol(Config(accepting, log_config=None), ServerState(), {})
+    protocol = SocketProtocol(Config(app, log_config=None), ServerState(), {})
     transport = Transport()
     protocol.connection_made(transport)
     protocol.data_received(handshake())
@@ -259,13 +259,20 @@ async def test_a_client_that_does_not_pong_is_closed() -> None:
 
 async def test_parts_of_a_message_take_no_more_memory_than_their_bytes() -> None:
     """Most of all the empty ones, of which there is no end."""
-    protocol, _ = await open_protocol()
+    received: list[Any] = []
+
+    async def app(_scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        received.append(await receive())
+
+    protocol, _ = await open_protocol(app)
     protocol.data_received(frame(TEXT, b"ab", first=0) + frame(CONTINUATION, first=0) * 100)
     protocol.data_received(frame(CONTINUATION, b"c", first=0) * 10)
     await eventually(lambda: [bytes(part) for part in protocol.frames] == [b"ab" + b"c" * 10])
     protocol.data_received(frame(CONTINUATION, b"d"))
-    await eventually(lambda: not protocol.queue.empty())
-    assert protocol.queue.get_nowait() == {"type": "websocket.receive", "text": "ab" + "c" * 10 + "d"}
+    await eventually(lambda: received)
+    assert received == [{"type": "websocket.receive", "text": "ab" + "c" * 10 + "d"}]
     protocol.connection_lost(None)
 
 
