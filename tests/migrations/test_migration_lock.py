@@ -24,7 +24,7 @@ HOLD = "begin; select pg_advisory_xact_lock(1953064044, 3)"
 # When it began to ask who has the lock, which it does again and again while it waits.
 ASKED_AT = """
 select query_start from pg_stat_activity
-where datname = current_database() and application_name = 'tidelog migrate' and pid <> $1 and query like '%is_migrator%'
+where datname = current_database() and application_name = 'tidelog migrate' and pid <> $1 and query like '%may_migrate%'
 """
 IS_THERE = "select exists (select from pg_stat_activity where pid = $1)"
 

@@ -1,4 +1,4 @@
-"""Who has an advisory lock that is meant for sequencers: any session can take one, so who it is has to be looked at."""
+"""Who has an advisory lock of ours: any session can take one, so who it is has to be looked at."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ LOCK_HOLDERS = load("lock_holders")
 # The second halves of the keys; the first is 1953064044, "tidl" in ASCII.
 SEQUENCER_LOCK = 1
 DOORBELL_LOCK = 2
+MIGRATION_LOCK = 3
 
 SEQUENCER_NAME = "tidelog sequencer"
 ADOPTION_NAME = "tidelog adopt"
+OUR_NAMES = "tidelog"  # all begin with
 
 ENDED_AT_ONCE_MAX = 100  # sessions; each takes a round trip, and the next look ends the others
 
@@ -31,7 +33,16 @@ class Holder(NamedTuple):
     application_name: str
     mode: str
     granted: bool
-    is_sequencer: bool
+    may_number: bool
+    may_migrate: bool
+
+    @property
+    def is_sequencer(self) -> bool:
+        return self.may_number and self.application_name in (SEQUENCER_NAME, ADOPTION_NAME)
+
+    @property
+    def is_migrator(self) -> bool:
+        return self.may_migrate and self.application_name.startswith(OUR_NAMES)
 
     @property
     def is_exclusive(self) -> bool:
@@ -45,7 +56,7 @@ class Holder(NamedTuple):
 
 async def read_holders(connection: Connection, key: int) -> list[Holder]:
     """Those of other sessions that hold the lock, then those that wait for it."""
-    rows = await connection.fetch(LOCK_HOLDERS, key, [SEQUENCER_NAME, ADOPTION_NAME])
+    rows = await connection.fetch(LOCK_HOLDERS, key)
     return [Holder(*row) for row in rows]
 
 

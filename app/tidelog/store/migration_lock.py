@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from tidelog.store.failure import is_conflict
-from tidelog.store.queries import load
+from tidelog.store.holders import LOCK_HOLDERS, MIGRATION_LOCK, Holder
 
 logger = logging.getLogger("tidelog.migrations")
 
@@ -22,9 +22,8 @@ MIGRATION_SETTINGS = {
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_isolation": "read committed",
 }
-HOLDERS = load("migration_lock_holders")
 SAY_WHO = "select set_config('application_name', $1, true)"  # to the end of the transaction, as the lock is held
-TAKE = "select pg_try_advisory_xact_lock(1953064044, 3)"  # "tidl" in ASCII
+TAKE = f"select pg_try_advisory_xact_lock(1953064044, {MIGRATION_LOCK})"  # "tidl" in ASCII
 # The lock that no stranger can take; there is no such table before the first migration.
 HAS_VERSIONS = "select to_regclass('streams.alembic_version') is not null"
 LOCK_VERSIONS = "lock table streams.alembic_version in share row exclusive mode nowait"
@@ -45,11 +44,11 @@ def take_migration_lock(connection: Connection) -> None:
     tell_at = 0.0
     while not connection.exec_driver_sql(TAKE).scalar_one():
         now = time.monotonic()
-        holders = connection.exec_driver_sql(HOLDERS).all()
+        holders = [Holder(*row) for row in connection.exec_driver_sql(LOCK_HOLDERS, (MIGRATION_LOCK,))]
         holding = [holder for holder in holders if holder.granted]
         if now >= tell_at and holding:
             tell_at = now + TELL_AGAIN_SECONDS
-            logger.warning("waits for the lock of migrations, held by: %s", "; ".join(one.who for one in holding))
+            logger.warning("waits for the lock of migrations, held by: %s", "; ".join(map(str, holding)))
         for holder in holders:
             if not holder.is_migrator:
                 _end(connection, holder.pid)

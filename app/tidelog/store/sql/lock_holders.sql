@@ -1,26 +1,32 @@
--- The sessions that hold the advisory lock (1953064044, $1), or wait for it: those that hold it first. Columns: pid (null: a
--- prepared transaction), role, application_name, mode, granted, and is_sequencer.
+-- The other sessions that hold the advisory lock (1953064044, $1), or wait for it: those that hold it first. Columns: pid
+-- (null: a prepared transaction), role, application_name, mode, granted; and what the role, or one that it may take on,
+-- may do: may_number (insert into streams.commit), may_migrate (it owns the schema, or may make something here).
 --
--- Anybody with a connection can take an advisory lock. A session is a sequencer's (or adoption's) if it says so ($2: the
--- application names), and if it could be one: its role, or one that it may take on, may insert into streams.commit. The
--- name keeps out the owner's psql and steps, the right keeps out strangers. Both are shown to every role; what a
--- session does is not.
+-- Anybody with a connection can take an advisory lock. A session is one of ours if it says so, by its application name, and
+-- if it could be. The name keeps out the owner's psql and steps, the right keeps out strangers. Both are shown to every
+-- role; what a session does is not.
 --
--- Called by sequencers and standbys, once a second at most unless changes wait. Locks: none.
+-- Called by sequencers and standbys, once a second at most unless changes wait, and by a migration that can't have its
+-- lock, perhaps before there are any tables. Locks: none.
 select
     l.pid,
     coalesce(a.usename, '(none)')::text as role,
     coalesce(a.application_name, '') as application_name,
     l.mode,
     l.granted,
-    coalesce(
-        a.application_name = any ($2::text[])
-        and exists (
-            select from pg_roles r
-            where has_table_privilege(r.oid, 'streams.commit', 'insert') and pg_has_role(a.usesysid, r.oid, 'member')
-        ),
-        false
-    ) as is_sequencer
+    exists (
+        select from pg_roles r
+        where has_table_privilege(r.oid, to_regclass('streams.commit'), 'insert')
+          and pg_has_role(a.usesysid, r.oid, 'member')
+    ) as may_number,
+    exists (
+        select from pg_roles r
+        where pg_has_role(a.usesysid, r.oid, 'member')
+          and (
+              has_database_privilege(r.oid, l.database, 'create')
+              or r.oid = (select n.nspowner from pg_namespace n where n.nspname = 'streams')
+          )
+    ) as may_migrate
 from pg_locks l
 left join pg_stat_activity a on a.pid = l.pid
 where l.locktype = 'advisory'
