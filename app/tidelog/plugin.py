@@ -103,7 +103,7 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         """Read what is declared; nothing is connected before the application starts. Raises DeclarationError."""
         self.config = config or TidelogConfig()
         settings = self.config.effective_settings
-        self._declared = declared = self.config.declared()
+        declared = self.config.declared()
         for broken in declared.broken:
             logger.error("left out %s: %s", broken.path, broken.cause)
         for skipped in declared.skipped:
