@@ -64,8 +64,11 @@ async def visit(server: Server, chance: random.Random) -> None:
 
 
 async def play_dead(server: Server, end: asyncio.Event) -> None:
-    """Subscribe, and then neither read nor answer any more: as good as a cable that was pulled."""
-    async with Wire.upgraded(server, "tidelog.v1") as wire:
+    """Subscribe, and then neither read nor answer any more: as good as a cable that was pulled.
+
+    Its system must not take much for it, or it would be alive for as long as there is room.
+    """
+    async with Wire.upgraded(server, "tidelog.v1", is_narrow=True) as wire:
         await wire.send(subscribe("tidelog", "dead", "g0"))
         await wire.receive()
         wire.reader._transport.pause_reading()  # type: ignore[attr-defined]

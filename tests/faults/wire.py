@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from tests.harness import Server
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 MASK = b"\x37\xfa\x21\x3d"
 READ_TIMEOUT_SECONDS = 60
+NARROW_BUFFER_BYTES = 4096  # the system's own, for a connection: it doubles that
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 HEADERS = {
     "host": "localhost",
@@ -66,8 +68,14 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, server: Server) -> AsyncIterator[Wire]:
-        wire = cls(*await asyncio.open_connection("127.0.0.1", server.port))
+    async def open(cls, server: Server, *, is_narrow: bool = False) -> AsyncIterator[Wire]:
+        """One that `is_narrow` takes hardly more from the server than what is read of it."""
+        plain = socket.socket()
+        if is_narrow:
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW_BUFFER_BYTES)
+        plain.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(plain, ("127.0.0.1", server.port))
+        wire = cls(*await asyncio.open_connection(sock=plain))
         try:
             yield wire
         finally:
@@ -75,9 +83,11 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def upgraded(cls, server: Server, subprotocol: str | None = None) -> AsyncIterator[Wire]:
+    async def upgraded(
+        cls, server: Server, subprotocol: str | None = None, *, is_narrow: bool = False
+    ) -> AsyncIterator[Wire]:
         """After the opening handshake."""
-        async with cls.open(server) as wire:
+        async with cls.open(server, is_narrow=is_narrow) as wire:
             wire.writer.write(handshake(subprotocol))
             head = await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), READ_TIMEOUT_SECONDS)
             assert head.startswith(b"HTTP/1.1 101 "), head
