@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from uvicorn.config import Config
 from uvicorn.server import ServerState
 
 from tests.unit.test_connection_ends import Transport
+from tidelog.web import intake
 from tidelog.web.http_protocol import PIPELINE_MAX, SLICE_BYTES, RequestProtocol
 
 TURNS_MIN = 20
@@ -68,7 +70,9 @@ async def test_requests_without_number_wait_their_turns() -> None:
     protocol.connection_lost(None)
 
 
-async def test_a_body_of_tiny_chunks_takes_many_turns() -> None:
+async def test_a_body_of_tiny_chunks_takes_many_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine on which a slice takes a tenth of a turn."""
+    monkeypatch.setattr(intake, "monotonic", itertools.count(0.0, intake.TURN_SECONDS / 10).__next__)
     app = Answering()
     protocol, transport = open_protocol(app)
     head = b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n"
