@@ -1,7 +1,7 @@
 """The composition root: every moving part of Tidelog in a process is made here, and starts with an application.
 
 a step's transaction ──trigger──> streams.change ──sequencer──> streams.commit
-                                                                    │ NOTIFY, and in one process the shortcut
+                                                                    │ NOTIFY, and in one process the fast path
             sockets <──broadcaster<──────────reader<────────────────┘
 """
 
@@ -27,8 +27,9 @@ from tidelog.commands import add_commands
 from tidelog.descriptors import descriptors
 from tidelog.errors import DeclarationError
 from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.fast_path import FastPath
 from tidelog.feed.reader import Reader
-from tidelog.feed.shortcut import Shortcut
+from tidelog.feed.stats import FeedStats
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.migrate import upgrade
 from tidelog.model.step import endpoints_of
@@ -160,6 +161,15 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         upgrade(self.tidelog.settings, self.tidelog.streams.values())
 
 
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What one process has and does, in numbers."""
+
+    feed: FeedStats
+    database_connections_lent: int  # to steps and handlers, now
+    database_connections_max: int
+
+
 class Tidelog:
     """What one process has: a database, its feed, and the runtime of its steps. Nothing runs before `lifespan`.
 
@@ -191,11 +201,11 @@ class Tidelog:
     def _make_feed(self) -> None:
         """Of each start its own: positions, threads and what belongs to an event loop are of no use to the next."""
         self.broadcaster = Broadcaster(self.archive, self.settings)
-        shortcut = Shortcut(self.broadcaster)
-        self.reader = Reader(self.database.connect, self.broadcaster, shortcut)
-        self.sequencer = SequencerThread(self.database.connect, self.settings.retention, shortcut)
+        fast_path = FastPath(self.broadcaster)
+        self.reader = Reader(self.database.connect, self.broadcaster, fast_path, self.archive.reconnect)
+        self.sequencer = SequencerThread(self.database.connect, self.settings.retention, fast_path)
         for gate in self._gates:
-            gate.broadcaster = self.broadcaster
+            gate.feed = self.broadcaster
 
     def gate(self, access_log: AccessLog | None = None) -> SocketGate:
         """A way in for clients, in every start of the application."""
@@ -271,6 +281,14 @@ class Tidelog:
             await connection.close()
         async with self.database.engine.connect() as lent:
             await check_declared(lent, streams)
+
+    def stats(self) -> Stats:
+        """What this process has and does now, in numbers; only while it is started."""
+        return Stats(
+            feed=self.broadcaster.stats(self.reader.head, self.reader.lag_seconds),
+            database_connections_lent=self.database.pool.lent_count,
+            database_connections_max=self.settings.pool_size_max,
+        )
 
     async def checks(self) -> dict[str, str]:
         """What /health/ready reports: each part, and "ok" or its trouble, a word before its details."""

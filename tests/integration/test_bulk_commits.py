@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.feed_insides import go_on_from
 from tests.harness import eventually, until_numbered
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
@@ -246,7 +247,7 @@ async def test_who_comes_back_is_not_read_more_rows_than_are_carried(
             await write(sql, "before", "quiet")
             await until_numbered(sql)
             async with Feed.on(database_url) as feed:
-                since = Position(feed.broadcaster.position, feed.broadcaster.epoch)
+                since = Position(feed.broadcaster.progress.position, feed.broadcaster.progress.epoch)
                 async with sql.transaction():
                     await sql.execute(statements[kind])
                     await write(sql, "x", "last")
@@ -282,7 +283,7 @@ async def test_more_bytes_than_are_carried_are_a_reset_of_all_that_are_touched(
                     f"{INSERT} select case when i <= 200 then 'first' else 'g' end, i::text, "
                     "jsonb_build_object('x', repeat('x', 1000)) from generate_series(1, 201) i"
                 )
-                await eventually(lambda: feed.broadcaster.position == 1)
+                await eventually(lambda: feed.broadcaster.progress.position == 1)
                 assert (first.reasons(), person.reasons()) == (["too_large"], ["too_large"])
                 await check(sql, person)
 
@@ -293,7 +294,7 @@ async def test_a_group_of_many_in_one_commit_gets_its_rows(database_url: str) ->
         with sequencing(database_url):
             async with Feed.on(database_url) as feed, live(feed, Topic(STREAM, "g7")) as one:
                 for n in range(2 * bulk_module.TOPICS_AT_ONCE):
-                    feed.broadcaster.attach(Topic(STREAM, f"g{n}"), _Idle())
+                    feed.broadcaster.registry.attach(Topic(STREAM, f"g{n}"), _Idle())
                 await sql.execute(f"{INSERT} select 'g' || i, 'x', '{{}}' from generate_series(0, {ROWS}) i")
                 await one.until_told("x")
                 assert one.reasons() == []
@@ -327,15 +328,15 @@ async def test_who_comes_while_a_large_commit_is_read_has_it_exactly_once(
         with sequencing(database_url):
             async with Feed.on(database_url) as feed, live(feed, Topic(STREAM, "another")):
                 await write(sql, "before")
-                await eventually(lambda: feed.broadcaster.position == 1)
+                await eventually(lambda: feed.broadcaster.progress.position == 1)
                 await sql.execute(
                     f"{INSERT} select case when i % 500 = 0 then 'g' else 'bulk' end, i::text, '{{}}' "
                     f"from generate_series(1, {ROWS}) i"
                 )
                 await is_begun.wait()
-                late = [feed.subscribe(), feed.subscribe(since=Position(1, feed.broadcaster.epoch))]
+                late = [feed.subscribe(), feed.subscribe(since=Position(1, feed.broadcaster.progress.epoch))]
                 pumped = Person(feed)
-                feed.broadcaster.pump(pumped.subscription, 1)
+                go_on_from(feed.broadcaster, pumped.subscription, 1)
                 await pumped.until_told(str(ROWS))  # from the log
                 may_end.set()
                 await eventually(lambda: late[0].frames)  # its snapshot, which would have what is written from here on

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import uvicorn
 
+from tests.feed_insides import tasks_of
 from tests.harness import ROOT, eventually
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_outlet import SUBSCRIBES, client_frame, raw_connection
@@ -114,13 +115,13 @@ async def test_a_connection_that_has_ended_is_forgotten_at_once(
                 reader._transport.pause_reading()
                 for number in range(1, 30):
                     writer.write(message(dialect, number, "large"))
-                await eventually(lambda: any(one.is_full for one in feed.broadcaster._live))
+                await eventually(lambda: any(one.is_full for one in feed.broadcaster.registry.subscribers))
                 if end == "closed":
                     writer.write(client_frame(8, (1000).to_bytes(2, "big")))
                 if end != "given up":
                     writer.transport.abort()
-                await eventually(lambda: not feed.broadcaster._live)
-                await eventually(lambda: not feed.broadcaster.errands._tasks)
+                await eventually(lambda: not feed.broadcaster.registry.subscribers)
+                await eventually(lambda: not tasks_of(feed.broadcaster))
                 if end == "given up":
                     writer.transport.abort()
                 await eventually(lambda: not any(one() for one in connections))

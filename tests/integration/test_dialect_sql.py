@@ -10,8 +10,9 @@ import asyncpg
 import pytest
 
 from tests.integration.sequencer_floor import connected
-from tidelog.feed.audience import Channel, Touched, deliver
-from tidelog.feed.subscription import CommitHead, Messages, Subscription
+from tidelog.feed.fan_out import Channel, Touched, deliver
+from tidelog.feed.messages import Messages
+from tidelog.feed.subscription import CommitHead, Subscription
 from tidelog.model.change import Commit, Topic, net_changes
 from tidelog.store.log import FEED_SETTINGS, Numbering
 from tidelog.store.reading import Page, PageRequest, read_after, read_page

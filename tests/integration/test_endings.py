@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Any
 
 import asyncpg
 import pytest
 
+from tests.feed_insides import left_of
 from tests.harness import eventually
 from tests.integration.sequencer_floor import Log, connected, sequencing
 from tests.integration.test_rejoin import TOPIC, Feed, Person, write
 from tests.integration.test_sequencer_standby import process_of_backend
 from tidelog.errors import StreamUnknownError
-from tidelog.feed import overlay
 from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.catch_up import overlay
 from tidelog.feed.subscription import PositionSubscription, Subscription, SyncSubscription
 from tidelog.model.position import Position
 from tidelog.store import archive
@@ -54,24 +54,7 @@ def people(feed: Feed, dialect: str, item_id: str | None = None) -> list[tuple[P
 async def until_nothing_is_left(broadcaster: Broadcaster) -> None:
     """But for the connections themselves."""
 
-    def left() -> list[Any]:
-        kept = [
-            broadcaster._channels,
-            broadcaster._starting,
-            broadcaster._overlays,
-            broadcaster._syncings,
-            [
-                spooling
-                for spooling in broadcaster._spoolings.values()
-                if spooling._users or not spooling._reading.done()
-            ],
-            broadcaster._behind,
-            broadcaster.errands._tasks,
-            {one: live for one, live in broadcaster._live.items() if live},
-        ]
-        return [one for one in kept if one]
-
-    await eventually(lambda: not left())
+    await eventually(lambda: not left_of(broadcaster))
 
 
 async def until_refused(made: list[tuple[Person, Subscription]], code: str) -> None:
@@ -156,7 +139,7 @@ async def test_commits_that_take_their_time_to_be_numbered(url: str, monkeypatch
     async with Feed.on(url, subscribe_patience_seconds=0.01) as feed, connected(url) as sql:
         await write(sql, "unnumbered")
         made = people(feed, "tidelog")
-        await eventually(lambda: feed.broadcaster._overlays)
+        await eventually(lambda: feed.broadcaster.registry.snapshot_followers)
         until = asyncio.get_running_loop().time() + 0.6
 
         def is_over() -> bool:
@@ -205,7 +188,7 @@ async def test_clients_that_vanish_while_their_snapshot_is_read(url: str, dialec
     async with Feed.on(url) as feed, connected(url) as sql:
         await write(sql, "unnumbered")  # which their snapshots wait for
         made = people(feed, dialect)
-        await eventually(lambda: any(one._head is not None for one in feed.broadcaster._overlays))
+        await eventually(lambda: any(one._head is not None for one in feed.broadcaster.registry.snapshot_followers))
         for person, subscription in made:
             feed.broadcaster.leave(person, [subscription])
         await until_nothing_is_left(feed.broadcaster)
@@ -222,7 +205,7 @@ async def test_one_that_fell_behind_and_can_not_read_the_log(url: str, monkeypat
             person.is_full = True
             feed.broadcaster.note_full(person)
             await write(sql, "missed")
-            await eventually(lambda: feed.broadcaster.behind(person))
+            await eventually(lambda: feed.broadcaster.registry.behind(person))
             person.is_full = False
             await eventually(lambda: person.refused == ["subscription_unavailable"])
         await until_nothing_is_left(feed.broadcaster)
@@ -237,10 +220,12 @@ async def test_one_that_is_refused_when_it_is_live(url: str, dialect: str) -> No
     """And is told once, though it is refused twice."""
     async with Feed.on(url) as feed:
         made = people(feed, dialect)
-        await eventually(lambda: all(subscription in feed.broadcaster._live[person] for person, subscription in made))
+        await eventually(
+            lambda: all(subscription in feed.broadcaster.registry.live_of(person) for person, subscription in made)
+        )
         for _ in range(2):
             for _, subscription in made:
-                feed.broadcaster.refuse(subscription, StreamUnknownError("no such stream"))
+                feed.broadcaster.lobby.refuse(subscription, StreamUnknownError("no such stream"))
         assert [person.refused for person, _ in made] == [["stream_unknown"]] * PEOPLE
         await until_nothing_is_left(feed.broadcaster)
 
@@ -257,7 +242,7 @@ async def test_a_server_process_that_freezes_keeps_nobody_waiting(
             frozen = process_of_backend(first.get_server_pid())
         frozen.send_signal(signal.SIGSTOP)
         try:
-            person = feed.subscribe(since=None if since is None else Position(since, feed.broadcaster.epoch))
+            person = feed.subscribe(since=None if since is None else Position(since, feed.broadcaster.progress.epoch))
             await eventually(lambda: person.frames, 10)
         finally:
             frozen.send_signal(signal.SIGCONT)
@@ -275,7 +260,7 @@ async def test_subscriptions_that_end_at_once_cost_the_database_nothing(
     async with Feed.on(url) as feed:
         person = Person(feed)
         person.dialect = DIALECTS["motia" if kind == "motia" else "tidelog"]()
-        since = Position(0, feed.broadcaster.epoch) if kind == "since" else None
+        since = Position(0, feed.broadcaster.progress.epoch) if kind == "since" else None
         for _ in range(1000):
             subscription: Subscription = (
                 SyncSubscription("s", person, TOPIC, None)

@@ -69,7 +69,7 @@ async def test_a_forged_head_or_epoch_stops_nobody(database_url: str) -> None:
                 person = await live(feed)
                 await write(sql, "before")  # the sequencer's own epoch has begun by then
                 await person.until_told("before")
-                epoch = feed.broadcaster.epoch
+                epoch = feed.broadcaster.progress.epoch
                 assert epoch == str(
                     await sql.fetchval("select epoch from streams.epoch order by began_at desc limit 1")
                 )
@@ -77,7 +77,7 @@ async def test_a_forged_head_or_epoch_stops_nobody(database_url: str) -> None:
                     await forge(sql)
                     await write(sql, round)
                     await person.until_told(round)
-                assert feed.broadcaster.epoch == epoch
+                assert feed.broadcaster.progress.epoch == epoch
                 assert {frame["type"] for frame in person.frames} <= {"snapshot", "live", "commit", "status"}
                 assert {frame["epoch"] for frame in person.frames if frame["type"] == "status"} <= {epoch}
                 again = await live(feed, Position(person.frames[-1]["position"], epoch))

@@ -12,14 +12,16 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
+from tests.feed_insides import go_on_from, tasks_of
 from tests.harness import ROOT, Databases, Frame, eventually
 from tests.integration.sequencer_floor import Log, connected, sequencing
 from tests.peer import fold
 from tidelog.errors import TidelogError
 from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.fast_path import FastPath
+from tidelog.feed.messages import Messages
 from tidelog.feed.reader import Reader
-from tidelog.feed.shortcut import Shortcut
-from tidelog.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
+from tidelog.feed.subscription import Dialect, PositionSubscription, Subscription, SyncSubscription
 from tidelog.model.change import Commit, Topic
 from tidelog.model.position import Position
 from tidelog.runtime.discovery import discover
@@ -104,7 +106,9 @@ class Feed:
         self._is_open = asyncio.Event()
         self._is_open.set()
         self.broadcaster = Broadcaster(Archive(database, discover(ROOT / "app/steps").streams), settings)
-        self.reader = Reader(self._connect_reader, self.broadcaster, Shortcut(self.broadcaster))
+        self.reader = Reader(
+            self._connect_reader, self.broadcaster, FastPath(self.broadcaster), self.broadcaster.archive.reconnect
+        )
 
     @classmethod
     @asynccontextmanager
@@ -141,7 +145,7 @@ class Feed:
 
     async def until_waited_for(self) -> None:
         """Somebody has asked where the log ends, and waits for the reader to come so far."""
-        await eventually(lambda: self.broadcaster._moved._waiters)
+        await eventually(lambda: self.broadcaster.progress._moved._waiters)
 
     def subscribe(self, topic: Topic = TOPIC, since: Position | None = None) -> Person:
         person = Person(self, topic, since)
@@ -177,7 +181,7 @@ async def test_one_that_is_further_than_the_reader(databases: Databases, databas
             async with Log.open(database_url) as log:
                 await feed.cut(log.writer)
                 head = [await log.write_numbered(f"lost {n}") for n in range(4)][-1]
-                person = feed.subscribe(since=Position(head, feed.broadcaster.epoch))
+                person = feed.subscribe(since=Position(head, feed.broadcaster.progress.epoch))
                 await feed.until_waited_for()
             await databases.replace(database_url, other_url)
             await feed.mend()
@@ -196,10 +200,10 @@ async def test_the_status_is_told_to_one_that_could_not_take_it(database_url: st
         person.is_full = True
         feed.broadcaster.note_full(person)
         epoch = str(await begin_epoch(sql, SHARED))
-        await eventually(lambda: feed.broadcaster.epoch == epoch)
+        await eventually(lambda: feed.broadcaster.progress.epoch == epoch)
         with sequencing(database_url):
             await write(sql, "missed")
-            await eventually(lambda: feed.broadcaster.behind(person))
+            await eventually(lambda: feed.broadcaster.registry.behind(person))
             assert person.frames[-1]["type"] == "live"
             person.is_full = False
             await person.until_told("missed")
@@ -247,7 +251,7 @@ async def test_the_status_is_told_to_one_that_reads_the_log(
         feed.broadcaster.note_full(person)
         with sequencing(database_url):
             await write(sql, "missed")
-            await eventually(lambda: feed.broadcaster.position == SHARED + 1)
+            await eventually(lambda: feed.broadcaster.progress.position == SHARED + 1)
             person.is_full = False
             await feed.cut(sql)
             await eventually(lambda: person.statuses() == ["interrupted"])
@@ -268,10 +272,10 @@ async def test_a_connection_that_ends_is_not_waited_for(database_url: str, other
         await eventually(lambda: person.frames and person.frames[-1]["type"] == "live")
         person.is_full = True
         await feed.cut(sql)
-        assert feed.broadcaster.errands._tasks
+        assert tasks_of(feed.broadcaster)
         feed.broadcaster.unsubscribe(person.subscription)
         feed.broadcaster.leave(person, ())
-        await eventually(lambda: not feed.broadcaster.errands._tasks)
+        await eventually(lambda: not tasks_of(feed.broadcaster))
         assert person.statuses() == []
 
 
@@ -282,7 +286,7 @@ async def test_one_that_waits_goes_on_if_nothing_is_lost(database_url: str, othe
             async with Log.open(database_url) as log:
                 await feed.cut(log.writer)
                 await log.write_numbered("missed")
-                person = feed.subscribe(since=Position(SHARED, feed.broadcaster.epoch))
+                person = feed.subscribe(since=Position(SHARED, feed.broadcaster.progress.epoch))
                 await feed.until_waited_for()
                 await feed.mend()
                 await person.until_told("missed/1")
@@ -314,14 +318,14 @@ async def test_a_commit_that_the_reader_has_in_part(
                     f"select case i when 1 then 'g' else 'large' end, i::text, '{{}}' from generate_series(1, {MANY}) i"
                 )
             await is_halfway.wait()
-            assert feed.broadcaster.furthest == SHARED + 1
+            assert feed.broadcaster.progress.furthest == SHARED + 1
             ahead = Person(feed)
-            feed.broadcaster.pump(ahead.subscription, SHARED)  # as when its snapshot has been sent
+            go_on_from(feed.broadcaster, ahead.subscription, SHARED)  # as when its snapshot has been sent
             await ahead.until_told("1")
-            joins = feed.broadcaster.joins
+            generation = feed.broadcaster.progress.generation
             await databases.replace(database_url, other_url)
             monkeypatch.undo()
-            await eventually(lambda: feed.broadcaster.joins > joins)
+            await eventually(lambda: feed.broadcaster.progress.generation > generation)
             after = feed.subscribe()
             await eventually(lambda: after.frames and after.frames[-1]["type"] == "live")
             async with connected(database_url) as sql:
@@ -345,7 +349,7 @@ async def test_a_sync_after_a_loss_is_newer_than_the_one_before(
             person.dialect = MotiaDialect()
             feed.broadcaster.subscribe(SyncSubscription("s", person, TOPIC, "lost/1"))
             await eventually(lambda: person.frames)
-            assert feed.broadcaster.position == lost
+            assert feed.broadcaster.progress.position == lost
         await databases.replace(database_url, other_url)
         await eventually(lambda: len(person.frames) == 2)
     first, second = person.frames

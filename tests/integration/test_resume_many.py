@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from tests.feed_insides import left_of, tasks_of, turns_of
 from tests.harness import Databases, eventually, until_numbered
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_rejoin import Feed, Person, write
 from tidelog import backoff as backoff_module
-from tidelog.feed import pump as pump_module
-from tidelog.feed.pump import Pump
+from tidelog.feed.catch_up import replay as replay_module
+from tidelog.feed.catch_up.replay import Replay
 from tidelog.feed.subscription import PositionSubscription
 from tidelog.model.change import Topic
 from tidelog.model.position import Position
@@ -71,7 +72,7 @@ class Page(Person):
         self.has_failed = True
 
     def subscribe(self, name: str, topic: Topic, item: str | None = None, since: int | None = None) -> None:
-        position = None if since is None else Position(since, self.feed.broadcaster.epoch)
+        position = None if since is None else Position(since, self.feed.broadcaster.progress.epoch)
         subscription = self.subscriptions[name] = PositionSubscription(name, self, topic, item, position)
         self.feed.broadcaster.subscribe(subscription)
 
@@ -254,13 +255,13 @@ async def test_one_that_ends_while_its_check_fails_ends_nobody_else(
 async def test_one_of_many_that_can_not_go_on_is_reset(feed: Feed) -> None:
     """It is of another history, or ahead: it alone begins again, with a snapshot; the others go on."""
     page = Page(feed)
-    epoch = feed.broadcaster.epoch
+    epoch = feed.broadcaster.progress.epoch
     for n in range(5):
         page.subscribe(f"s{n}", group(n), None, 0)
     page.subscribe("ahead", group(6), None, COMMITS + 1000)
-    feed.broadcaster.epoch = "00000000-0000-0000-0000-000000000000"  # what `subscribe` takes it from
+    feed.broadcaster.progress.epoch = "00000000-0000-0000-0000-000000000000"  # what `subscribe` takes it from
     page.subscribe("other", group(7), None, 0)
-    feed.broadcaster.epoch = epoch
+    feed.broadcaster.progress.epoch = epoch
     await page.until_live()
     resets = {frame["subscription"]: frame["reason"] for frame in page.frames if frame["type"] == "reset"}
     assert resets == {"ahead": "ahead", "other": "epoch"}
@@ -305,7 +306,7 @@ async def test_a_commit_too_big_to_be_carried_resets_those_that_it_touches(
         large = await sql.fetchval("select max(number) from streams.commit")
         await write(sql, "after", "large")
         await until_numbered(sql)
-    await eventually(lambda: feed.broadcaster.position > large or feed.broadcaster.is_deserted)
+    await eventually(lambda: feed.broadcaster.progress.position > large or feed.broadcaster.is_deserted)
     monkeypatch.setattr(reading_module, "COMMIT_SIZE_MAX_BYTES", 10_000)
     page = Page(feed)
     for n in range(5):
@@ -322,15 +323,15 @@ async def test_a_commit_too_big_to_be_carried_resets_those_that_it_touches(
 async def test_those_that_come_meanwhile_go_on_together(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also with snapshots: as many as there are while one is at work are the next one's."""
     begun: list[int] = []
-    start = Pump.start
+    attach = Replay.attach
 
-    def counted(pump: Pump) -> None:
-        begun.append(len(pump._subscriptions))
-        start(pump)
+    def counted(replay: Replay) -> None:
+        begun.append(len(replay._subscriptions))
+        attach(replay)
 
-    monkeypatch.setattr(Pump, "start", counted)
+    monkeypatch.setattr(Replay, "attach", counted)
     page = Page(feed)
-    async with feed.broadcaster.turns.slice():
+    async with turns_of(feed.broadcaster).slice():
         for n in range(30):
             page.subscribe(f"s{n}", group(n), str(n))
         await eventually(lambda: sum(frame["type"] == "snapshot" for frame in page.frames) == 30)
@@ -341,21 +342,21 @@ async def test_those_that_come_meanwhile_go_on_together(feed: Feed, monkeypatch:
 async def test_nothing_is_at_work_when_the_feed_is_closed(feed: Feed) -> None:
     """Also none of those that wait for the ones before them."""
     page = Page(feed)
-    async with feed.broadcaster.turns.slice():
+    async with turns_of(feed.broadcaster).slice():
         for n in range(5):
             page.subscribe(f"s{n}", group(n))
         await eventually(lambda: sum(frame["type"] == "snapshot" for frame in page.frames) == 5)
         await feed.broadcaster.close()
-        assert not feed.broadcaster.errands._tasks
+        assert not tasks_of(feed.broadcaster)
 
 
 async def test_many_go_live_while_the_feed_goes_on(feed: Feed, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In several turns, between which commits come: each is told of every commit once."""
-    monkeypatch.setattr(pump_module, "LIVE_AT_ONCE_MAX", 2)
+    monkeypatch.setattr(replay_module, "LIVE_AT_ONCE_MAX", 2)
     async with connected(url) as sql:
         page = Page(feed)
         for n in range(GROUPS):
-            page.subscribe(f"s{n}", group(n), None, feed.broadcaster.position)
+            page.subscribe(f"s{n}", group(n), None, feed.broadcaster.progress.position)
         for n in range(100):
             await write(sql, f"live {n}", f"g{n % GROUPS}")
         await page.until_live()
@@ -375,7 +376,7 @@ async def test_one_that_fell_behind_is_not_overtaken_by_many(feed: Feed, url: st
         page.is_full = True
         feed.broadcaster.note_full(page)
         await write(sql, "missed", "g0")
-        await eventually(lambda: feed.broadcaster.behind(page))
+        await eventually(lambda: feed.broadcaster.registry.behind(page))
         for n in range(1, GROUPS):
             page.subscribe(f"s{n}", group(n), None, 0)
         for n in range(5):
@@ -505,20 +506,20 @@ async def test_a_walk_that_fails_opens_the_gate(
     page = Page(feed)
     async with connected(url) as sql:
         if is_new:
-            monkeypatch.setattr(Pump, "_read_log", fail)
+            monkeypatch.setattr(Replay, "_read_log", fail)
             page.subscribe("s", group(0), None, 0)
         else:
             page.subscribe("s", group(0))
             await page.until_live()
-            monkeypatch.setattr(Pump, "_read_log", fail)
+            monkeypatch.setattr(Replay, "_read_log", fail)
             page.is_full = True
             feed.broadcaster.note_full(page)
             await write(sql, "failed", "g0")
-            await eventually(lambda: feed.broadcaster.behind(page))
+            await eventually(lambda: feed.broadcaster.registry.behind(page))
             page.is_full = False
         await eventually(lambda: page.has_failed)
-    assert feed.broadcaster.behind(page) is None
+    assert feed.broadcaster.registry.behind(page) is None
     page.unsubscribe("s")
     feed.broadcaster.leave(page, ())
     assert feed.broadcaster.is_deserted
-    assert not feed.broadcaster._resumptions and not feed.broadcaster._starting
+    assert not left_of(feed.broadcaster)

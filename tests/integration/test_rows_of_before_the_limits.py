@@ -12,7 +12,7 @@ from tests.harness import eventually
 from tests.integration.sequencer_floor import connected
 from tests.integration.test_rejoin import TOPIC, Feed, check, write
 from tests.integration.test_unreadable_rows import BAD, live, numbered, refusals, until_live
-from tidelog.feed.shortcut import ROWS_MAX
+from tidelog.feed.fast_path import ROWS_MAX
 from tidelog.store.bulk import PAGE_BYTES_MAX
 from tidelog.store.live import LiveLog
 from tidelog.store.log import FEED_SETTINGS, FEW_ROWS, NUMBER_FEW, Numbering

@@ -19,9 +19,10 @@ from tests.integration.test_outlet import SUBSCRIBES, client_frame
 from tests.integration.test_rejoin import Feed, Person
 from tests.peer import fold
 from tidelog.errors import TidelogError
-from tidelog.feed.openings import OPENINGS_AT_ONCE_MAX
-from tidelog.feed.spool import MEMORY_MAX_BYTES
-from tidelog.feed.subscription import Messages, PositionSubscription, Subscription, SyncSubscription
+from tidelog.feed.catch_up.openings import OPENINGS_AT_ONCE_MAX
+from tidelog.feed.catch_up.spool import MEMORY_MAX_BYTES
+from tidelog.feed.messages import Messages
+from tidelog.feed.subscription import PositionSubscription, Subscription, SyncSubscription
 from tidelog.model.change import Topic
 from tidelog.store.archive import Archive
 from tidelog.web.dialects.motia import MotiaDialect
@@ -206,7 +207,7 @@ async def test_what_a_client_does_not_take_is_not_read_ahead_for_it(
                 assert memory.taken < 2 * OPENINGS_AT_ONCE_MAX * MEMORY_MAX_BYTES
                 slow.go_on()
                 await eventually(lambda: len(set(slow.synced)) == GROUPS)
-                await eventually(lambda: len(feed.broadcaster._live[slow]) == GROUPS)
+                await eventually(lambda: len(feed.broadcaster.registry.live_of(slow)) == GROUPS)
                 assert (memory.taken, feed.broadcaster.budget.disk.taken) == (0, 0)
 
 
@@ -305,7 +306,7 @@ async def test_groups_that_are_written_to_while_they_are_read_do_not_take_the_ro
                     async with read_items(self, topic, item_id) as snapshot:
                         update = "update streams.chat_message set data = data || $2 where group_id = $1 and id = '1'"
                         await sql.execute(update, topic.group_id, json.dumps({"n": len(begun)}))
-                        await eventually(lambda: feed.broadcaster.position > snapshot.head.number)
+                        await eventually(lambda: feed.broadcaster.progress.position > snapshot.head.number)
                         yield snapshot
 
                 monkeypatch.setattr(Archive, "snapshot", written_to)
@@ -340,7 +341,7 @@ async def test_what_finds_no_room_for_what_was_changed_meanwhile_waits_for_that(
                                 "update streams.chat_message set group_id = 'g0', id = id || ' more' "
                                 "where group_id = 'g0-more'"
                             )
-                            await eventually(lambda: feed.broadcaster.position > snapshot.head.number + 1)
+                            await eventually(lambda: feed.broadcaster.progress.position > snapshot.head.number + 1)
                         yield snapshot
 
                 monkeypatch.setattr(Archive, "snapshot", growing)

@@ -14,7 +14,7 @@ import pytest
 from tests.harness import eventually
 from tests.integration.sequencer_floor import connected
 from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
-from tidelog.feed.shortcut import Shortcut
+from tidelog.feed.fast_path import FastPath
 from tidelog.feed.subscription import SyncSubscription
 from tidelog.model.change import Topic
 from tidelog.model.position import Position
@@ -45,7 +45,7 @@ async def sql(database_url: str, request: pytest.FixtureRequest) -> AsyncIterato
 @asynccontextmanager
 async def numbered(feed: Feed, url: str) -> AsyncIterator[None]:
     """By a sequencer that tells the reader of its process what it numbered."""
-    thread = SequencerThread(Database.connector(url), None, Shortcut(feed.broadcaster))
+    thread = SequencerThread(Database.connector(url), None, FastPath(feed.broadcaster))
     thread.start()
     try:
         yield
@@ -126,7 +126,7 @@ async def test_who_joins_or_comes_back_to_such_a_group_is_told(database_url: str
     """Not left waiting: in either dialect, with a position or without; who comes back to other groups has all."""
     async with Feed.on(database_url) as feed, numbered(feed, database_url):
         person = await live(feed)
-        position = Position(person.frames[-1]["position"], feed.broadcaster.epoch)
+        position = Position(person.frames[-1]["position"], feed.broadcaster.progress.epoch)
         await damage(sql, rows_beside=2)
         await write(sql, "after")
         await person.until_told("after")

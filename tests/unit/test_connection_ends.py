@@ -13,9 +13,10 @@ from uvicorn.server import ServerState
 from websockets.frames import CloseCode
 
 from tests.faults.wire import CONTINUATION, HEADERS, PING, PONG, TEXT, frame, handshake, request
+from tests.feed_insides import left_of
 from tests.harness import eventually
 from tests.unit.test_containment import commit, open_feed, publish
-from tidelog.feed.subscription import LongMessage, Messages, PagesUnreadableError
+from tidelog.feed.messages import LongMessage, Messages, PagesUnreadableError
 from tidelog.settings import Settings
 from tidelog.web import allowance
 from tidelog.web.allowance import Allowance
@@ -51,7 +52,7 @@ async def test_a_failed_send_ends_the_connection(error: Exception, closes: bool)
     scope = cast("Any", {"type": "websocket", "subprotocols": ["tidelog.v1"], "extensions": {}})
     async with asyncio.timeout(60):
         await gate.serve(scope, incoming.get, send)
-    assert not feed._live
+    assert not feed.registry.subscribers
     is_ours = isinstance(error, ValueError)
     assert feed.failures.connections == is_ours
     closed = [message["code"] for message in sent if message["type"] == "websocket.close"]
@@ -75,7 +76,8 @@ async def test_a_message_that_fails_is_told_by_a_code() -> None:
     scope = cast("Any", {"type": "websocket", "subprotocols": ["tidelog.v1"], "extensions": {}})
     async with asyncio.timeout(60):
         await SocketGate(feed, {"chatMessage"}, Settings()).serve(scope, incoming.get, send)
-    assert (codes, feed._live, feed.failures.connections) == ([CloseCode.INTERNAL_ERROR], {}, 1)
+    assert not feed.registry.subscribers
+    assert (codes, feed.failures.connections) == ([CloseCode.INTERNAL_ERROR], 1)
 
 
 async def test_one_that_is_closed_while_it_is_sent_to_is_closed() -> None:
@@ -231,7 +233,7 @@ async def test_a_client_that_failed_is_not_served_again() -> None:
     await closing.wait()
     await eventually(incoming.empty)
     publish(feed, commit(1))
-    assert (feed.is_deserted, feed._starting) == (True, {})
+    assert not left_of(feed)
     incoming.put_nowait({"type": "websocket.disconnect"})
     await serving
 

@@ -10,12 +10,14 @@ from typing import Any, cast
 
 import pytest
 
+from tests.feed_insides import go_on_from
 from tests.harness import eventually
 from tidelog.errors import SnapshotTooLargeError, TidelogError
-from tidelog.feed.audience import Follower
 from tidelog.feed.broadcaster import Broadcaster
-from tidelog.feed.overlay import Overlay
-from tidelog.feed.subscription import Messages, PositionSubscription, Subscription, SyncSubscription
+from tidelog.feed.catch_up.overlay import Overlay
+from tidelog.feed.fan_out import Follower
+from tidelog.feed.messages import Messages
+from tidelog.feed.subscription import PositionSubscription, Subscription, SyncSubscription
 from tidelog.model.change import Change, Commit, GroupCommit, Topic
 from tidelog.model.position import Position
 from tidelog.settings import Settings
@@ -114,6 +116,10 @@ class Person:
     def taken(self) -> int:
         return 0
 
+    @property
+    def waiting_bytes(self) -> int:
+        return 0
+
     def give_up(self, position: int | None) -> None:
         raise AssertionError
 
@@ -127,7 +133,7 @@ class Person:
 
     def join(self, name: str = "s", topic: Topic = ONE, item: str | None = None) -> Person:
         """Have a live subscription."""
-        self._feed.go_live(PositionSubscription(name, self, topic, item))
+        self._feed.registry.go_live(PositionSubscription(name, self, topic, item))
         return self
 
     @property
@@ -171,7 +177,7 @@ class NoArchive:
 
 def open_feed(archive: object = None) -> Broadcaster:
     feed = Broadcaster(cast("Archive", archive or NoArchive()), Settings())
-    feed.epoch = "e"
+    feed.progress.epoch = "e"
     return feed
 
 
@@ -189,16 +195,16 @@ def publish(feed: Broadcaster, *commits: Commit) -> None:
     """As the reader does; the position moves whatever happens."""
     feed.publish(commits)
     feed.settle()
-    assert feed.position == commits[-1].number
+    assert feed.progress.position == commits[-1].number
 
 
 def assert_forgotten(feed: Broadcaster, person: Person) -> None:
     """It was closed, once, and nothing of it is left in the feed."""
     attempts = person.attempts
-    publish(feed, commit(feed.position + 1, ONE, OTHER))
+    publish(feed, commit(feed.progress.position + 1, ONE, OTHER))
     assert (person.closed, person.attempts) == (1, attempts)
     feed.leave(person, ())  # as its connection ends
-    assert person not in feed._live
+    assert person not in feed.registry
 
 
 @pytest.mark.parametrize("item", [None, "i"], ids=["of the group", "of an item"])
@@ -300,7 +306,7 @@ def test_a_fault_is_counted_and_told_once(feed: Broadcaster, caplog: pytest.LogC
 def test_one_on_its_way_that_cannot_keep_a_commit_reads_it(feed: Broadcaster) -> None:
     """Those that are live are served all the same, each once."""
     keeper, good = Keeper(), Person(feed).join()
-    feed.attach(ONE, cast("Follower", keeper))
+    feed.registry.attach(ONE, cast("Follower", keeper))
     publish(feed, commit(1))
     assert (keeper.overflows, good.positions) == (1, [1])
 
@@ -310,9 +316,9 @@ async def test_an_overlay_that_fails_keeps_nobody_waiting(feed: Broadcaster) -> 
     told = []
     overlays = [Overlay(raising), Overlay(lambda: told.append(1)), Overlay(raising)]
     for overlay in overlays:
-        feed.attach(ONE, overlay)
-        overlay.expect(SnapshotHead(1, "e", frozenset()))
-    waiting = asyncio.create_task(feed.reached(1, feed.joins))
+        feed.registry.attach_to_snapshot(ONE, overlay)
+        overlay.expect(SnapshotHead(1, "e", frozenset()), feed.progress.position)
+    waiting = asyncio.create_task(feed.progress.reached(1, feed.progress.generation))
     await asyncio.sleep(0)
     publish(feed, commit(1))
     assert await waiting
@@ -407,7 +413,7 @@ async def test_one_that_fails_while_it_catches_up_is_closed_alone(
     """It is at the present, and can't be told."""
     good, bad = Person(feed).join(), Person(feed, fails_in=["write"])
     subscription = PositionSubscription("s", bad, ONE)
-    feed.pump(subscription, 0)
+    go_on_from(feed, subscription, 0)
     await eventually(lambda: bad.closed)
     publish(feed, commit(1))
     assert (good.positions, good.closed, bad.attempts, bad.closed) == ([1], 0, 1, 1)

@@ -7,9 +7,10 @@ from typing import Any, cast
 
 import pytest
 
-from tidelog.feed.audience import Channel, Touched, deliver
 from tidelog.feed.cork import Cork
-from tidelog.feed.subscription import CommitHead, Messages, Subscriber, Subscription
+from tidelog.feed.fan_out import Channel, Touched, deliver
+from tidelog.feed.messages import Messages
+from tidelog.feed.subscription import CommitHead, Subscriber, Subscription
 from tidelog.model.change import Change, GroupCommit, Topic
 from tidelog.web.allowance import Allowance
 from tidelog.web.dialects.tidelog import TidelogDialect

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tidelog.feed.overlay import KEPT_CHARACTERS_MAX, Overlay
+from tidelog.feed.catch_up.overlay import KEPT_CHARACTERS_MAX, Overlay
 from tidelog.model.change import Change, Commit, Event, GroupCommit, Topic
 from tidelog.store.reading import COMMIT_SIZE_MAX_BYTES, Assembly
 

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.unit.test_containment import ONE, Person, commit, open_feed, publish
-from tidelog.feed.audience import Channel, Touched, UnservedError, deliver
 from tidelog.feed.broadcaster import Broadcaster
-from tidelog.feed.pump import Pump
+from tidelog.feed.catch_up.replay import Replay
+from tidelog.feed.failures import UnservedError
+from tidelog.feed.fan_out import Channel, Touched, deliver
 from tidelog.feed.subscription import CommitHead, PositionSubscription, Subscription, prepare
 from tidelog.model.change import Change, Commit, Event, GroupCommit
 from tidelog.web.dialects.motia import MotiaDialect
@@ -66,15 +67,15 @@ async def test_coming_and_going_is_linear(dialect: Callable[[], Any], kind: str)
         feed = open_feed()
         many = subscriptions(feed, dialect(), number, kind)
         person: Any = many[0].subscriber
-        join = operations(lambda many=many, feed=feed: [feed.go_live(one) for one in many])  # type: ignore[misc]
+        join = operations(lambda many=many, feed=feed: [feed.registry.go_live(one) for one in many])  # type: ignore[misc]
         publish(feed, commit(1))
         person.is_full = True
         feed.note_full(person)
         fall = operations(lambda feed=feed: publish(feed, commit(2)))  # type: ignore[misc]
-        pump = feed.behind(person)
-        assert pump is not None
-        again = operations(pump._go_live)
-        assert len(feed._live[person]) == number
+        replay = feed.registry.behind(person)
+        assert isinstance(replay, Replay)
+        again = operations(replay._go_live)
+        assert len(feed.registry.live_of(person)) == number
         publish(feed, commit(3))
         end = operations(lambda many=many, feed=feed, person=person: feed.leave(person, many))  # type: ignore[misc]
         assert feed.is_deserted
@@ -90,8 +91,8 @@ async def test_ending_while_it_catches_up_is_linear() -> None:
     for number in (FEW, 2 * FEW):
         feed = open_feed()
         many = subscriptions(feed, TidelogDialect(), number, "of items")
-        feed.note_starting(many, pump := Pump(feed, many[0].subscriber, dict.fromkeys(many, 0), print, is_new=True))
-        pump.start()
+        person, cursors = many[0].subscriber, dict.fromkeys(many, 0)
+        feed.registry.note_stage(many, feed.lobby._replays.start(person, cursors, is_new=True))
         costs.append(operations(lambda many=many, feed=feed: feed.leave(many[0].subscriber, many)))  # type: ignore[misc]
         assert feed.is_deserted
         await feed.close()
@@ -114,7 +115,7 @@ def test_a_key_is_made_when_it_is_needed(kind: str) -> None:
     many = subscriptions(feed, dialect, FEW, kind)
     person: Any = many[0].subscriber
     for one in many:
-        feed.go_live(one)
+        feed.registry.go_live(one)
     assert dialect.keys == 0
     for number in (1, 2, 3):
         publish(feed, commit(number, item="i0" if kind != "of one item" else "i"))
@@ -132,15 +133,15 @@ def test_names_are_those_of_the_moment() -> None:
     people = [Person(feed, dialect) for _ in range(3)]
     ones = [PositionSubscription("a", person, ONE) for person in people]
     for one in ones:
-        feed.go_live(one)
+        feed.registry.go_live(one)
     publish(feed, commit(1))
     item = PositionSubscription("b", people[0], ONE, "i")
-    feed.go_live(item)
+    feed.registry.go_live(item)
     publish(feed, commit(2))
     feed.unsubscribe(ones[0])
     publish(feed, commit(3))
     publish(feed, commit(4, item="another"))
-    feed.go_live(ones[0])
+    feed.registry.go_live(ones[0])
     feed.unsubscribe(item)
     feed.unsubscribe(ones[1])
     publish(feed, commit(5))
@@ -153,11 +154,11 @@ def test_who_left_is_kept_by_nobody() -> None:
     """Though it was the first of its cohort, whose message all the others get."""
     feed, dialect = open_feed(), TidelogDialect()
     first, second = (PositionSubscription("s", Person(feed, dialect), ONE) for _ in range(2))
-    feed.go_live(first)
-    feed.go_live(second)
+    feed.registry.go_live(first)
+    feed.registry.go_live(second)
     publish(feed, commit(1))
     feed.leave(first.subscriber, [first])
-    (cohort,) = feed._channels[ONE].audiences[dialect]._cohorts.values()
+    (cohort,) = feed.registry._channels[ONE].audiences[dialect]._cohorts.values()
     assert list(cohort.interest.subscriptions) == [second]
 
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Hashable, Iterator, Sequence
 from operator import length_hint
 
 from tidelog.feed.failures import Unserved
-from tidelog.feed.subscription import Messages, Outlet, Piece, Share, Subscriber, Subscription
+from tidelog.feed.messages import Messages
+from tidelog.feed.subscription import Outlet, Piece, Share, Subscriber, Subscription
 
 
 class Interest:

@@ -21,9 +21,11 @@ Unserved = dict[Subscriber, Exception]  # who could not be served, and why
 class UnservedError(Exception):
     """These connections could not be given what was delivered, for these reasons; all others were given it, once."""
 
-    def __init__(self, unserved: Mapping[Subscriber, Exception]) -> None:
+    def __init__(self, unserved: Mapping[Subscriber, Exception], delivered: int) -> None:
+        """`delivered`: how many were to be served, with these."""
         super().__init__(f"{len(unserved)} connections could not be served")
         self.unserved = unserved
+        self.delivered = delivered
 
 
 class Failures:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
 from tidelog.backoff import Backoff
 from tidelog.errors import StreamUnreadableError, SubscriptionUnavailableError
+from tidelog.feed.progress import Progress
 from tidelog.feed.trouble import Troubles
 from tidelog.store.failure import TROUBLE
 from tidelog.store.snapshot import ItemsUnreadableError
@@ -21,36 +21,34 @@ from tidelog.store.snapshot import ItemsUnreadableError
 UNREADABLE_SECONDS = 1.0
 
 
-class Feed(Protocol):
-    """What tells whether it is the whole database that is away."""
-
-    joins: int  # how often the reader was connected
-
-    @property
-    def is_interrupted(self) -> bool:
-        """Whether the feed stands still for want of a database."""
-        ...
-
-
 class Patience:
     """Tries again for `seconds`, counted from the first failure since there was any progress."""
 
-    def __init__(self, seconds: float, feed: Feed, troubles: Troubles) -> None:
+    def __init__(
+        self, seconds: float, progress: Progress, is_interrupted: Callable[[], bool], troubles: Troubles
+    ) -> None:
+        """`is_interrupted` tells whether the feed stands still for want of a database."""
         self._seconds = seconds
-        self._feed = feed
+        self._progress = progress
+        self._is_interrupted = is_interrupted
         self._troubles = troubles
 
     async def retrying(
         self,
         work: Callable[[], Awaitable[None]],
-        stream: str | None,
-        progress: Callable[[], object],
+        stream: str | None = None,
+        mark: Callable[[], object] = lambda: None,
     ) -> None:
-        """Do `work`, again and again while the database is away, and for a bounded time while it is not.
+        """Do `work`, which may be of one stream, again and again while the database is away.
 
-        Raises StreamUnreadableError, SubscriptionUnavailableError, and what isn't of the database.
+        Raises SubscriptionUnavailableError and StreamUnreadableError if it can't be done though the database is there,
+        for too long without a change of `mark`; and the other errors of `work`.
         """
-        tries = _Tries(self._seconds, self._feed, self._troubles, stream, progress)
+
+        def progress() -> object:
+            return self._progress.generation, mark()
+
+        tries = _Tries(self._seconds, self._is_interrupted, self._troubles, stream, progress)
         try:
             while True:
                 try:
@@ -72,10 +70,15 @@ class _Tries:
     """The failures of one thing that is tried, since it made progress."""
 
     def __init__(
-        self, seconds: float, feed: Feed, troubles: Troubles, stream: str | None, progress: Callable[[], object]
+        self,
+        seconds: float,
+        is_interrupted: Callable[[], bool],
+        troubles: Troubles,
+        stream: str | None,
+        progress: Callable[[], object],
     ) -> None:
         self._seconds = seconds
-        self._feed = feed
+        self._is_interrupted = is_interrupted
         self._troubles = troubles
         self._stream = stream
         self._progress = progress
@@ -85,14 +88,15 @@ class _Tries:
         self._mark: object = None
 
     def note(self, error: Exception) -> Backoff | None:
-        """It failed: answers the pause before the next try, if it needs one. Raises what ends it."""
+        """It failed: returns the pause before the next try, if it needs one. Raises what ends it."""
         now = asyncio.get_running_loop().time()
-        mark = (self._feed.joins, self._progress())
+        mark = self._progress()
         if mark != self._mark:
             self._backoff.reset()
-        if mark != self._mark or self._feed.is_interrupted:
+        is_interrupted = self._is_interrupted()
+        if mark != self._mark or is_interrupted:
             self._mark, self._failures = mark, 0
-        if self._feed.is_interrupted:
+        if is_interrupted:
             self._troubles.leave(self)  # the reader tells of it
             return self._backoff
         if not self._failures:

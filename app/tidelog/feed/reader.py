@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from tidelog.backoff import Backoff
@@ -18,8 +19,8 @@ from tidelog.store.log import FEED_SETTINGS, Head, read_head
 if TYPE_CHECKING:
     import asyncpg
 
-    from tidelog.feed.broadcaster import Broadcaster
-    from tidelog.feed.shortcut import Shortcut
+    from tidelog.feed.fast_path import FastPath
+    from tidelog.feed.interfaces import CommitSink
     from tidelog.store.connecting import Connector
 
 logger = logging.getLogger("tidelog.reader")
@@ -27,7 +28,7 @@ logger = logging.getLogger("tidelog.reader")
 STATEMENT_TIMEOUT_SECONDS = 30.0
 PASSING_PAUSE_SECONDS = 0.05  # between looks at the head while nobody subscribes
 BEGUN_TIMEOUT_SECONDS = 5.0  # a sequencer begins an epoch within half a second; one that can't must not keep us
-SLOW_POLL_SECONDS = 1.0  # stands behind the NOTIFY, and finds a dead connection, whatever the shortcut brings
+SLOW_POLL_SECONDS = 1.0  # stands behind the NOTIFY, and finds a dead connection, whatever the fast path brings
 # Instead, while the queue of NOTIFYs is filling, and sequencers do without: a commit is late by half of that.
 CROWDED_POLL_SECONDS = 0.05
 
@@ -35,10 +36,14 @@ CROWDED_POLL_SECONDS = 0.05
 class Reader:
     """Publishes every commit after the head at which it started, through every loss of the connection."""
 
-    def __init__(self, connect: Connector, broadcaster: Broadcaster, shortcut: Shortcut) -> None:
+    def __init__(
+        self, connect: Connector, sink: CommitSink, fast_path: FastPath, reconnect: Callable[[], Awaitable[None]]
+    ) -> None:
+        """`reconnect` has those connect anew who read what is stored: what they have may be of another server."""
         self._connect = connect
-        self._broadcaster = broadcaster
-        self._shortcut = shortcut
+        self._sink, self._progress = sink, sink.progress
+        self._fast_path = fast_path
+        self._reconnect = reconnect
         self._backoff = Backoff()
         self._head = 0  # as read on this connection
         self._hint = 0  # where it is said to be since it was last looked for
@@ -47,12 +52,24 @@ class Reader:
         self.watch = Watch()
         self._watch_at = 0.0  # by the event loop's clock
         self._stirred = asyncio.Event()  # there is something to look for
-        self.started = asyncio.Event()  # the broadcaster has its position: subscriptions may come
+        self._behind_since: float | None = None  # by the event loop's clock
+        self.started = asyncio.Event()  # the feed has its position: subscriptions may come
         self.trouble: str | None = "not started"
+
+    @property
+    def head(self) -> int:
+        """The last commit that is known to be numbered."""
+        return self._head
+
+    @property
+    def lag_seconds(self) -> float:
+        """How long this process has been behind the head; 0.0 if it isn't."""
+        since = self._behind_since
+        return 0.0 if since is None else asyncio.get_running_loop().time() - since
 
     async def run(self) -> None:
         """Work until cancelled."""
-        self._shortcut.open(self._note_hint)
+        self._fast_path.open(self._note_hint)
         while True:
             try:
                 await self._run_on_one_connection()
@@ -76,33 +93,33 @@ class Reader:
                     await self._look_around(connection)
                 await self._check_epoch(connection)
         finally:
-            self._shortcut.follow(None)
+            self._fast_path.follow(None)
             with contextlib.suppress(*TROUBLE):
                 await connection.close(timeout=1)
 
     async def _join(self, connection: asyncpg.Connection[Any]) -> None:
         """Find out where this connection's log ends, and whether it is the one that was published up to here."""
-        broadcaster, epoch = self._broadcaster, self._broadcaster.epoch
+        sink, progress, epoch = self._sink, self._progress, self._progress.epoch
         self._head, self._hint, self._is_epoch_in_doubt, self._is_listening = 0, 0, False, False
         await self._look_around(connection)
-        await broadcaster.archive.reconnect()
-        self._shortcut.follow(await server_of(connection))
+        await self._reconnect()
+        self._fast_path.follow(await server_of(connection))
         await until_begun(connection, BEGUN_TIMEOUT_SECONDS)
         head = await self._read_head(connection, epoch)
         if not self.started.is_set():
-            broadcaster.epoch = head.epoch
-            broadcaster.start(head.number, head.at_ms)
+            sink.begin_epoch(head.epoch)
+            sink.start(head.number, head.at_ms)
             self.started.set()
-        elif broadcaster.furthest <= head.shared:
-            broadcaster.go_on(head)
+        elif progress.furthest <= head.shared:
+            sink.go_on(head)
         else:
             logger.error(
                 "the database has lost commits from %d on, which were delivered up to %d (was a replica promoted "
                 "that lacked them?): all subscribers begin again",
                 head.shared + 1,
-                broadcaster.furthest,
+                progress.furthest,
             )
-            broadcaster.go_back(head)
+            sink.go_back(head)
 
     async def _look_around(self, connection: asyncpg.Connection[Any]) -> None:
         """Beside the feed, every second; the head is to be read after it, as it may begin to listen."""
@@ -116,8 +133,8 @@ class Reader:
 
     async def _check_epoch(self, connection: asyncpg.Connection[Any]) -> None:
         was_told, self._is_epoch_in_doubt = self._is_epoch_in_doubt, False  # before it is read: it may change meanwhile
-        before, head = self._broadcaster.epoch, await self._read_head(connection, None)
-        self._broadcaster.begin_epoch(head.epoch)
+        before, head = self._progress.epoch, await self._read_head(connection, None)
+        self._sink.begin_epoch(head.epoch)
         if was_told and head.epoch == before:
             await asyncio.sleep(PAUSE_SECONDS)
 
@@ -128,22 +145,25 @@ class Reader:
 
     def _note_trouble(self, error: Exception) -> None:
         self.trouble = f"{type(error).__name__}: {error}"
-        self._broadcaster.tell_status(interrupted=True)
+        self._sink.tell_status(interrupted=True)
 
     def _note_progress(self) -> None:
         """Something was published, or there is nothing to publish: not before that is all well again."""
         self.trouble = None
         self._backoff.reset()
-        self._broadcaster.tell_status(interrupted=False)
+        self._sink.tell_status(interrupted=False)
 
     async def _follow(self, connection: asyncpg.Connection[Any], until: float) -> None:
         """Publish up to the head each time it moves, until that time of the event loop's clock, or another epoch."""
-        loop, broadcaster = asyncio.get_running_loop(), self._broadcaster
+        loop, progress = asyncio.get_running_loop(), self._progress
         while True:
             self._stirred.clear()
-            if broadcaster.position < max(self._head, self._hint):
+            if progress.position < max(self._head, self._hint):
+                if self._behind_since is None:
+                    self._behind_since = loop.time()
                 await self._look(connection)
             else:
+                self._behind_since = None
                 self._note_progress()
                 try:
                     async with asyncio.timeout_at(until):
@@ -155,17 +175,17 @@ class Reader:
 
     async def _look(self, connection: asyncpg.Connection[Any]) -> None:
         """Publish what there is up to where the head is, or is said to be."""
-        broadcaster = self._broadcaster
-        if broadcaster.is_deserted:
+        sink, progress = self._sink, self._progress
+        if sink.is_deserted:
             await self._pass_over(connection)
-        elif commits := self._shortcut.take():
-            broadcaster.publish(commits)
-            broadcaster.settle()
+        elif commits := self._fast_path.take():
+            sink.publish(commits)
+            sink.settle()
             self._note_progress()
         else:
-            before, last, self._hint = broadcaster.position, max(self._head, self._hint), 0
+            before, last, self._hint = progress.position, max(self._head, self._hint), 0
             await self._publish_up_to(connection, last)
-            if broadcaster.position == before:
+            if progress.position == before:
                 head = await self._read_head(connection, None)  # it was a forged hint, or the log is another
                 if head.number <= before:
                     self._note_progress()
@@ -176,7 +196,7 @@ class Reader:
 
     def _note_hint(self, head: int) -> None:
         self._hint = max(self._hint, head)
-        if head > self._broadcaster.position:
+        if head > self._progress.position:
             self._stirred.set()
 
     def _on_epoch(self, *_: object) -> None:
@@ -187,22 +207,16 @@ class Reader:
         """Nobody is there to be told: move on without reading what happened, and not at every commit."""
         self._hint = 0  # before the head is read: it may move meanwhile
         head = await self._read_head(connection, None)
-        if self._broadcaster.is_deserted:  # whoever came meanwhile may have a snapshot from before this head
-            self._broadcaster.start(head.number, head.at_ms)
-            await self._broadcaster.wait_for_interest(PASSING_PAUSE_SECONDS)
+        if self._sink.is_deserted:  # whoever came meanwhile may have a snapshot from before this head
+            self._sink.start(head.number, head.at_ms)
+            await self._sink.wait_for_interest(PASSING_PAUSE_SECONDS)
 
     async def _publish_up_to(self, connection: asyncpg.Connection[Any], last: int) -> None:
-        broadcaster = self._broadcaster
-
-        def begin_bulk(number: int) -> None:
-            # It is known to the broadcaster only in part until it is whole.
-            broadcaster.frontier = number
-            broadcaster.settle()
-
+        sink = self._sink
         log = LiveLog(connection, STATEMENT_TIMEOUT_SECONDS)
-        async for commits in read_live(log, broadcaster.position, last, broadcaster.wanted, begin_bulk):
+        async for commits in read_live(log, self._progress.position, last, sink.wanted, sink.note_partial):
             if len(commits) == 1:  # a large one comes alone, and who comes meanwhile finds it in the log
-                await broadcaster.prepare(commits[0])
-            broadcaster.publish(commits)
-            broadcaster.settle()
+                await sink.prepare(commits[0])
+            sink.publish(commits)
+            sink.settle()
             self._note_progress()

@@ -1,44 +1,46 @@
 """Whether the feed stands still for want of a database, or in which epoch it goes on: and who has been told.
 
-It knows the connections' subscribers and nothing of subscriptions; what it tells them is made by their dialects.
+It knows connections and nothing of subscriptions; what it tells them is made by their dialects.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tidelog.feed.broadcaster import Broadcaster
-    from tidelog.feed.failures import Unserved
-    from tidelog.feed.subscription import Subscriber
+from tidelog.feed.failures import Unserved
+from tidelog.feed.progress import Progress
+from tidelog.feed.registry import Registry
+from tidelog.feed.subscription import Subscriber
+from tidelog.feed.tasks import Tasks
 
 
 class Status:
     """What every connection is to know of the feed as a whole, in the order of the commits."""
 
-    def __init__(self, broadcaster: Broadcaster, everybody: Callable[[], Collection[Subscriber]]) -> None:
-        self._broadcaster = broadcaster
-        self._everybody = everybody
+    def __init__(self, progress: Progress, registry: Registry, tasks: Tasks) -> None:
+        self._progress = progress
+        self._registry = registry
+        self._tasks = tasks
         self.is_interrupted = False
         # Those who could not take it, and are waited for: the next commit may be far.
         self._untold: dict[Subscriber, asyncio.Task[None]] = {}
 
-    def tell(self, *, interrupted: bool) -> None:
-        """Tell everybody, if it is news."""
-        if interrupted != self.is_interrupted:
-            self.is_interrupted = interrupted
-            self.tell_everybody()
+    def tell(self, *, interrupted: bool) -> Unserved:
+        """Tell everybody, if it is news. Returns who could not be told, for a fault of ours."""
+        if interrupted == self.is_interrupted:
+            return {}
+        self.is_interrupted = interrupted
+        return self.tell_everybody()
 
-    def tell_everybody(self) -> None:
+    def tell_everybody(self) -> Unserved:
+        """Returns who could not be told, for a fault of ours."""
         unserved: Unserved = {}
-        for subscriber in self._everybody():
+        for subscriber in self._registry.subscribers:
             try:
                 self._tell(subscriber)
             except Exception as error:
                 unserved[subscriber] = error
-        self._broadcaster.fail(unserved)
+        return unserved
 
     def tell_missed(self, subscriber: Subscriber) -> None:
         """This one can take what it could not."""
@@ -56,16 +58,17 @@ class Status:
             waiting.cancel()
 
     def _tell(self, subscriber: Subscriber) -> None:
-        broadcaster = self._broadcaster
         if subscriber.is_full:
             if subscriber not in self._untold:
-                self._untold[subscriber] = broadcaster.errands.spawn(self._tell_when_drained(subscriber), tuple)
+                self._untold[subscriber] = self._tasks.spawn(self._tell_when_drained(subscriber), tuple)
             return
         self.leave(subscriber)
         # The position holds for all that is live of the connection, and that may have fallen behind.
-        behind = broadcaster.behind(subscriber)
-        position = broadcaster.position if behind is None else behind.cursor
-        message = subscriber.dialect.status(interrupted=self.is_interrupted, position=position, epoch=broadcaster.epoch)
+        behind = self._registry.behind(subscriber)
+        position = self._progress.position if behind is None else behind.cursor
+        message = subscriber.dialect.status(
+            interrupted=self.is_interrupted, position=position, epoch=self._progress.epoch
+        )
         if message is not None:
             subscriber.deliver(message)
 

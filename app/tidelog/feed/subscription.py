@@ -7,114 +7,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 from tidelog.errors import TidelogError
+from tidelog.feed.messages import Messages
 from tidelog.model.change import Change, GroupCommit, Topic, net_changes, net_changes_in_steps
 from tidelog.model.position import Position, ResetReason
 from tidelog.store.ready import Wording
-
-
-class Messages:
-    """Text messages, as UTF-8, encoded once for everybody who gets them.
-
-    `wire` is where the first connection that needs them framed for its transport leaves the frames.
-    """
-
-    __slots__ = ("payloads", "wire")
-
-    is_long = False  # whether it is a LongMessage
-
-    def __init__(self, payloads: Sequence[bytes]) -> None:
-        self.payloads = payloads
-        self.wire: bytes | None = None
-
-    @property
-    def size(self) -> int:
-        return sum(map(len, self.payloads))
-
-    @property
-    def in_parts(self) -> Iterable[Sequence[bytes]]:
-        """Each message, in the parts in which it is there."""
-        return ((payload,) for payload in self.payloads)
-
-
-class SharedMessages(Messages):
-    """Some of which the first has an end that other messages have, too: it is kept once for all of them."""
-
-    __slots__ = ("_begin", "_end", "_rest")
-
-    def __init__(self, begin: bytes, end: bytes, rest: Sequence[bytes]) -> None:
-        """First begin and end as one message, then the rest."""
-        self._begin, self._end, self._rest = begin, end, rest
-        self.wire = None
-
-    @property
-    def payloads(self) -> Sequence[bytes]:  # type: ignore[override]  # made when they are needed
-        return [self._begin + self._end, *self._rest]
-
-    @property
-    def size(self) -> int:
-        return len(self._begin) + len(self._end) + sum(map(len, self._rest))
-
-    @property
-    def in_parts(self) -> Iterable[Sequence[bytes]]:
-        return [(self._begin, self._end), *((message,) for message in self._rest)]
-
-
-class PagesUnreadableError(Exception):
-    """A long message can't be read to its end."""
-
-
-class Pages(Protocol):
-    """What a long message is read from."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of all pages."""
-        ...
-
-    def pages(self) -> Iterator[tuple[bytes, bool]]:
-        """Each page, and whether there are more. Raises PagesUnreadableError."""
-        ...
-
-    def hold(self) -> None:
-        """One more reads it."""
-        ...
-
-    def close(self) -> None:
-        """One less does."""
-        ...
-
-
-class LongMessage(Messages):
-    """One message that no connection is to have in memory: it is read while it is sent.
-
-    Who writes it later than now has to `hold` its pages, and to `close` them.
-    """
-
-    __slots__ = ("_head", "_tail", "pages")
-
-    is_long = True
-
-    def __init__(self, head: bytes, pages: Pages, tail: bytes) -> None:
-        """Between head and tail come the pages, with commas between them."""
-        self._head, self._tail = head, tail
-        self.pages = pages
-        self.wire = None
-
-    def parts(self) -> Iterator[bytes]:
-        """What it is, in its order."""
-        yield self._head
-        for page, more in self.pages.pages():
-            yield page + b"," if more else page
-        yield self._tail
-
-    @property
-    def payloads(self) -> Sequence[bytes]:  # type: ignore[override]  # all of it
-        return [b"".join(self.parts())]
-
-    @property
-    def size(self) -> int:
-        """About so many bytes."""
-        return self.pages.size
 
 
 class Piece(NamedTuple):
@@ -256,7 +152,7 @@ class Outlet(Protocol):
 class Subscriber(Protocol):
     """One connection. Nothing here blocks or raises, but for `drained`, which waits.
 
-    One that becomes full by what it is sent tells `Broadcaster.note_full`. It must not subscribe or unsubscribe
+    One that becomes full by what it is sent tells `Subscriptions.note_full`. It must not subscribe or unsubscribe
     then, for the feed is going through its subscribers.
     """
 
@@ -278,6 +174,11 @@ class Subscriber(Protocol):
     @property
     def taken(self) -> int:
         """Bytes that the client has taken, counted from anywhere: if they grow while it is full, it reads."""
+        ...
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait in this process to be sent."""
         ...
 
     def deliver(self, messages: Messages) -> None:

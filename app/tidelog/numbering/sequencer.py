@@ -1,7 +1,7 @@
 """The one writer of commit numbers. Runs in a thread of its own, so that no busy step can starve it.
 
 It knows connections and the log, and nothing of readers or subscribers: they learn of new numbers from
-the NOTIFY that commits with them; those of this process also by a shortcut.
+the NOTIFY that commits with them; those of this process also by the fast path (feed/fast_path.py).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ RINGS_BEFORE_AWAKE = 3
 FALSE_ALARMS_MAX = 10
 
 
-class Shortcut(Protocol):
+class FastPath(Protocol):
     """A way past the database to somebody in this process, for small commits. Called in the sequencer's thread."""
 
     @property
@@ -63,10 +63,10 @@ class Sequencer:
     """Numbers commits while it is the one; otherwise stands by to take over."""
 
     def __init__(
-        self, connect: Connector, retention: timedelta | None = None, shortcut: Shortcut | None = None
+        self, connect: Connector, retention: timedelta | None = None, fast_path: FastPath | None = None
     ) -> None:
         self._connect = connect
-        self._shortcut = shortcut
+        self._fast_path = fast_path
         self._housekeeper = Housekeeper(connect, retention)
         self._backoff = Backoff()
         self._strangers = {"sequencer_lock": sequencer_strangers(), "doorbell_lock": doorbell_strangers()}
@@ -147,12 +147,12 @@ class Sequencer:
             was_rung = doorbell.rung
             # Take the lock, clear the bell, read, wait: in this order, or a ring is lost.
             doorbell.clear()
-            rows_max = 0 if self._shortcut is None else self._shortcut.rows_max
+            rows_max = 0 if self._fast_path is None else self._fast_path.rows_max
             with deadline(connection, ANSWER_TIMEOUT_SECONDS):
                 numbered = await numbering.advance(connection, tell_rows_max=rows_max)
             self._backoff.reset()
-            if self._shortcut is not None and numbering.rows:
-                self._shortcut.put(numbering.rows, numbering.number, epoch, server)
+            if self._fast_path is not None and numbering.rows:
+                self._fast_path.put(numbering.rows, numbering.number, epoch, server)
             false_alarms = false_alarms + was_rung if not numbered else 0
             if false_alarms > FALSE_ALARMS_MAX:
                 await asyncio.sleep(PAUSE_MAX_SECONDS)
@@ -181,9 +181,9 @@ class SequencerThread:
     """Runs a Sequencer on an event loop of its own, in a thread of its own."""
 
     def __init__(
-        self, connect: Connector, retention: timedelta | None = None, shortcut: Shortcut | None = None
+        self, connect: Connector, retention: timedelta | None = None, fast_path: FastPath | None = None
     ) -> None:
-        self.sequencer = Sequencer(connect, retention, shortcut)
+        self.sequencer = Sequencer(connect, retention, fast_path)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="tidelog-sequencer", daemon=True)
         self._task: asyncio.Task[None] | None = None

@@ -31,6 +31,11 @@ class Outlet(FeedOutlet, Protocol):
         """Bytes that the client has taken, counted from anywhere."""
         ...
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that wait in this process to be sent."""
+        ...
+
     async def drained(self) -> None:
         """Return when it is not full (any more), or has ended."""
         ...

@@ -21,7 +21,7 @@ from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
 from websockets.protocol import State
 
-from tidelog.feed.errands import DRAIN_BYTES_PER_SECOND_MIN
+from tidelog.feed.draining import DRAIN_BYTES_PER_SECOND_MIN
 from tidelog.web.allowance import POLICY_VIOLATION, Allowance, floods
 from tidelog.web.intake import SlicedIntake
 from tidelog.web.overfull import OverfullApp, overfull

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from litestar.types import Send
 
-from tidelog.feed.subscription import LongMessage, Messages
+from tidelog.feed.messages import LongMessage, Messages
 from tidelog.web.allowance import Allowance
 
 CLOSE_TIMEOUT_SECONDS = 5.0  # a client that doesn't read can't be told that it is closed
@@ -65,6 +65,10 @@ class SendOutlet:
     def taken(self) -> int:
         return self._sent_bytes
 
+    @property
+    def waiting_bytes(self) -> int:
+        return self._queue_bytes
+
     async def drained(self) -> None:
         if self.is_full:
             await self._drained.wait()
@@ -92,6 +96,7 @@ class SendOutlet:
             if isinstance(message, LongMessage):
                 message.pages.close()
         self._queue.clear()
+        self._queue_bytes = 0
         self._drained.set()
         self._on_full = self._on_failure = self._on_stuck = _do_nothing
 

@@ -13,9 +13,10 @@ from litestar.handlers import WebsocketRouteHandler
 from litestar.types import Guard, HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
 from tidelog.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError
-from tidelog.feed.broadcaster import Broadcaster
-from tidelog.feed.errands import FellBehindError
-from tidelog.feed.subscription import Dialect, Messages, PositionSubscription, Subscription, SyncSubscription
+from tidelog.feed.draining import FellBehindError
+from tidelog.feed.interfaces import Subscriptions
+from tidelog.feed.messages import Messages
+from tidelog.feed.subscription import Dialect, PositionSubscription, Subscription, SyncSubscription
 from tidelog.model.change import Topic
 from tidelog.model.trigger import HttpTrigger
 from tidelog.settings import Settings
@@ -75,13 +76,13 @@ class SocketGate:
 
     def __init__(
         self,
-        broadcaster: Broadcaster,
+        feed: Subscriptions,
         streams: Collection[str],
         settings: Settings,
         access_log: AccessLog | None = None,
     ) -> None:
         self._access_log = access_log
-        self.broadcaster = broadcaster
+        self.feed = feed
         self.streams = streams
         self.settings = settings
         # One of each for all connections: what they encode is shared.
@@ -146,7 +147,7 @@ class SocketConnection:
         self.outlet = open_outlet(
             scope,
             send,
-            gate.broadcaster.cork,
+            gate.feed.cork,
             settings.socket_buffer_bytes_max,
             self._allowance,
             self._note_full,
@@ -157,7 +158,7 @@ class SocketConnection:
 
     async def serve(self) -> None:
         """Read messages until the connection ends; then nothing of it is left in the feed."""
-        self._gate.broadcaster.enter(self)
+        self._gate.feed.enter(self)
         try:
             while True:
                 message = cast("dict[str, Any]", await self._receive())
@@ -177,7 +178,7 @@ class SocketConnection:
             self._task.uncancel()  # by _let_go
         finally:
             self.outlet.end()
-            self._gate.broadcaster.leave(self, self._subscriptions.values())
+            self._gate.feed.leave(self, self._subscriptions.values())
             # Each of them has this connection: it would stay until Python looks for garbage.
             self._count_at_end = len(self._subscriptions)
             self._subscriptions.clear()
@@ -188,10 +189,8 @@ class SocketConnection:
         Perhaps nobody else waits for it to take them: it may have left all that it had, or nothing happens there. And
         while it is not read from, what it sends, pongs too, is no sign of life.
         """
-        broadcaster = self._gate.broadcaster
-        pump = broadcaster.behind(self)
         with suppress(FellBehindError):  # it is being closed
-            await broadcaster.errands.drained(self, None if pump is None else pump.cursor)
+            await self._gate.feed.drained(self)
 
     @property
     def subscription_count(self) -> int:
@@ -205,6 +204,10 @@ class SocketConnection:
     @property
     def taken(self) -> int:
         return self.outlet.taken
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self.outlet.waiting_bytes
 
     async def drained(self) -> None:
         await self.outlet.drained()
@@ -251,18 +254,18 @@ class SocketConnection:
             self.deliver(self.dialect.refuse(subscription, "too_many_subscriptions", message))
         else:
             self._subscriptions[subscription.name] = subscription
-            self._gate.broadcaster.subscribe(subscription)
+            self._gate.feed.subscribe(subscription)
 
     def _unsubscribe(self, name: str) -> None:
         subscription = self._subscriptions.pop(name, None)
         if subscription is not None:
-            self._gate.broadcaster.unsubscribe(subscription)
+            self._gate.feed.unsubscribe(subscription)
 
     def _note_full(self) -> None:
-        self._gate.broadcaster.note_full(self)
+        self._gate.feed.note_full(self)
 
     def _note_failure(self, error: Exception) -> None:
-        self._gate.broadcaster.fail({self: error})
+        self._gate.feed.fail({self: error})
 
     def _let_go(self) -> None:
         self._is_stuck = True

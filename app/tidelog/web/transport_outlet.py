@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from tidelog.feed.cork import Cork
-from tidelog.feed.subscription import LongMessage, Messages, SharedMessages
+from tidelog.feed.messages import LongMessage, Messages, SharedMessages
 from tidelog.web.allowance import Allowance
 from tidelog.web.progress import taken
 from tidelog.web.protocol import SocketProtocol, encode_frame, fragment_head, frame_head
@@ -51,6 +51,12 @@ class TransportOutlet:
     @property
     def taken(self) -> int:
         return taken(self._transport)
+
+    @property
+    def waiting_bytes(self) -> int:
+        # Of a long message what isn't in the transport yet is in a file, or in memory that others share.
+        behind = 0 if self._long is None else sum(map(len, self._long.behind))
+        return self._transport.get_write_buffer_size() + behind
 
     def write(self, messages: Messages) -> None:
         if isinstance(messages, LongMessage):

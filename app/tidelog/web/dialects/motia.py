@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tidelog.errors import MessageInvalidError
-from tidelog.feed.subscription import CommitHead, Messages, Piece, Share, Subscription
+from tidelog.feed.messages import Messages
+from tidelog.feed.subscription import CommitHead, Piece, Share, Subscription
 from tidelog.model.change import STEP_ROWS, Change, Event, GroupCommit, Topic
 from tidelog.web.dialects.names import SUBSCRIPTION_NAME_LENGTH_MAX, quote, read_name
 

@@ -28,7 +28,8 @@ from operator import itemgetter
 from typing import Any
 
 from tidelog.errors import MessageInvalidError, shown
-from tidelog.feed.subscription import CommitHead, Messages, Piece, Share, SharedMessages, Subscription
+from tidelog.feed.messages import Messages, SharedMessages
+from tidelog.feed.subscription import CommitHead, Piece, Share, Subscription
 from tidelog.model.change import STEP_ROWS, Change, Event, GroupCommit, Topic
 from tidelog.model.position import Position, ResetReason
 from tidelog.store.ready import Wording

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from tests.integration.sequencer_floor import connected
-from tidelog.feed.shortcut import ROWS_MAX
+from tidelog.feed.fast_path import ROWS_MAX
 from tidelog.model.change import Commit
 from tidelog.store.log import FEED_SETTINGS, Numbering
 from tidelog.store.reading import Page, PageRequest, read_after, read_page, whole_commits

@@ -68,9 +68,10 @@ class Overlay:
         self._seen.clear()
         self._settled.set()
 
-    def expect(self, head: SnapshotHead) -> None:
-        """The snapshot was begun at this head."""
+    def expect(self, head: SnapshotHead, position: int) -> None:
+        """The snapshot was begun at this head; the feed is at `position`."""
         self._head = head
+        self.check(position)
 
     def check(self, position: int) -> None:
         """Whether the feed, at `position`, has passed everything that the snapshot shows."""

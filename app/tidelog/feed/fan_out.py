@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 
 from tidelog.feed.cohort import Cohort, Interest
 from tidelog.feed.failures import Unserved, UnservedError
-from tidelog.feed.subscription import CommitHead, Dialect, Messages, Piece, Subscriber, Subscription
+from tidelog.feed.messages import Messages
+from tidelog.feed.subscription import CommitHead, Dialect, Piece, Subscriber, Subscription
 from tidelog.model.change import Change, Commit, GroupCommit, Topic
 
 NOBODY: frozenset[Subscriber] = frozenset()
@@ -62,10 +63,15 @@ class Audience:
             del self._interests[subscriber]
         self._note_change(subscriber, interest)
 
-    def deliver(self, head: CommitHead, pieces: Sequence[Piece], unserved: Unserved) -> None:
-        """To everybody who wants one of these pieces, encoded once for each key; who can't be served is noted."""
+    def deliver(self, head: CommitHead, pieces: Sequence[Piece], unserved: Unserved) -> int:
+        """To everybody who wants one of these pieces, encoded once for each key; who can't be served is noted.
+
+        Returns how many connections want one.
+        """
         self._file_changed(unserved)
+        count = 0
         for cohort in self._cohorts.values():
+            count += len(cohort.outlets)
             outlets, messages = iter(cohort.outlets.values()), None
             try:
                 messages = self._dialect.commit(head, (cohort.interest.share(pieces),))
@@ -73,14 +79,16 @@ class Audience:
             except Exception as error:
                 cohort.go_on(outlets, messages, error, unserved)
         encoded: dict[Hashable, Messages] = {}
-        reached = iter(self._reached_by_item(pieces, unserved).items())
+        by_item = self._reached_by_item(pieces, unserved)
+        count += len(by_item)
+        reached = iter(by_item.items())
         while True:  # one iterator for all, so that no subscriber costs more for another's failing
             try:
                 for subscriber, interest in reached:
                     if interest.key not in encoded:
                         encoded[interest.key] = self._dialect.commit(head, (interest.share(pieces),))
                     subscriber.deliver(encoded[interest.key])
-                return
+                return count
             except Exception as error:
                 unserved[subscriber] = error
 
@@ -204,12 +212,14 @@ class Touched(NamedTuple):
     changes: Sequence[Change]
 
 
-def deliver(head: CommitHead, touched: Sequence[Touched]) -> None:
+def deliver(head: CommitHead, touched: Sequence[Touched]) -> int:
     """Hand a commit to all that are live on the topics that it touched, encoded once for each key.
 
-    Raises UnservedError for those who can't be served, when all others have been.
+    Returns to how many connections (in a dialect without merged groups: for each group), those who can't be served
+    counted in. Raises UnservedError for these, when all others have been served.
     """
     unserved: Unserved = {}
+    count = 0
     merged: dict[Dialect, list[tuple[Audience, Sequence[Piece]]]] = {}
     for topic, channel, part, changes in touched:
         for dialect, audience in channel.audiences.items():
@@ -220,22 +230,23 @@ def deliver(head: CommitHead, touched: Sequence[Touched]) -> None:
                 if dialect.merges_groups and len(touched) > 1:
                     merged.setdefault(dialect, []).append((audience, pieces))
                 else:
-                    audience.deliver(head, pieces, unserved)
+                    count += audience.deliver(head, pieces, unserved)
             except Exception as error:
                 unserved.update(dict.fromkeys(audience.subscribers, error))
     for dialect, groups in merged.items():
         try:
-            _deliver_merged(head, dialect, groups, unserved)
+            count += _deliver_merged(head, dialect, groups, unserved)
         except Exception as error:
             for audience, _ in groups:
                 unserved.update(dict.fromkeys(audience.subscribers, error))
     if unserved:
-        raise UnservedError(unserved) from next(iter(unserved.values()))
+        raise UnservedError(unserved, count) from next(iter(unserved.values()))
+    return count
 
 
 def _deliver_merged(
     head: CommitHead, dialect: Dialect, groups: Sequence[tuple[Audience, Sequence[Piece]]], unserved: Unserved
-) -> None:
+) -> int:
     """For a dialect in which a commit is one message: gather what each connection gets of each group."""
     gathered: dict[Subscriber, list[tuple[int, Interest]]] = {}
     for number, (audience, pieces) in enumerate(groups):
@@ -253,6 +264,6 @@ def _deliver_merged(
                     shares = [interest.share(groups[number][1]) for number, interest in interests]
                     encoded[key] = dialect.commit(head, shares)
                 subscriber.deliver(encoded[key])
-            return
+            return len(gathered)
         except Exception as error:
             unserved[subscriber] = error

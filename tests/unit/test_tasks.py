@@ -14,9 +14,10 @@ from tests.harness import eventually
 from tidelog import backoff
 from tidelog.errors import StreamUnknownError, StreamUnreadableError, SubscriptionUnavailableError, TidelogError
 from tidelog.feed import patience as patience_module
-from tidelog.feed.errands import Errands
 from tidelog.feed.patience import Patience
+from tidelog.feed.progress import Progress
 from tidelog.feed.subscription import Subscription
+from tidelog.feed.tasks import Tasks
 from tidelog.feed.trouble import Troubles
 from tidelog.model.change import Topic
 from tidelog.store.snapshot import ItemsUnreadableError
@@ -24,14 +25,6 @@ from tidelog.store.snapshot import ItemsUnreadableError
 FULL = OSError(28, "No space left on device")
 DROPPED = ItemsUnreadableError(asyncpg.UndefinedTableError('relation "streams.alpha" does not exist'))
 LOCKED = ItemsUnreadableError(asyncpg.LockNotAvailableError("canceling statement due to lock timeout"), may_pass=True)
-
-
-@dataclass
-class Feed:
-    """As much of it as patience looks at."""
-
-    joins: int = 0
-    is_interrupted: bool = False
 
 
 @dataclass
@@ -52,16 +45,16 @@ class Work:
 
 
 class Floor:
-    """Errands, and what they tell to whom."""
+    """Tasks, and what they tell to whom."""
 
     def __init__(self, patience_seconds: float = 0.0, quiet_seconds: float = 3600) -> None:
-        self.feed = Feed()
+        self.progress = Progress()
+        self.is_interrupted = False
         self.troubles = Troubles(quiet_seconds)
         self.refused: list[tuple[Any, TidelogError]] = []
         self.unserved: dict[Any, Exception] = {}
-        self.errands = Errands(
-            1,
-            Patience(patience_seconds, self.feed, self.troubles),
+        self.patience = Patience(patience_seconds, self.progress, lambda: self.is_interrupted, self.troubles)
+        self.tasks = Tasks(
             self.troubles,
             lambda subscription, error: self.refused.append((subscription, error)),
             self.unserved.update,
@@ -91,7 +84,7 @@ async def test_an_error_of_cleaning_up_does_not_keep_a_task_alive() -> None:
         finally:
             raise ConnectionResetError
 
-    task = asyncio.create_task(Floor().errands.retrying(work))
+    task = asyncio.create_task(Floor().patience.retrying(work))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -113,7 +106,7 @@ async def test_what_fails_though_the_database_is_there_is_given_up_and_named(
     """By whose trouble it is: that of a stream is not everybody's."""
     floor = Floor()
     with pytest.raises(end):
-        await floor.errands.retrying(Work([], after=error), "alpha")
+        await floor.patience.retrying(Work([], after=error), "alpha")
     assert (floor.troubles.of_all, floor.troubles.of_streams) == (of_all, of_streams)
 
 
@@ -121,9 +114,9 @@ async def test_what_fails_though_the_database_is_there_is_given_up_and_named(
 async def test_while_the_feed_is_interrupted_it_is_waited_for(error: Exception) -> None:
     """The database is away: whatever it looks like from here, it is not given up, and the reader tells of it."""
     floor = Floor()
-    floor.feed.is_interrupted = True
+    floor.is_interrupted = True
     work = Work([error] * 20)
-    await floor.errands.retrying(work, "alpha")
+    await floor.patience.retrying(work, "alpha")
     assert work.tries == 21
     assert (floor.troubles.of_all, floor.troubles.of_streams) == (None, {})
 
@@ -136,19 +129,19 @@ async def test_patience_begins_anew_after_an_interruption_and_with_any_progress(
     async def work() -> None:
         nonlocal tries
         tries += 1
-        floor.feed.joins = max(0, tries - 10)
+        floor.progress.generation = max(0, tries - 10)
         if tries < 20:
             raise FULL
 
-    await floor.errands.retrying(work, progress=lambda: min(tries, 10))
+    await floor.patience.retrying(work, mark=lambda: min(tries, 10))
     with pytest.raises(SubscriptionUnavailableError):
-        await floor.errands.retrying(Work([], after=FULL), progress=lambda: None)
+        await floor.patience.retrying(Work([], after=FULL), mark=lambda: None)
 
 
 async def test_a_single_failure_is_nobodys_business(caplog: pytest.LogCaptureFixture) -> None:
     """A statement may learn that the database is lost before the reader does."""
     floor = Floor(patience_seconds=3600)
-    await floor.errands.retrying(Work([FULL]), "alpha")
+    await floor.patience.retrying(Work([FULL]), "alpha")
     assert (lines(caplog), floor.troubles.of_all) == ([], None)
 
 
@@ -161,7 +154,7 @@ async def test_what_a_connection_remembers_is_tried_again_at_once(monkeypatch: p
     monkeypatch.setattr(backoff.Backoff, "wait", wait)
     floor = Floor()
     outdated = ItemsUnreadableError(asyncpg.InvalidCachedStatementError("cached plan must not change result type"))
-    await floor.errands.retrying(Work([outdated]), "alpha")
+    await floor.patience.retrying(Work([outdated]), "alpha")
     assert floor.troubles.of_streams == {}
 
 
@@ -170,8 +163,8 @@ async def test_a_cause_is_logged_once_and_once_when_it_is_over(caplog: pytest.Lo
     floor = Floor(patience_seconds=3600)
     others = [Work([FULL] * 50) for _ in range(3)]
     work = Work([], after=FULL)
-    trying = asyncio.create_task(floor.errands.retrying(work, "alpha"))
-    await asyncio.gather(*(floor.errands.retrying(other, "beta") for other in others))
+    trying = asyncio.create_task(floor.patience.retrying(work, "alpha"))
+    await asyncio.gather(*(floor.patience.retrying(other, "beta") for other in others))
     assert floor.troubles.of_all == "OSError: [Errno 28] No space left on device"
     assert lines(caplog) == ["subscriptions can't be served: OSError: [Errno 28] No space left on device"]
     work.after = None
@@ -184,7 +177,7 @@ async def test_a_cause_that_changes_is_named_as_it_is_now() -> None:
     """Neither the one before nor both."""
     floor = Floor(patience_seconds=3600, quiet_seconds=0)
     work = Work([FULL, FULL, *[asyncpg.TooManyConnectionsError("too many connections")] * 2], after=LOCKED)
-    trying = asyncio.create_task(floor.errands.retrying(work, "alpha"))
+    trying = asyncio.create_task(floor.patience.retrying(work, "alpha"))
     await eventually(lambda: floor.troubles.of_streams and not floor.troubles.of_all)
     assert floor.troubles.of_streams == {"alpha": f"LockNotAvailableError: {LOCKED}"}
     trying.cancel()
@@ -196,10 +189,10 @@ async def test_a_cause_is_over_when_others_are_served(caplog: pytest.LogCaptureF
     floor = Floor()
     for error in (FULL, DROPPED):
         with pytest.raises(TidelogError):
-            await floor.errands.retrying(Work([], after=error), "alpha")
-    await floor.errands.retrying(Work([]), "beta")
+            await floor.patience.retrying(Work([], after=error), "alpha")
+    await floor.patience.retrying(Work([]), "beta")
     assert (floor.troubles.of_all, floor.troubles.of_streams.keys()) == (None, {"alpha"})
-    await floor.errands.retrying(Work([]), "alpha")
+    await floor.patience.retrying(Work([]), "alpha")
     assert floor.troubles.of_streams == {}
 
 
@@ -207,7 +200,7 @@ async def test_a_cause_that_nobody_meets_any_more_is_forgotten() -> None:
     """There may be nobody who would succeed."""
     floor = Floor(quiet_seconds=0)
     with pytest.raises(StreamUnreadableError):
-        await floor.errands.retrying(Work([], after=DROPPED), "alpha")
+        await floor.patience.retrying(Work([], after=DROPPED), "alpha")
     assert floor.troubles.of_streams
     await eventually(lambda: not floor.troubles.of_streams)
 
@@ -219,7 +212,7 @@ async def test_everybody_who_shares_what_failed_is_told(caplog: pytest.LogCaptur
     served = [Subscription("s", person, Topic("alpha", "g")) for person in people]
 
     def spawn(error: Exception) -> asyncio.Task[None]:
-        return floor.errands.spawn(floor.errands.retrying(Work([], after=error), "alpha"), lambda: served)
+        return floor.tasks.spawn(floor.patience.retrying(Work([], after=error), "alpha"), lambda: served)
 
     error = StreamUnknownError("no stream is named 'alpha'")
     await spawn(error)
@@ -229,7 +222,7 @@ async def test_everybody_who_shares_what_failed_is_told(caplog: pytest.LogCaptur
 
     for _ in range(3):
         await spawn(TypeError("a bug"))
-        await floor.errands.retrying(Work([]), "alpha")
+        await floor.patience.retrying(Work([]), "alpha")
     assert list(floor.unserved) == people
     assert lines(caplog) == ["subscriptions to 'alpha' can't be served: TypeError: a bug"]
     assert caplog.records[0].levelno == logging.ERROR

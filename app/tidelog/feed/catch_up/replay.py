@@ -12,13 +12,16 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tidelog.feed.recipients import Part, Recipients
+from tidelog.feed.catch_up.means import Means
+from tidelog.feed.catch_up.outcome import BeginAgain
+from tidelog.feed.catch_up.recipients import Part, Recipients
+from tidelog.feed.messages import Messages
+from tidelog.feed.registry import Behind
 from tidelog.feed.subscription import (
     PREPARED_ROWS_MIN,
     CommitHead,
-    Messages,
     PositionSubscription,
     Subscriber,
     Subscription,
@@ -26,25 +29,22 @@ from tidelog.feed.subscription import (
     prepare,
 )
 from tidelog.model.change import Change, Commit, GroupCommit, Topic
+from tidelog.model.position import ResetReason
 from tidelog.store.ahead import ahead
 from tidelog.store.archive import ForgottenError
 from tidelog.store.failure import ROW_TROUBLE, is_of_a_row
 from tidelog.store.reading import COMMITS_AT_ONCE, Page, PageRequest, read_after
 from tidelog.store.ready import ReadyRequest, Wanted, read_ready
 
-if TYPE_CHECKING:
-    from tidelog.feed.broadcaster import Broadcaster
-    from tidelog.model.position import ResetReason
-
 # What is published while the last of the log is read, and delivered after it without waiting again. Past
-# either the pump reads on in the log.
+# either the replay reads on in the log.
 KEPT_COMMITS_MAX = 1000
 KEPT_BYTES_MAX = 1024 * 1024
 LIVE_AT_ONCE_MAX = 100  # new ones; some milliseconds' work
 STEP_SHRINKS_BY = 8  # from COMMITS_AT_ONCE to one commit in four time-outs
 
 
-class Pump:
+class Replay:
     """Delivers to each subscription the commits after its cursor, and then lets it go live.
 
     At the present, the last step is one without waiting: what was published since the log was read has been
@@ -53,19 +53,25 @@ class Pump:
 
     def __init__(
         self,
-        broadcaster: Broadcaster,
+        means: Means,
         subscriber: Subscriber,
         cursors: Mapping[Subscription, int],
-        on_end: Callable[[Pump], None],
+        begin_again: BeginAgain,
         *,
         is_new: bool,
     ) -> None:
-        """New ones have not been live before, and are told when they are. `on_end` is called when `ended` is set."""
+        """New ones have not been live before, and are told when they are.
+
+        `begin_again` is called for each that can't go on, in the turn of the event loop in which that is found: what is
+        sent to the connection behind that moves the positions of all that is live of it.
+        """
         self.ended = asyncio.Event()  # its subscriptions are live, or over
-        self._subscriptions = list(cursors)
-        self._broadcaster = broadcaster
         self.subscriber = subscriber
-        self._on_end = on_end
+        self.task: asyncio.Task[None] | None = None  # who runs it: cancelled when nobody is left
+        self._means = means
+        self._progress, self._registry = means.progress, means.registry
+        self._subscriptions = list(cursors)
+        self._begin_again = begin_again
         self._is_new = is_new
         self._dialect = subscriber.dialect.replay()
         self._recipients = Recipients(subscriber, self._dialect, cursors)
@@ -76,25 +82,29 @@ class Pump:
         # Whether what was kept, with the log up to the cursor, is not all that was published: the log must be read.
         self._lacks = True
         self._step = sys.maxsize  # commits, for which one statement or more are made; few after one that took too long
-        self._task: asyncio.Task[None] | None = None
 
     @property
     def cursor(self) -> int:
         """All up to it is delivered."""
         return self._cursor
 
-    def start(self) -> None:
+    @property
+    def served(self) -> Collection[Subscription]:
+        """Those who are told what becomes of it."""
+        return list(self._recipients) or self._subscriptions
+
+    def attach(self) -> None:
+        """From here on it is told what is published."""
         for topic in self._recipients.topics:
-            self._broadcaster.attach(topic, self)
-        self._task = self._broadcaster.errands.spawn(self._run(), lambda: list(self._recipients) or self._subscriptions)
+            self._registry.attach(topic, self)
 
     def drop(self, subscription: Subscription) -> None:
         """Deliver no more for this subscription."""
         if subscription in self._recipients:
             self._release([subscription])
-        if not self._recipients and self._task is not None:
-            self._task.cancel()
-            self._end()
+        if not self._recipients and self.task is not None:
+            self.task.cancel()
+            self.ended.set()
 
     def keep(self, commit: Commit, topic: Topic, part: GroupCommit, changes: Sequence[Change]) -> None:
         """Part of the feed's Follower: what is published meanwhile."""
@@ -112,16 +122,14 @@ class Pump:
         self._lacks = True
         self._kept.clear()
 
-    async def _run(self) -> None:
-        try:
-            await self._broadcaster.errands.retrying(self._catch_up, progress=lambda: self._cursor)
-        finally:
-            # Whatever happened: others of the connection wait for it.
-            for topic in self._recipients.topics:
-                self._broadcaster.detach(topic, self)
-            self._end()
+    def end(self) -> None:
+        """Nothing more is delivered, and whoever waits for it goes on."""
+        for topic in self._recipients.topics:
+            self._registry.detach(topic, self)
+        self.ended.set()
 
-    async def _catch_up(self) -> None:
+    async def catch_up(self) -> None:
+        """Return when all of them are live, or over. After an error of the database it may be tried again."""
         self._lacks = True
         while self._recipients:
             await self._drained()
@@ -129,9 +137,9 @@ class Pump:
                 # From here to the end of the log that is read, `keep` gathers what is published.
                 self._kept.clear()
                 self._kept_bytes, self._lacks = 0, False
-                await self._read_log(self._broadcaster.furthest)
+                await self._read_log(self._progress.furthest)
                 continue
-            async with self._broadcaster.turns.slice() as has_time:
+            async with self._means.turns.slice() as has_time:
                 is_ready = self._is_ready()
                 if is_ready and self._deliver_kept(has_time):
                     self._go_live()
@@ -140,13 +148,13 @@ class Pump:
 
     def _is_ready(self) -> bool:
         """Whether what is kept is all that is left to be delivered before they may go live."""
-        is_at_present = self._broadcaster.position >= self._until
+        is_at_present = self._progress.position >= self._until
         return is_at_present and not self._lacks and not self.subscriber.is_full and self._older is None
 
     async def _until_ready(self) -> None:
-        if self._broadcaster.position < self._until:
+        if self._progress.position < self._until:
             # A commit is being read, or the client comes from another process, which is further on.
-            await self._broadcaster.reached(self._until, self._broadcaster.joins)
+            await self._progress.reached(self._until, self._progress.generation)
         elif (older := self._older) is not None:
             await older.ended.wait()
 
@@ -156,9 +164,9 @@ class Pump:
         return max(self._cursor, self._last_cursor)
 
     @property
-    def _older(self) -> Pump | None:
+    def _older(self) -> Behind | None:
         """Positions on a connection hold for all its live subscriptions: new ones must not overtake these."""
-        return self._broadcaster.behind(self.subscriber) if self._is_new else None
+        return self._registry.behind(self.subscriber) if self._is_new else None
 
     async def _read_log(self, last: int) -> None:
         """Deliver the commits up to `last`."""
@@ -198,7 +206,7 @@ class Pump:
         """Deliver the commits up to `last`, or up to the first of which the database can't make a message."""
 
         async def fetch(request: ReadyRequest) -> Sequence[Any]:
-            return await self._broadcaster.archive.ready(request, wanted)
+            return await self._means.archive.ready(request, wanted)
 
         async with aclosing(ahead(read_ready(fetch, self._cursor, last))) as pages:
             async for messages, number in pages:
@@ -216,10 +224,10 @@ class Pump:
         async def fetch(request: PageRequest) -> Page:
             if request.seq < 0:  # all before it is delivered, or nobody's: from here it goes on after a failure
                 self._cursor = max(self._cursor, request.number - 1)
-            return await self._broadcaster.archive.page(request, self._recipients.topics)
+            return await self._means.archive.page(request, self._recipients.topics)
 
         async def find_touched(commit: Commit) -> Collection[Topic]:
-            return await self._broadcaster.archive.touched(commit, list(self._recipients.topics))
+            return await self._means.archive.touched(commit, list(self._recipients.topics))
 
         topics = self._recipients.topics
         async for commits in read_after(fetch, self._cursor, last, topics.__contains__, find_touched):
@@ -235,8 +243,8 @@ class Pump:
         while left:
             await self._drained()
             await self._prepare(left[0])
-            async with self._broadcaster.turns.slice() as has_time:
-                with self._broadcaster.cork.held():
+            async with self._means.turns.slice() as has_time:
+                with self._means.cork.held():
                     while left:
                         self._tell(left.popleft())
                         if not has_time() or self.subscriber.is_full or (left and _is_large(left[0])):
@@ -251,7 +259,7 @@ class Pump:
         for topic, part in commit.groups.items():
             steps, is_left = prepare(head, topic, part, (self._dialect,)), True
             while is_left:
-                async with self._broadcaster.turns.slice() as has_time:
+                async with self._means.turns.slice() as has_time:
                     while has_time() and is_left:
                         is_left = next(steps, self) is not self
 
@@ -267,7 +275,7 @@ class Pump:
 
     def _deliver_kept(self, has_time: Callable[[], bool]) -> bool:
         """Whether all that was kept is delivered."""
-        with self._broadcaster.cork.held():
+        with self._means.cork.held():
             while self._kept and has_time():
                 head, parts = self._kept.popleft()
                 if head.number > self._cursor:
@@ -283,44 +291,37 @@ class Pump:
 
     async def _drained(self) -> None:
         if self.subscriber.is_full:
-            await self._broadcaster.errands.drained(self.subscriber, self._cursor)
+            await self._means.draining.wait(self.subscriber, self._cursor)
 
     def _go_live(self) -> None:
         """They have all up to the present: they are live, or some of them, and the others soon."""
-        broadcaster = self._broadcaster
-        self._cursor = broadcaster.position
+        self._cursor = position = self._progress.position
         # What fell behind goes live as a whole: a commit is one message for all that is live.
         subscriptions = list(islice(self._recipients, LIVE_AT_ONCE_MAX if self._is_new else None))
         for subscription in subscriptions:
-            broadcaster.go_live(subscription)
+            self._registry.go_live(subscription)
         self._release(subscriptions)
         if self._is_new:
             for subscription in subscriptions:
                 if isinstance(subscription, PositionSubscription):
-                    message = subscription.dialect.live(subscription, broadcaster.position, broadcaster.epoch)
+                    message = subscription.dialect.live(subscription, position, self._progress.epoch)
                     self.subscriber.deliver(message)
         if not self._recipients:
-            self._end()
-            broadcaster.tell_missed_status(self.subscriber)
+            self.ended.set()
 
     def _restart(self, subscriptions: Sequence[Subscription], reason: ResetReason) -> None:
         """These need the present state instead."""
         self._release(subscriptions)
         if not self._recipients:
-            self._end()
+            self.ended.set()
         for subscription in subscriptions:
-            self._broadcaster.begin_anew(subscription, reason)
+            self._begin_again(subscription, reason)
 
     def _release(self, subscriptions: Iterable[Subscription]) -> None:
         """Let go of these."""
         for subscription in subscriptions:
             if self._recipients.remove(subscription):
-                self._broadcaster.detach(subscription.topic, self)
-
-    def _end(self) -> None:
-        if not self.ended.is_set():
-            self.ended.set()
-            self._on_end(self)
+                self._registry.detach(subscription.topic, self)
 
 
 def _is_large(commit: Commit) -> bool:

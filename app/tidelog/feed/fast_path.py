@@ -1,7 +1,7 @@
 """From the sequencer to the reader of its process, past the database: small commits, in the moment they are numbered.
 
 Other processes hear of the head by its NOTIFY and read the log. So does this one's reader, whenever what it finds here
-isn't what comes next: the shortcut saves a round trip and a query, and nothing depends on it.
+isn't what comes next: the fast path saves a round trip and a query, and nothing depends on it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from tidelog.feed.broadcaster import Broadcaster
+from tidelog.feed.interfaces import CommitSink
 from tidelog.model.change import Commit
 from tidelog.store.reading import whole_commits
 
@@ -31,11 +31,11 @@ class _Numbered(NamedTuple):
         return number
 
 
-class Shortcut:
+class FastPath:
     """The sequencer's thread puts in, the event loop of `open` takes out."""
 
-    def __init__(self, broadcaster: Broadcaster) -> None:
-        self._broadcaster = broadcaster
+    def __init__(self, sink: CommitSink) -> None:
+        self._sink = sink
         self._wake: Callable[[], object] | None = None
         self._lock = threading.Lock()  # of the three below
         self._server: str | None = None  # the one that the reader is connected to
@@ -47,7 +47,7 @@ class Shortcut:
     @property
     def rows_max(self) -> int:
         """How many rows of what is numbered next it should tell: none while nobody is subscribed."""
-        return 0 if self._broadcaster.is_deserted else ROWS_MAX
+        return 0 if self._sink.is_deserted else ROWS_MAX
 
     def put(self, rows: Sequence[Any], head: int, epoch: str, server: str) -> None:
         """Commits that `server` numbered together, the last of them `head`, as rows of the log: all that they have."""
@@ -82,8 +82,9 @@ class Shortcut:
             self._kept.clear()
 
     def take(self) -> Sequence[Commit]:
-        """The commits that come next in the broadcaster's feed, all that are here; none if they aren't."""
-        position, epoch = self._broadcaster.position, self._broadcaster.epoch
+        """The commits that come next in the feed, all that are here; none if they aren't."""
+        progress = self._sink.progress
+        position, epoch = progress.position, progress.epoch
         rows: list[Any] = []
         with self._lock:
             while self._kept and self._kept[0].head <= position:
@@ -92,4 +93,4 @@ class Shortcut:
                 numbered = self._kept.popleft()
                 rows += numbered.rows
                 position = numbered.head
-        return whole_commits(rows, self._broadcaster.wanted.__contains__)
+        return whole_commits(rows, self._sink.wanted.__contains__)
