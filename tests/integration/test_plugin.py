@@ -280,6 +280,27 @@ async def test_an_application_may_be_started_again(url: str) -> None:
     assert await ids(url, "streams.job") == ["0", "1", "2"]
 
 
+async def test_a_plugin_tells_its_figures(url: str) -> None:
+    """An application's metrics ask for them: who is connected, what waits, how far the feed is."""
+
+    @post("/jobs/{id:str}")
+    async def start(id: str, streams: Streams) -> None:
+        await streams.job.set("all", id, {"title": id})
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
+    async with serving(make_app([start], plugins=[plugin])) as server, Subscriber.connect(server) as subscriber:
+        view = await subscriber.view("job", "all")
+        before = plugin.tidelog.stats().feed
+        await server.http.post("/jobs/one")
+        await subscriber.until(lambda _: "one" in view.items)
+        await eventually(lambda: plugin.tidelog.stats().feed.lag_seconds == 0)
+        stats = plugin.tidelog.stats()
+        after = stats.feed
+        assert (after.connections, after.subscriptions_live, after.lag_commits) == (1, {"job": 1}, 0)
+        assert (after.commits_total - before.commits_total, after.deliveries_total - before.deliveries_total) == (1, 1)
+        assert (stats.database_connections_lent, after.failed_connections_total) == (0, 0)
+
+
 async def test_a_plugin_that_serves_says_so_to_a_second_application(url: str) -> None:
     """It has one feed; the first goes on."""
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB], health=True)))

@@ -299,7 +299,7 @@ async def test_one_that_waits_goes_on_if_nothing_is_lost(database_url: str, othe
 async def test_a_commit_that_the_reader_has_in_part(
     databases: Databases, database_url: str, other_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is lost; a pump had delivered it already. Who comes after that is not sent for what there is no more."""
+    """It is lost; a replay had delivered it already. Who comes after that is not sent for what there is no more."""
     is_halfway = asyncio.Event()
 
     async def read_halfway(bulk: Bulk, _commit: Commit, _wanted: Collection[Topic]) -> Commit:

@@ -49,7 +49,7 @@ TIDELOG, MOTIA = ByPages(), MotiaDialect()
 
 @dataclass
 class FakeArchive:
-    """What there is in the database. Whoever reads waits where a test holds him: `held["snapshot"] = asyncio.Event()`."""
+    """What there is in the database. Who reads waits where a test holds him: `held["snapshot"] = asyncio.Event()`."""
 
     commits: list[Commit] = field(default_factory=list)
     items: dict[Topic, dict[str, tuple[int, str]]] = field(default_factory=dict)

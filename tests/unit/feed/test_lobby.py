@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.feed_insides import left_of
-from tests.unit.feed.fakes import MOTIA, ONE, OTHER, FakeArchive, Person, turns
+from tests.unit.feed.fakes import MOTIA, ONE, OTHER, FakeArchive, turns
 from tests.unit.feed.world import World
 from tidelog.errors import StreamUnknownError
 

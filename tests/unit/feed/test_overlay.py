@@ -38,7 +38,7 @@ def head(number: int, *unnumbered: int) -> SnapshotHead:
 
 
 async def test_what_the_snapshot_shows_is_not_laid_over_it() -> None:
-    """Commits up to its head are in it, though they are published later; of what comes behind, the last of each item."""
+    """Commits up to its head are in it, though published later; of what comes behind, the last of each item counts."""
     following = Following()
     following.keep(1)
     following.overlay.expect(head(2), position=1)
