@@ -26,6 +26,14 @@ settings.load_profile("any machine")
 
 LOG_SHOWN = 10_000  # characters, at the end
 
+PROCESSES_PER_CPU = 2  # most of a test is waiting, for servers and disks
+PROCESSES_MAX = 8
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """As many processes as `scripts/test` has; each with a Postgres of its own, unless one is given."""
+    return min(PROCESSES_MAX, PROCESSES_PER_CPU * (os.cpu_count() or 1))
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
