@@ -72,7 +72,7 @@ class Databases:
         self.server_url = server_url
 
     async def create(self, *, template: str | None = None) -> str:
-        """A new database; answers its URL."""
+        """A new database; returns its URL."""
         name = f"tidelog_test_{RUN}_{next(_serial)}"
         await self._execute(f'create database "{name}"' + (f' template "{template}"' if template else ""))
         # Random writers of several items meet in deadlocks; the default is to wait a second before looking.
@@ -308,7 +308,7 @@ class Gate:
             await connection.close()
 
     async def reached(self) -> str:
-        """Wait until somebody waits at the gate; answers the name of the transaction."""
+        """Wait until somebody waits at the gate; returns the name of the transaction."""
         return str(await eventually(self._waiting))
 
     async def left(self, transaction: str) -> None:
@@ -433,7 +433,7 @@ class Subscriber:
             yield cls(socket)
 
     async def join(self, stream: str, group: str, item: str | None = None, subscription: str | None = None) -> str:
-        """Send a join; answers the subscription's id."""
+        """Send a join; returns the subscription's id."""
         return await self._send("join", stream, group, item, subscription or f"s{next(_serial)}")
 
     async def watch(self, stream: str, group: str, item: str | None = None) -> View:

@@ -250,7 +250,7 @@ class _Consumer:
             raise InterruptedWorkError("no server has run on this database yet")
 
     async def _run_transaction(self, work: Connection, log: Connection) -> bool:
-        """Hand out the next batch; answers whether there is more to do at once."""
+        """Hand out the next batch; returns whether there is more to do at once."""
         limit = asyncio.timeout(self.timeout_seconds)
         try:
             async with limit:

@@ -73,7 +73,7 @@ class Descriptors:
 
 
 def _raise_limit() -> int:
-    """Raise the soft limit as far as it is sensible and allowed; answers what it is."""
+    """Raise the soft limit as far as it is sensible and allowed; returns what it is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     for wanted in LIMITS_TRIED:
         if soft == resource.RLIM_INFINITY or soft >= wanted:

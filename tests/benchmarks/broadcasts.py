@@ -43,7 +43,7 @@ class Updates:
 
 @dataclass(frozen=True)
 class Broadcasting:
-    """A server; `broadcast` hands it updates and answers when it began (perf_counter_ns), once it has sent them."""
+    """A server; `broadcast` hands it updates and returns when it began (perf_counter_ns), once it has sent them."""
 
     pid: int
     port: int

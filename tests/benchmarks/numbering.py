@@ -22,7 +22,7 @@ NUMBERED = "select exists (select from streams.commit where xid = $1::text::xid8
 
 
 async def wait_until_numbered(connection: asyncpg.Connection[Any]) -> float:
-    """Wait until every commit before now has its number; answers the seconds that it took."""
+    """Wait until every commit before now has its number; returns the seconds that it took."""
     began = time.perf_counter()
     xid = await connection.fetchval(MARK, str(began))
     while True:

@@ -20,7 +20,7 @@ class CannotRunError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """Something that is measured. `open` sets it up, and answers the function that measures one round of it.
+    """Something that is measured. `open` sets it up, and returns the function that measures one round of it.
 
     What is opened stays for all rounds, idle while other sides are measured.
     """

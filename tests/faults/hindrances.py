@@ -47,7 +47,7 @@ class Hindrances:
         self._is_over = False
 
     async def end(self) -> Transaction:
-        """Commit the one that wrote to a stream when the run began; answers what it did."""
+        """Commit the one that wrote to a stream when the run began; returns what it did."""
         stream, group, id = HELD
         effects = [Effect("set", stream, group, id, HELD[2])]
         try:

@@ -39,7 +39,7 @@ async def test_a_stopped_server_is_replaced_and_stands_by_when_it_goes_on(
 
 
 async def stop_one(log: Log, sequencing: Server, standing_by: Server, name: str) -> list[int]:
-    """Stop the sequencer's server, write, and let it go on, write again; answers the xids."""
+    """Stop the sequencer's server, write, and let it go on, write again; returns the xids."""
     holder = await backend_of_sequencer(log.observer)
     written = [await log.write(f"{name}/before")]
     async with Subscriber.connect(standing_by) as subscriber:

@@ -39,7 +39,7 @@ class Log:
             yield log
 
     async def write(self, id: str, count: int = 1, *, connection: asyncpg.Connection[Any] | None = None) -> int:
-        """Create `count` items in one statement; answers the transaction's xid."""
+        """Create `count` items in one statement; returns the transaction's xid."""
         connection = connection or self.writer
         xid: int = await connection.fetchval(
             "with made as (insert into streams.chat_message (group_id, id, data) "

@@ -32,7 +32,7 @@ def mode_of(path: Path) -> int:
 
 
 def as_nobody(program: str, path: Path) -> str:
-    """Run a Python program as a user without rights; answers what went wrong. (Its path is the tests' own.)"""
+    """Run a Python program as a user without rights; returns what went wrong. (Its path is the tests' own.)"""
     nobody = pwd.getpwnam("nobody")
 
     def become_nobody() -> None:

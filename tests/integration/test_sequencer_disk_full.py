@@ -56,7 +56,7 @@ def mount_tiny(data: Path) -> Path:
 
 
 def fill(folder: Path) -> Path:
-    """Leave no space; answers the file to remove."""
+    """Leave no space; returns the file to remove."""
     path = folder / "filler"
     with contextlib.suppress(OSError), path.open("wb", buffering=0) as filler:
         while filler.write(b"x" * 4096):

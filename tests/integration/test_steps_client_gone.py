@@ -27,7 +27,7 @@ async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
 
 @asynccontextmanager
 async def served(floor: Floor, handler: Any, **parts: Any) -> AsyncIterator[int]:
-    """The step on a real server; answers its port."""
+    """The step on a real server; returns its port."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(floor.app(step(handler, **parts)), log_config=None, timeout_graceful_shutdown=10)
     server = uvicorn.Server(config)

@@ -22,7 +22,7 @@ async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
 
 
 async def echo(req: dict[str, Any]) -> Any:
-    """Answers the request as the handler saw it."""
+    """Returns the request as the handler saw it."""
     return {"status": 200, "body": req}
 
 

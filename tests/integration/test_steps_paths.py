@@ -63,7 +63,7 @@ async def server(databases: Databases, tmp_path_factory: pytest.TempPathFactory)
 
 @pytest.fixture
 def ask(server: Server) -> Ask:
-    """Ask for a path just as it is given; answers status, headers, and body."""
+    """Ask for a path just as it is given; returns status, headers, and body."""
 
     async def ask(target: str | bytes, method: str = "GET", *headers: str) -> tuple[int, dict[str, str], bytes]:
         target = target.encode() if isinstance(target, str) else target

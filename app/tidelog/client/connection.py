@@ -196,7 +196,7 @@ class Client:
             await asyncio.sleep(next(self._delays))
 
     async def _serve(self, socket: ClientConnection) -> bool:
-        """Receive until the connection ends; answers whether any subscription was served."""
+        """Receive until the connection ends; returns whether any subscription was served."""
         self._socket, self._asked, self._complaint = socket, set(), ""
         was_useful = False
         try:
@@ -227,7 +227,7 @@ class Client:
             await self._ask(socket, subscription)
 
     async def _receive(self, frame: Frame, size: int) -> bool:
-        """Hand a frame to its subscriptions; answers whether it was for one. Unknown frames are of newer servers."""
+        """Hand a frame to its subscriptions; returns whether it was for one. Unknown frames are of newer servers."""
         match frame["type"]:
             case "commit" | "event":
                 ids = frame["subscriptions"]

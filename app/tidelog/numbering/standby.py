@@ -117,7 +117,7 @@ class Standby:
         return is_needed
 
     async def _drive_out(self, strangers: list[Holder]) -> bool:
-        """End those who hold the lock, and those who would have it next; answers whether to go on without it.
+        """End those who hold the lock, and those who would have it next; returns whether to go on without it.
 
         It is not waited for that they end: one may be stopped, or come back as often as it is ended.
         """
@@ -126,7 +126,7 @@ class Standby:
         return self._backlog.waiting_seconds >= self._without_lock_after
 
     async def _end_frozen(self, holder: Holder) -> bool:
-        """End the sequencer's backend if it does nothing; answers whether to go on without the lock."""
+        """End the sequencer's backend if it does nothing; returns whether to go on without the lock."""
         is_overdue = self._backlog.waiting_seconds >= FROZEN_AFTER.total_seconds()
         try:
             with deadline(self._connection, ANSWER_TIMEOUT_SECONDS):

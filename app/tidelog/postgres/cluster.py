@@ -59,7 +59,7 @@ class Cluster:
         self._log = self._folder / "server.log"
 
     def ensure_running(self) -> Path:
-        """Make the data directory and start its server, where missing; answers the folder of its socket.
+        """Make the data directory and start its server, where missing; returns the folder of its socket.
 
         Raises EmbeddedPostgresError.
         """

@@ -38,7 +38,7 @@ class EmbeddedPostgres:
         self._hold: int | None = None
 
     def start(self) -> str:
-        """Take hold, and answer the libpq URL of database `tidelog`, made if missing. Blocks.
+        """Take hold, and return the libpq URL of database `tidelog`, made if missing. Blocks.
 
         Raises EmbeddedPostgresError, with nothing left running that was not running before.
         """

@@ -69,7 +69,7 @@ class Calls:
                 raise error
 
     def discard(self) -> BaseException | None:
-        """Break all calls off, as the step fails anyway; answers the first error that nobody looked at."""
+        """Break all calls off, as the step fails anyway; returns the first error that nobody looked at."""
         self._is_ended = True
         queued, self._queued = self._queued, []
         for call in queued:

@@ -43,11 +43,11 @@ class StreamCalls:
         return self._run(self._items.get(self._lend, group_id, id))
 
     def set(self, group_id: str, id: str, data: Any) -> Any:
-        """Create or replace the item; answers it as it is stored. Raises ItemInvalidError."""
+        """Create or replace the item; returns it as it is stored. Raises ItemInvalidError."""
         return self._run(self._items.set(self._lend, group_id, id, data))
 
     def delete(self, group_id: str, id: str) -> Any:
-        """Delete the item; answers it as it was, or None."""
+        """Delete the item; returns it as it was, or None."""
         return self._run(self._items.delete(self._lend, group_id, id))
 
     def get_group(self, group_id: str) -> Any:

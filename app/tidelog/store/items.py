@@ -63,7 +63,7 @@ class Items:
         return await _one(lend, False, self._get, _key("group id", group_id), _key("id", id))
 
     async def set(self, lend: Lend, group_id: str, id: str, data: Any) -> Item:
-        """Create or replace the item with `data`, a dict or pydantic model; answers what was stored."""
+        """Create or replace the item with `data`, a dict or pydantic model; returns what was stored."""
         group_id, id = _key("group id", group_id), _key("id", id)
         text, value = to_json(data)
         if not isinstance(value, dict):
@@ -86,7 +86,7 @@ class Items:
         return stored
 
     async def delete(self, lend: Lend, group_id: str, id: str) -> Item | None:
-        """Delete the item; answers it as it was, or None if there was none."""
+        """Delete the item; returns it as it was, or None if there was none."""
         return await _one(lend, True, self._delete, _key("group id", group_id), _key("id", id))
 
     async def list(self, lend: Lend, group_id: str) -> list[Item]:

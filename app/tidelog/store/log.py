@@ -87,7 +87,7 @@ class Numbering:
         return cls(row["number"] or 0, row["at"] or _BEFORE_ALL_TIME, row["snapshot"] or BEFORE_EVERYTHING)
 
     async def advance(self, connection: Connection, *, tell_rows_max: int = 0) -> int:
-        """Number every commit that became visible; answers how many. Up to so many rows of theirs are in `rows` then.
+        """Number every commit that became visible; returns how many. Up to so many rows of theirs are in `rows` then.
 
         Raises asyncpg.UniqueViolationError if somebody else numbered meanwhile: this state is then stale.
         """

@@ -168,7 +168,7 @@ class _Assemblies:
         return self._assembly is not None and self._assembly.commit.truncated
 
     def add(self, row: Any) -> Commit | None:
-        """Take the next row; answers the commit before it, if it begins a new one."""
+        """Take the next row; returns the commit before it, if it begins a new one."""
         number, xid, at_ms, kind, seq, stream, group_id, id, op, version, data, *_ = row
         done = None
         assembly = self._assembly
@@ -180,6 +180,6 @@ class _Assemblies:
         return done
 
     def finish(self) -> Commit | None:
-        """The rows have come to an end: answers the last commit, which is whole now."""
+        """The rows have come to an end: returns the last commit, which is whole now."""
         assembly, self._assembly = self._assembly, None
         return None if assembly is None else assembly.commit

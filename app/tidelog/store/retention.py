@@ -45,6 +45,6 @@ async def remove_commits(
 
 
 async def forget_events(connection: asyncpg.Connection[Any], *, older_than: timedelta, rows_max: int) -> int:
-    """Remove ephemeral events that every reader has long handed on; answers how many."""
+    """Remove ephemeral events that every reader has long handed on; returns how many."""
     tag = await connection.execute(FORGET_EVENTS, older_than, rows_max)
     return int(tag.rpartition(" ")[2])

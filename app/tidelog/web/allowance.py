@@ -26,7 +26,7 @@ class Allowance:
         self._at = monotonic()
 
     def may_go_on(self) -> bool:
-        """Add what was earned since it was last added; answers whether that is enough."""
+        """Add what was earned since it was last added; returns whether that is enough."""
         now = monotonic()
         self.left = min(self._burst, self.left + (now - self._at) * self.per_second)
         self._at = now

@@ -147,7 +147,7 @@ class SlicedIntake(asyncio.Protocol):
         return kept
 
     def hand_on_slice(self) -> bool:
-        """Hand on a slice; answers whether another one may be."""
+        """Hand on a slice; returns whether another one may be."""
         self._is_queued = self._hand_on()
         return self._is_queued
 

@@ -144,7 +144,7 @@ def _responses(http: HttpTrigger, name: str, schemas: Document) -> Document:
 
 
 def _hoist(document: Document | bool, name: str, schemas: Document) -> Document:
-    """Put a schema and its $defs under `schemas`, with its references pointing there; answers a reference to it."""
+    """Put a schema and its $defs under `schemas`, with its references pointing there; returns a reference to it."""
     name = _unique(name, schemas)
     if isinstance(document, bool):
         document = {} if document else {"not": {}}

@@ -4,7 +4,7 @@ from sqlalchemy import text
 
 
 async def run(operations, context):
-    """Do them in their order; answers what the last one says, or 200."""
+    """Do them in their order; returns what the last one says, or 200."""
     answer = {"status": 200}
     for name, *arguments in operations:
         if name == "set":

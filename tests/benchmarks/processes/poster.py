@@ -1,6 +1,6 @@
 """Keep-alive HTTP clients that post one request after the other, each when the one before was answered.
 
-JSON lines: {"port", "path", "clients", "seconds"}; answers requests, seconds, and their latencies.
+JSON lines: {"port", "path", "clients", "seconds"}; returns requests, seconds, and their latencies.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ async def log_of(sql: asyncpg.Connection[Any], group: str) -> list[tuple[Any, ..
 
 
 async def number(sql: asyncpg.Connection[Any]) -> list[Any]:
-    """Number what is visible, as a sequencer would; answers the xids of these commits in their order."""
+    """Number what is visible, as a sequencer would; returns the xids of these commits in their order."""
     numbering = await Numbering.load(sql)
     before = numbering.number
     await numbering.advance(sql)

@@ -76,7 +76,7 @@ class Recipients:
         return self._joining[-1][0] if self._joining else None
 
     def remove(self, subscription: Subscription) -> bool:
-        """Answers whether nobody wants its topic any more."""
+        """Returns whether nobody wants its topic any more."""
         topic = subscription.topic
         del self._cursors[topic][subscription]
         self._forget(topic)
