@@ -94,7 +94,10 @@ async def test_a_server_that_is_stopped_says_nothing(
         signal_all(server, number)
         assert await client.closing_code() == SERVICE_RESTART
     await eventually(lambda: server.process.poll() is not None)
-    assert (server.process.returncode, server.log()) == (status, before)
+    said = server.log().removeprefix(before).splitlines()
+    # Of two workers the one that stops later may have begun to number for the other.
+    said = [line for line in said if "numbering commits" not in line or worker_count == 1]
+    assert (server.process.returncode, said) == (status, [])
 
 
 async def test_ctrl_c_while_workers_begin(database_url: str) -> None:
