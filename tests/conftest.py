@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -21,10 +22,12 @@ from tidelog.postgres.embedded import EmbeddedPostgres
 StartServer = Callable[..., Awaitable[Server]]
 
 # How long an example takes, and how long it takes to draw one, says more of the machine than of the code.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("any machine")
+settings.register_profile("random", deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None)
+settings.register_profile("same", settings.get_profile("random"), derandomize=True)
+settings.load_profile("same")  # unless pytest has --hypothesis-profile=random
 
 LOG_SHOWN = 10_000  # characters, at the end
+SEED = 1  # of tests that aren't slow
 
 PROCESSES_PER_CPU = 2  # most of a test is waiting, for servers and disks
 PROCESSES_MAX = 8
@@ -43,6 +46,20 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"skipped, where TIDELOG_TEST_NO_SKIP is set: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """What the test draws its random choices from: always the same, but in a slow test a new one each time.
+
+    `TIDELOG_TEST_SEED=N` gives it; it is printed, and pytest shows it with a failure.
+    """
+    if given := os.environ.get("TIDELOG_TEST_SEED"):
+        seed = int(given)
+    else:
+        seed = random.randrange(2**32) if request.node.get_closest_marker("slow") else SEED  # noqa: S311 - no secret
+    print(f"TIDELOG_TEST_SEED={seed}")  # noqa: T201 - to run it again
+    return seed
 
 
 @pytest.fixture(scope="session")

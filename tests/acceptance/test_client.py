@@ -211,10 +211,10 @@ async def test_it_finds_a_restarted_server_and_goes_on(start_server: Any, sql: A
     assert sum(isinstance(message, Snapshot) for message in follower.messages) == 1
 
 
-async def test_dropped_connections_lose_and_repeat_nothing(start_server: Any, database_url: str, sql: Any) -> None:
+async def test_dropped_connections_lose_and_repeat_nothing(
+    start_server: Any, database_url: str, sql: Any, seed: int
+) -> None:
     """Two groups, a quiet one and an item on one connection, which is cut again and again while others write."""
-    seed = random.randrange(2**32)  # noqa: S311 - no secret
-    print("seed", seed)  # noqa: T201 - shown with a failure, to run it again
     rng = random.Random(seed)  # noqa: S311 - no secret
     server = await start_server()
     async with Proxy.before(server) as proxy, Client(proxy.url, proxy=None) as client:

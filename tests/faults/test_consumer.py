@@ -36,13 +36,11 @@ async def at_work(floor: ConsumerFloor, processes: list[subprocess.Popen[bytes]]
 
 
 @pytest.mark.parametrize("batch_max", [1, 5])
-async def test_effects_happen_once_whoever_is_killed_whenever(floor: ConsumerFloor, batch_max: int) -> None:
+async def test_effects_happen_once_whoever_is_killed_whenever(floor: ConsumerFloor, seed: int, batch_max: int) -> None:
     """Two processes of one consumer, one of them killed with -9 again and again, at random moments of their work.
 
     Every change has its effect once, in the order of the feed.
     """
-    seed = random.randrange(2**32)  # noqa: S311 - no secret
-    print("seed", seed)  # noqa: T201 - shown with a failure, to run it again
     rng = random.Random(seed)  # noqa: S311 - no secret
     processes = [start_process(floor.url, "mailer", batch_max=batch_max) for _ in range(PROCESSES)]
     try:

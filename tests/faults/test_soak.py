@@ -134,10 +134,8 @@ def connections(server: Server) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_nothing_of_those_who_left_stays(start_server: Any, steps: StepsFolder) -> None:
+async def test_nothing_of_those_who_left_stays(start_server: Any, steps: StepsFolder, seed: int) -> None:
     """After equal rounds of churn: no connection, no file, no more memory than before; events are forgotten."""
-    seed = random.randrange(2**32)  # noqa: S311 - no secret
-    print("seed", seed)  # noqa: T201 - shown with a failure, to run it again
     steps.write("alpha_stream.py", STREAM)
     port = free_port()
     command = [*uvicorn_command(port), "--ws-ping-interval", "5", "--ws-ping-timeout", "10"]  # a visit takes less

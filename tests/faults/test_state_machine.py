@@ -14,6 +14,7 @@ from typing import Any
 import asyncpg
 import pytest
 from hypothesis import HealthCheck, settings
+from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.errors import FlakyStrategyDefinition
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -326,24 +327,24 @@ def world(start_server: StartServer, steps: StepsFolder) -> Iterator[World]:
     loop.close()
 
 
-def explore(world: World, *, examples: int, rules: int) -> None:
-    """Explore; anew if Hypothesis could not follow.
+def explore(world: World, seed: int, *, examples: int, rules: int) -> None:
+    """Explore; anew, with the next seed, if Hypothesis could not follow.
 
     What has been received decides what a rule may draw, and when it comes differs from time to time: Hypothesis calls
     that flaky. It says nothing of the feed, unless something failed, too.
     """
-    for _ in range(EXPLORATIONS_MAX - 1):
+    for attempt in range(EXPLORATIONS_MAX - 1):
         try:
-            return _explore(world, examples, rules)
+            return _explore(world, seed + attempt, examples, rules)
         except FlakyStrategyDefinition:
             if world.problem is not None:
                 raise world.problem from None
-    return _explore(world, examples, rules)
+    return _explore(world, seed + EXPLORATIONS_MAX - 1, examples, rules)
 
 
-def _explore(world: World, examples: int, rules: int) -> None:
+def _explore(world: World, seed: int, examples: int, rules: int) -> None:
     run_state_machine_as_test(
-        lambda: Streams(world),
+        seeded(seed)(lambda: Streams(world)),
         settings=settings(
             max_examples=examples,
             stateful_step_count=rules,
@@ -356,13 +357,13 @@ def _explore(world: World, examples: int, rules: int) -> None:
 
 
 @pytest.mark.timeout(600)  # a failure takes up to five minutes to be made small
-def test_whatever_is_done_everybody_is_told_exactly_what_happened(world: World) -> None:
+def test_whatever_is_done_everybody_is_told_exactly_what_happened(world: World, seed: int) -> None:
     """Writes, subscriptions, lost connections, resumes and retention, in any order: no message but the right one."""
-    explore(world, examples=60, rules=40)
+    explore(world, seed, examples=60, rules=40)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_whatever_is_done_for_long(world: World) -> None:
+def test_whatever_is_done_for_long(world: World, seed: int) -> None:
     """The same with many more examples."""
-    explore(world, examples=150, rules=60)
+    explore(world, seed, examples=150, rules=60)

@@ -141,6 +141,7 @@ async def test_statistics_of_a_bad_moment_change_nothing(database_url: str) -> N
 
 async def random_commits(sql: asyncpg.Connection[Any], chance: random.Random) -> None:
     """Small and large ones, of changes and events, in a few groups or many, with a little data or more."""
+    await sql.execute("select setseed($1)", chance.random())
     for n in range(14):
         rows, groups = chance.choice([1, 3, 40]), chance.choice([1, 2, 30])
         async with sql.transaction():

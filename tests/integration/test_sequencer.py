@@ -147,12 +147,10 @@ async def test_a_large_commit_costs_no_more_than_a_part_of_it(log: Log, connecti
 
 @pytest.mark.parametrize("few_rows", [FEW_ROWS, 3])
 async def test_no_change_of_an_item_is_out_of_order(
-    log: Log, database_url: str, monkeypatch: pytest.MonkeyPatch, few_rows: int
+    log: Log, database_url: str, monkeypatch: pytest.MonkeyPatch, seed: int, few_rows: int
 ) -> None:
     """Six random writers on five items, and a sequencer that is killed again and again: each change once, in order."""
     monkeypatch.setattr("tidelog.store.log.FEW_ROWS", few_rows)  # with 3 nearly all batches are numbered by jumps
-    seed = random.randrange(2**32)  # noqa: S311 - not a secret
-    print(f"seed {seed}")  # noqa: T201 - pytest shows it with a failure, which can so be tried again
     with sequencing(database_url):
         writers = [asyncio.ensure_future(write_at_random(database_url, seed + n)) for n in range(6)]
         while not all(writer.done() for writer in writers):
