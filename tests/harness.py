@@ -20,7 +20,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import asyncpg
 import httpx
@@ -53,6 +53,7 @@ _serial = itertools.count(1)
 _reserved: list[socket.socket] = []
 
 Frame = dict[str, Any]
+Sql: TypeAlias = "asyncpg.Connection[Any]"
 
 
 def libpq_url(url: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tests.harness import Databases, Server, connect_sql
 
 PROMISE_STEPS = Path(__file__).parent / "promise_steps"
 
-Run = Callable[..., Awaitable[httpx.Response]]
+Run = Callable[..., Coroutine[Any, Any, httpx.Response]]
 
 _groups = itertools.count(1)
 

@@ -12,7 +12,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.harness import Server, until_numbered
+from tests.conftest import StartServer
+from tests.harness import Server, Sql, until_numbered
 from tidelog.client import Client, Commit, Event, Live, Message, Reset, Snapshot, Subscription
 from tidelog.errors import SubscriptionRefusedError
 
@@ -156,7 +157,7 @@ async def write_at_random(database_url: str, rng: random.Random, commits: int) -
     await sql.close()
 
 
-async def test_a_posted_message_and_an_event_reach_the_client(start_server: Any) -> None:
+async def test_a_posted_message_and_an_event_reach_the_client(start_server: StartServer) -> None:
     """What is there, then what is posted, as it happens; a group that does not exist yet is empty."""
     server = await start_server()
     async with (
@@ -176,7 +177,7 @@ async def test_a_posted_message_and_an_event_reach_the_client(start_server: Any)
     assert isinstance(deleted, Commit) and (deleted.changes[0].op, deleted.changes[0].data) == ("delete", posted)
 
 
-async def test_an_unknown_stream_is_refused(start_server: Any) -> None:
+async def test_an_unknown_stream_is_refused(start_server: StartServer) -> None:
     """Its subscription raises with the server's code; the connection goes on."""
     server = await start_server()
     async with Client(server.ws_url, proxy=None) as client:
@@ -189,7 +190,7 @@ async def test_an_unknown_stream_is_refused(start_server: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-async def test_it_finds_a_restarted_server_and_goes_on(start_server: Any, sql: Any, how: str) -> None:
+async def test_it_finds_a_restarted_server_and_goes_on(start_server: StartServer, sql: Sql, how: str) -> None:
     """Stopped or killed: what was committed meanwhile comes when the server is back, without a new snapshot."""
     server = await start_server()
     port = server.port
@@ -212,7 +213,7 @@ async def test_it_finds_a_restarted_server_and_goes_on(start_server: Any, sql: A
 
 
 async def test_dropped_connections_lose_and_repeat_nothing(
-    start_server: Any, database_url: str, sql: Any, seed: int
+    start_server: StartServer, database_url: str, sql: Sql, seed: int
 ) -> None:
     """Two groups, a quiet one and an item on one connection, which is cut again and again while others write."""
     rng = random.Random(seed)  # noqa: S311 - no secret
@@ -242,7 +243,7 @@ async def test_dropped_connections_lose_and_repeat_nothing(
                 assert not any(isinstance(message, Reset) for message in follower.messages)
 
 
-async def test_watch_ends_at_what_the_table_has(start_server: Any, database_url: str, sql: Any) -> None:
+async def test_watch_ends_at_what_the_table_has(start_server: StartServer, database_url: str, sql: Sql) -> None:
     """A group of many pages under writes, cut off between its pages and later: the state is the table's."""
     await sql.execute(
         "insert into streams.chat_message (group_id, id, data) "
@@ -277,7 +278,7 @@ async def test_watch_ends_at_what_the_table_has(start_server: Any, database_url:
         assert items == {row["id"]: json.loads(row["data"]) for row in rows}
 
 
-async def test_a_position_that_was_kept_is_gone_on_from(start_server: Any, sql: Any) -> None:
+async def test_a_position_that_was_kept_is_gone_on_from(start_server: StartServer, sql: Sql) -> None:
     """Another process, another day: since and epoch, as the subscription told them, bring what was missed."""
     server = await start_server()
     async with (
@@ -297,7 +298,9 @@ async def test_a_position_that_was_kept_is_gone_on_from(start_server: Any, sql: 
     assert [told[2] for told in follower.told] == ["b", "c", "d"]
 
 
-async def test_a_slow_consumer_gets_everything(start_server: Any, sql: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_consumer_gets_everything(
+    start_server: StartServer, sql: Sql, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """While it does not read, the server's buffers fill and the log takes their place; then every commit comes once."""
     monkeypatch.setattr("tidelog.client.subscription.MESSAGES_MAX", 5)
     server = await start_server(is_patient=True)

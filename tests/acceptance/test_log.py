@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from websockets.asyncio.client import connect
 
 from tests.acceptance.test_tidelog_v1 import STREAM
-from tests.conftest import server_starter
+from tests.conftest import StartServer, server_starter
 from tests.harness import Databases, Server, StepsFolder, Subscriber, eventually, free_port, uvicorn_command
 
 STEP = """
@@ -163,7 +163,9 @@ async def test_nobody_forges_a_line_by_a_request(server: Server) -> None:
         assert line.isprintable() and json.loads(line)["logger"] != "x"
 
 
-async def test_access_lines_and_format_are_settings(start_server: Any, steps: Any, database_url: str) -> None:
+async def test_access_lines_and_format_are_settings(
+    start_server: StartServer, steps: StepsFolder, database_url: str
+) -> None:
     """Without access lines (it is no terminal) the rest is as it was; as text it has no more secrets than as JSON."""
     write_steps(steps)
     url = with_password(database_url)
@@ -176,7 +178,7 @@ async def test_access_lines_and_format_are_settings(start_server: Any, steps: An
     assert "tidelog.access" not in server.log() and "{" not in [line[:1] for line in server.log().splitlines()]
 
 
-async def test_each_of_several_processes_logs_whole_lines(start_server: Any, steps: Any) -> None:
+async def test_each_of_several_processes_logs_whole_lines(start_server: StartServer, steps: StepsFolder) -> None:
     """TIDELOG_WORKERS: the lines of all go to one place, don't mix, and tell whose they are."""
     write_steps(steps)
     settings = {"TIDELOG_WORKERS": "2", "TIDELOG_LOG_ACCESS": "true"}
@@ -195,7 +197,7 @@ async def test_each_of_several_processes_logs_whole_lines(start_server: Any, ste
     assert server.process.pid not in {line["pid"] for line in lines}
 
 
-async def test_on_another_server_its_own_log_stays(start_server: Any, steps: Any) -> None:
+async def test_on_another_server_its_own_log_stays(start_server: StartServer, steps: StepsFolder) -> None:
     """uvicorn as it is, at its own level: its lines are in its form, once, and ours in ours."""
     write_steps(steps)
     port = free_port()

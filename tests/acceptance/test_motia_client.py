@@ -14,7 +14,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.harness import Databases, lift_limits
+from tests.conftest import StartServer
+from tests.harness import Databases, Server, StepsFolder, lift_limits
 from tests.node import has_node, install_packages
 from tidelog.json_text import parse
 
@@ -124,7 +125,7 @@ async def motia_client(folder: Path, address: str, *protocols: str) -> AsyncIter
 
 
 @pytest.fixture
-async def server(start_server: Any, steps: Any) -> Any:
+async def server(start_server: StartServer, steps: StepsFolder) -> Server:
     for name, text in [
         ("chat_stream.py", STREAM), ("set_step.py", SET), ("delete_step.py", DELETE), ("send_step.py", SEND),
         ("many_step.py", MANY),
@@ -133,7 +134,7 @@ async def server(start_server: Any, steps: Any) -> Any:
     return await start_server(steps_dir=steps.path)
 
 
-async def test_group_and_item_subscriptions_follow_every_change(server: Any, client_folder: Path) -> None:
+async def test_group_and_item_subscriptions_follow_every_change(server: Server, client_folder: Path) -> None:
     """A group and one of its items see sync, create, update, delete and events, each once and in order."""
     async with (
         motia_client(client_folder, server.ws_url) as client,
@@ -163,7 +164,7 @@ async def test_group_and_item_subscriptions_follow_every_change(server: Any, cli
         assert await client.changed("group") == []
 
 
-async def test_a_late_joiner_of_an_items_group_gets_its_sync(server: Any, client_folder: Path) -> None:
+async def test_a_late_joiner_of_an_items_group_gets_its_sync(server: Server, client_folder: Path) -> None:
     """A connection that has an item live and then joins the item's group sees the whole group."""
     async with (
         motia_client(client_folder, server.ws_url) as client,
@@ -177,7 +178,7 @@ async def test_a_late_joiner_of_an_items_group_gets_its_sync(server: Any, client
         assert {item["id"] for item in await client.changed("group")} == {"a", "other"}
 
 
-async def test_an_odd_item_hurts_no_other(server: Any, client_folder: Path) -> None:
+async def test_an_odd_item_hurts_no_other(server: Server, client_folder: Path) -> None:
     """Stored by SQL before there were limits, with 5,000 digits and 3,000 levels: it is what JavaScript makes of it."""
     odd = f'{{"text": "odd", "n": [{"7" * 5000}, {"[" * 3000 + "]" * 3000}]}}'
     sql = await asyncpg.connect(server.database_url)
@@ -192,7 +193,7 @@ async def test_an_odd_item_hurts_no_other(server: Any, client_folder: Path) -> N
     await sql.close()
 
 
-async def test_an_unknown_stream_is_denied(server: Any, client_folder: Path) -> None:
+async def test_an_unknown_stream_is_denied(server: Server, client_folder: Path) -> None:
     """A join of a stream that is not declared gets the error event that the client knows."""
     async with motia_client(client_folder, server.ws_url) as client:
         await client.subscribe("secret", "secrets", "g", events=["error"])
@@ -200,7 +201,7 @@ async def test_an_unknown_stream_is_denied(server: Any, client_folder: Path) -> 
         assert denied["data"] == {"code": "STREAM_ACCESS_DENIED", "message": "Access denied"}
 
 
-async def test_a_client_that_sends_a_token_connects(server: Any, client_folder: Path) -> None:
+async def test_a_client_that_sends_a_token_connects(server: Server, client_folder: Path) -> None:
     """`Authorization, <token>` as subprotocols is answered as the client wants it."""
     async with motia_client(client_folder, server.ws_url, "Authorization", "a-token") as client:
         await client.subscribe("group", "chatMessage", "g")
@@ -208,7 +209,7 @@ async def test_a_client_that_sends_a_token_connects(server: Any, client_folder: 
 
 
 @pytest.mark.slow
-async def test_quick_sets_of_one_item_end_on_the_last(server: Any, client_folder: Path) -> None:
+async def test_quick_sets_of_one_item_end_on_the_last(server: Server, client_folder: Path) -> None:
     """200 commits of one item in a row: both subscriptions end on the last one, every time."""
     async with server.http() as http:
         for run in range(RUNS):
@@ -228,7 +229,7 @@ async def test_quick_sets_of_one_item_end_on_the_last(server: Any, client_folder
 
 @pytest.mark.slow
 async def test_a_client_that_was_open_while_the_database_was_wiped_shows_what_is_there(
-    databases: Databases, template_database: str, start_server: Any, server: Any, client_folder: Path
+    databases: Databases, template_database: str, start_server: StartServer, server: Server, client_folder: Path
 ) -> None:
     """It comes back by itself, forgets the items that are gone, and takes the new history's, also of the same names."""
     async with motia_client(client_folder, server.ws_url) as client:

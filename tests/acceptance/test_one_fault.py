@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
+from tests.conftest import StartServer
 from tests.harness import FRAME_TIMEOUT_SECONDS, Server, connect_sql, free_port, uvicorn_command
 
 INTERNAL_ERROR = 1011
@@ -33,7 +34,7 @@ async def subscribed(server: Server, dialect: str, path: str = "/") -> AsyncIter
 
 
 @pytest.mark.parametrize("ws", ["tidelog.web.protocol:SocketProtocol", "websockets-sansio"], ids=["direct", "by send"])
-async def test_one_that_cannot_be_served_costs_the_others_nothing(start_server: Any, ws: str) -> None:
+async def test_one_that_cannot_be_served_costs_the_others_nothing(start_server: StartServer, ws: str) -> None:
     """In both dialects, on both ways to a socket: it is closed with 1011; the others get each commit once."""
     port = free_port()
     server = await start_server(port=port, command=uvicorn_command(port, ws=ws, app="tests.integration.failing:app"))

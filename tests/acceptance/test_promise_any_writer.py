@@ -12,7 +12,8 @@ import asyncpg
 import pytest
 from websockets.asyncio.client import connect
 
-from tests.harness import FRAME_TIMEOUT_SECONDS, PSQL, RUN, Server, Subscriber, View, connect_sql, lift_limits
+from tests.acceptance.conftest import TwoServers
+from tests.harness import FRAME_TIMEOUT_SECONDS, PSQL, RUN, Server, Sql, Subscriber, View, connect_sql, lift_limits
 from tidelog.client import Client, Commit, Snapshot
 from tidelog.json_text import parse, write
 
@@ -20,13 +21,13 @@ Seen = list[tuple[str, Any]]
 
 
 @pytest.fixture
-async def subscriber(here: Any) -> AsyncIterator[Subscriber]:
+async def subscriber(here: Server) -> AsyncIterator[Subscriber]:
     async with Subscriber.connect(here) as subscriber:
         yield subscriber
 
 
 @pytest.fixture
-async def view(subscriber: Subscriber, sql: Any, group: str) -> View:
+async def view(subscriber: Subscriber, sql: Sql, group: str) -> View:
     """A subscriber's view of the group, which has one note `there`."""
     await sql.execute("insert into streams.note (group_id, id, data) values ($1, 'there', '{\"n\": 0}')", group)
     return await subscriber.view("note", group)
@@ -110,7 +111,7 @@ STATEMENTS: dict[str, tuple[str, Seen]] = {
 
 
 @pytest.mark.parametrize("name", STATEMENTS)
-async def test_a_statement_is_seen(subscriber: Subscriber, view: View, sql: Any, group: str, name: str) -> None:
+async def test_a_statement_is_seen(subscriber: Subscriber, view: View, sql: Sql, group: str, name: str) -> None:
     """What one SQL statement changed arrives, row by row, and nothing else does."""
     statement, expected = STATEMENTS[name]
     await sql.execute(statement.format(group=f"'{group}'"))
@@ -120,7 +121,7 @@ async def test_a_statement_is_seen(subscriber: Subscriber, view: View, sql: Any,
 
 @pytest.mark.parametrize("isolation", ["read_committed", "repeatable_read", "serializable"])
 async def test_a_transaction_with_savepoints_is_seen_without_what_it_undid(
-    subscriber: Subscriber, view: View, sql: Any, group: str, isolation: str
+    subscriber: Subscriber, view: View, sql: Sql, group: str, isolation: str
 ) -> None:
     """At every isolation level: what was rolled back to a savepoint never shows, what was released does."""
     async with sql.transaction(isolation=isolation):
@@ -138,7 +139,7 @@ async def test_a_transaction_with_savepoints_is_seen_without_what_it_undid(
     assert view.seen == [("create", note("kept"))]
 
 
-async def test_copy_is_seen(subscriber: Subscriber, view: View, sql: Any, group: str) -> None:
+async def test_copy_is_seen(subscriber: Subscriber, view: View, sql: Sql, group: str) -> None:
     """COPY FROM, the way in for bulk data, is one commit like any other."""
     rows = [(group, f"copied-{n}", {"n": n}) for n in range(500)]
     await sql.copy_records_to_table("note", schema_name="streams", columns=["group_id", "id", "data"], records=rows)
@@ -146,7 +147,7 @@ async def test_copy_is_seen(subscriber: Subscriber, view: View, sql: Any, group:
     assert view.seen == [("create", note(id, **data)) for _, id, data in rows]
 
 
-async def test_a_prepared_statement_is_seen_each_time(subscriber: Subscriber, view: View, sql: Any, group: str) -> None:
+async def test_a_prepared_statement_is_seen_each_time(subscriber: Subscriber, view: View, sql: Sql, group: str) -> None:
     """PREPARE and EXECUTE in SQL, and the protocol's prepared statements, past the switch to a generic plan."""
     await sql.execute(
         "prepare write (text, int) as update streams.note set data = jsonb_build_object('n', $2) where group_id = $1"
@@ -162,7 +163,7 @@ async def test_a_prepared_statement_is_seen_each_time(subscriber: Subscriber, vi
 
 @pytest.mark.parametrize("what", ["id", "group_id"])
 async def test_a_key_that_moves_is_a_delete_and_a_create(
-    subscriber: Subscriber, view: View, sql: Any, group: str, what: str
+    subscriber: Subscriber, view: View, sql: Sql, group: str, what: str
 ) -> None:
     """Whoever follows the old key sees it go, whoever follows the new one sees it come, with its new id."""
     moved = f"{group}, the other"
@@ -179,7 +180,7 @@ async def test_a_key_that_moves_is_a_delete_and_a_create(
 
 
 async def test_logical_replications_apply_mode_is_seen(
-    subscriber: Subscriber, view: View, sql: Any, group: str
+    subscriber: Subscriber, view: View, sql: Sql, group: str
 ) -> None:
     """`session_replication_role = replica` turns ordinary triggers off, for apply workers and some restores."""
     await sql.execute("set session_replication_role = replica")
@@ -193,7 +194,7 @@ async def test_logical_replications_apply_mode_is_seen(
 
 @pytest.mark.parametrize("role", ["origin", "replica"])
 async def test_truncate_is_refused_and_says_what_to_do(
-    subscriber: Subscriber, view: View, sql: Any, group: str, role: str
+    subscriber: Subscriber, view: View, sql: Sql, group: str, role: str
 ) -> None:
     """TRUNCATE fails, also in apply mode, with a hint; its subscribers keep what they have."""
     await sql.execute(f"set session_replication_role = {role}")
@@ -205,7 +206,7 @@ async def test_truncate_is_refused_and_says_what_to_do(
     assert view.items == {"there": note("there", n=0)}
 
 
-async def test_psql_is_seen(subscriber: Subscriber, view: View, two_servers: Any, sql: Any, group: str) -> None:
+async def test_psql_is_seen(subscriber: Subscriber, view: View, two_servers: TwoServers, sql: Sql, group: str) -> None:
     """The program that everybody has: a script, with \\copy, in one transaction."""
     script = f"""
         \\set ON_ERROR_STOP on
@@ -227,7 +228,7 @@ async def test_psql_is_seen(subscriber: Subscriber, view: View, two_servers: Any
 
 
 async def test_a_role_that_may_only_write_the_table_is_seen(
-    subscriber: Subscriber, view: View, two_servers: Any, sql: Any, group: str
+    subscriber: Subscriber, view: View, two_servers: TwoServers, sql: Sql, group: str
 ) -> None:
     """A writer needs rights on the stream's table and none on the feed's own."""
     role = f"tidelog_test_writer_{RUN}"
@@ -247,7 +248,7 @@ async def test_a_role_that_may_only_write_the_table_is_seen(
     assert view.seen == [("update", note("there", n=1)), ("create", note("a"))]
 
 
-async def test_an_event_can_be_sent_in_sql(subscriber: Subscriber, view: View, sql: Any, group: str) -> None:
+async def test_an_event_can_be_sent_in_sql(subscriber: Subscriber, view: View, sql: Sql, group: str) -> None:
     """streams.send in a transaction goes with it, behind its changes; or not at all."""
     with suppress(ZeroDivisionError):
         async with sql.transaction():
@@ -260,7 +261,7 @@ async def test_an_event_can_be_sent_in_sql(subscriber: Subscriber, view: View, s
     assert view.seen == [("update", note("there", n=1)), ("sent", {"by": "psql"})]
 
 
-async def test_an_odd_item_reaches_everybody_and_hurts_nobody(here: Server, sql: Any, group: str) -> None:
+async def test_an_odd_item_reaches_everybody_and_hurts_nobody(here: Server, sql: Sql, group: str) -> None:
     """Numbers and depths of before the limits, as jsonb takes them: in a sync, a snapshot, and live; as JSON."""
     digits, deep = "7" * 131_072, "[" * 3000 + "]" * 3000
     odd = f"[{digits}, {deep}, 1{'0' * 400}]"

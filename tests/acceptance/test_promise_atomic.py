@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Gate, Subscriber, seen_of
+from tests.acceptance.conftest import Run, TwoServers
+from tests.harness import Gate, Server, Sql, Subscriber, seen_of
 
 STEPS_AT_ONCE = 8
 STEPS_EACH = 5
@@ -33,7 +34,7 @@ def value_of(frame: Any) -> Any:
     ],
 )
 async def test_a_step_that_fails_is_never_seen(
-    here: Any, sql: Any, group: str, run: Any, ending: list[Any], code: str
+    here: Server, sql: Sql, group: str, run: Run, ending: list[Any], code: str
 ) -> None:
     """After an exception, or an answer that can't be sent, neither changes nor events of the step arrive."""
     async with Subscriber.connect(here) as subscriber:
@@ -47,7 +48,7 @@ async def test_a_step_that_fails_is_never_seen(
     assert view.seen == [("create", {"id": "a", "by": "sql"})]
 
 
-async def test_an_answer_with_nothing_in_it_does_not_end_the_connection(here: Any, group: str, run: Any) -> None:
+async def test_an_answer_with_nothing_in_it_does_not_end_the_connection(here: Server, group: str, run: Run) -> None:
     """Whatever body a step gives to a status that has none, the client's next request has an answer of its own."""
     async with here.http() as http:
         for status in (205, 204, 304, 205):
@@ -56,7 +57,7 @@ async def test_an_answer_with_nothing_in_it_does_not_end_the_connection(here: An
         assert (await http.post("/run", json=[["set", "note", group, "a", {}]])).status_code == 200
 
 
-async def test_a_step_that_fails_at_its_commit_is_never_seen(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_a_step_that_fails_at_its_commit_is_never_seen(here: Server, sql: Sql, group: str, run: Run) -> None:
     """A constraint that is checked at COMMIT, after the handler returned, undoes the step's items, too."""
     await sql.execute("create table ledger (id text unique deferrable initially deferred)")
     async with Subscriber.connect(here) as subscriber:
@@ -71,7 +72,9 @@ async def test_a_step_that_fails_at_its_commit_is_never_seen(here: Any, sql: Any
     assert view.seen == []
 
 
-async def test_a_step_whose_client_went_away_is_never_seen(two_servers: Any, here: Any, sql: Any, group: str) -> None:
+async def test_a_step_whose_client_went_away_is_never_seen(
+    two_servers: TwoServers, here: Server, sql: Sql, group: str
+) -> None:
     """The connection is closed while the step runs: what it wrote and sent is undone."""
     async with Subscriber.connect(here) as subscriber, Gate.closed(two_servers.database_url) as gate:
         view = await subscriber.view("note", group)
@@ -92,7 +95,7 @@ async def test_a_step_whose_client_went_away_is_never_seen(two_servers: Any, her
     assert view.seen == [("create", {"id": "a", "by": "sql"})]
 
 
-async def test_a_commit_of_several_items_and_groups_arrives_whole(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_a_commit_of_several_items_and_groups_arrives_whole(here: Server, sql: Sql, group: str, run: Run) -> None:
     """Nothing of another commit comes between the frames of one, though many steps write the same items at once."""
     other = f"{group}, the other"
 
@@ -118,7 +121,7 @@ async def test_a_commit_of_several_items_and_groups_arrives_whole(here: Any, sql
     assert {commit[0] for commit in commits} == set(range(STEPS_AT_ONCE * STEPS_EACH))
 
 
-async def test_a_join_never_sees_half_a_commit(here: Any, group: str, run: Any) -> None:
+async def test_a_join_never_sees_half_a_commit(here: Server, group: str, run: Run) -> None:
     """Items that every step sets to one value have one value in every snapshot."""
     stop = asyncio.Event()
 
@@ -140,7 +143,7 @@ async def test_a_join_never_sees_half_a_commit(here: Any, group: str, run: Any) 
         await writing
 
 
-async def test_what_was_answered_is_in_the_feed(here: Any, there: Any, group: str, run: Any) -> None:
+async def test_what_was_answered_is_in_the_feed(here: Server, there: Server, group: str, run: Run) -> None:
     """Whoever joins after a step's answer, on whatever server, has its commit; who was there gets it once."""
     async with Subscriber.connect(here) as subscriber:
         view = await subscriber.view("note", group)
@@ -152,7 +155,7 @@ async def test_what_was_answered_is_in_the_feed(here: Any, there: Any, group: st
     assert len(view.seen) == ROUNDS
 
 
-async def test_what_is_seen_is_committed(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_what_is_seen_is_committed(here: Server, sql: Sql, group: str, run: Run) -> None:
     """When a frame arrives the table has what it tells, whether the step has answered yet or not."""
     async with Subscriber.connect(here) as subscriber:
         await subscriber.view("note", group)
@@ -165,7 +168,7 @@ async def test_what_is_seen_is_committed(here: Any, sql: Any, group: str, run: A
 
 
 async def test_without_a_transaction_each_write_is_seen_at_once(
-    two_servers: Any, here: Any, sql: Any, group: str, run: Any
+    two_servers: TwoServers, here: Server, sql: Sql, group: str, run: Run
 ) -> None:
     """`"transaction": False`: the step still runs, and what it wrote and sent is there; it stays if the step fails."""
     async with Subscriber.connect(here) as subscriber, Gate.closed(two_servers.database_url) as gate:

@@ -6,13 +6,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import Server, Subscriber, View, connect_sql, eventually
+from tests.acceptance.conftest import Run, TwoServers
+from tests.conftest import StartServer
+from tests.harness import Server, Sql, StepsFolder, Subscriber, View, connect_sql, eventually
 
 HOT_ITEMS = ("a", "b", "c", "d", "e")
 WRITERS = 4
@@ -65,7 +66,7 @@ class HotGroup:
         async with self._moved:
             await self._moved.wait_for(lambda: self._commits >= enough)
 
-    async def _write(self, sql: Any, choose: random.Random) -> None:
+    async def _write(self, sql: Sql, choose: random.Random) -> None:
         while not self._stopped:
             try:
                 async with sql.transaction():
@@ -79,7 +80,7 @@ class HotGroup:
                 self._commits += 1
                 self._moved.notify_all()
 
-    async def _touch(self, sql: Any, id: str, choose: random.Random) -> None:
+    async def _touch(self, sql: Sql, id: str, choose: random.Random) -> None:
         n = await sql.fetchval(NEXT_N, self._group, id)
         was_there = await sql.fetchval("select true from streams.note where group_id = $1 and id = $2", self._group, id)
         await sql.execute(SET, self._group, id, {"n": n})
@@ -89,7 +90,7 @@ class HotGroup:
                 await sql.execute(SET, self._group, id, {"n": n})
 
 
-async def assert_exact(view: View, sql: Any) -> None:
+async def assert_exact(view: View, sql: Sql) -> None:
     """What the client has is the table's, and it got every number of an item after the one before."""
     rows = await sql.fetch("select id, data from streams.note where group_id = $1", view.group)
     assert view.items == {row["id"]: row["data"] for row in rows if view.item in (None, row["id"])}
@@ -103,13 +104,15 @@ async def assert_exact(view: View, sql: Any) -> None:
 
 
 @pytest.mark.parametrize("groups", [1, pytest.param(8, marks=pytest.mark.slow)])
-async def test_joins_in_the_midst_of_writes_are_exact(two_servers: Any, sql: Any, group: str, groups: int) -> None:
+async def test_joins_in_the_midst_of_writes_are_exact(
+    two_servers: TwoServers, sql: Sql, group: str, groups: int
+) -> None:
     """Join a hot group, or an item of it, at any time: the sync and what follows fold to the table, each write once."""
     for number in range(groups):
         await join_a_hot_group(two_servers, sql, f"{group}, {number}")
 
 
-async def join_a_hot_group(two_servers: Any, sql: Any, group: str) -> None:
+async def join_a_hot_group(two_servers: TwoServers, sql: Sql, group: str) -> None:
     """Many joins while it is written to, each followed to the end and found exact."""
     over = asyncio.Event()
 
@@ -133,7 +136,7 @@ async def join_a_hot_group(two_servers: Any, sql: Any, group: str) -> None:
 
 
 async def test_a_join_while_commits_wait_for_their_numbers_is_exact(
-    here: Any, sql: Any, other_sql: Any, group: str
+    here: Server, sql: Sql, other_sql: Sql, group: str
 ) -> None:
     """The table shows commits that the feed has yet to bring: the join waits for them, and gets none of them twice."""
     quiet = f"{group}, a quiet one"
@@ -156,7 +159,7 @@ async def test_a_join_while_commits_wait_for_their_numbers_is_exact(
 
 
 async def test_a_reader_whose_connection_is_lost_has_a_new_one_though_commits_go_on_coming(
-    start_server: Any, database_url: str, steps: Any
+    start_server: StartServer, database_url: str, steps: StepsFolder
 ) -> None:
     """They come to it past the database, so their stream must not hide that it would miss the rest."""
     steps.write("note_stream.py", NOTE_STREAM)
@@ -180,7 +183,7 @@ async def test_a_reader_whose_connection_is_lost_has_a_new_one_though_commits_go
 
 @pytest.mark.parametrize("trouble", ["process killed", "connections lost"])
 async def test_the_feed_goes_on_without_its_sequencer(
-    start_server: Any, database_url: str, steps: Any, trouble: str
+    start_server: StartServer, database_url: str, steps: StepsFolder, trouble: str
 ) -> None:
     """The process that numbers commits is killed with -9, or all of the servers' connections are: nothing is lost.
 
@@ -233,7 +236,7 @@ async def test_the_feed_goes_on_without_its_sequencer(
     ],
 )
 async def test_a_commit_shows_its_net_changes_and_history_keeps_all(
-    here: Any, sql: Any, group: str, run: Any, before: bool, operations: list[str], seen: list[str]
+    here: Server, sql: Sql, group: str, run: Run, before: bool, operations: list[str], seen: list[str]
 ) -> None:
     """An item that a step wrote many times changed once, told against the state before the step."""
     if before:
@@ -251,7 +254,7 @@ async def test_a_commit_shows_its_net_changes_and_history_keeps_all(
     assert len(written) == before + len(there_to_write)
 
 
-async def test_a_missing_item_is_said_to_be_missing(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_a_missing_item_is_said_to_be_missing(here: Server, sql: Sql, group: str, run: Run) -> None:
     """The sync of an item that isn't there is null; it is followed like any other."""
     async with Subscriber.connect(here) as subscriber:
         view = await subscriber.view("note", group, "a")
@@ -264,7 +267,7 @@ async def test_a_missing_item_is_said_to_be_missing(here: Any, sql: Any, group: 
 
 
 async def test_a_connection_with_an_item_and_its_group_gets_each_frame_once(
-    here: Any, sql: Any, group: str, run: Any
+    here: Server, sql: Sql, group: str, run: Run
 ) -> None:
     """Clients hand an item's frame to both subscriptions themselves; leaving one of them keeps the other."""
     async with Subscriber.connect(here) as subscriber:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.harness import Subscriber, seen_of
+from tests.acceptance.conftest import Run
+from tests.harness import Server, Sql, Subscriber, seen_of
 
 HISTORY = """
 select position, at, seq, op, group_id, id, version, data, xid
@@ -21,14 +22,14 @@ where op <> 'delete'
 """
 
 
-async def history_of(here: Any, sql: Any, group: str) -> list[Any]:
+async def history_of(here: Server, sql: Sql, group: str) -> list[Any]:
     """The group's history once all of it has numbers, which a snapshot waits for."""
     async with Subscriber.connect(here) as subscriber:
         await subscriber.view("note", group)
     return [dict(row) for row in await sql.fetch(HISTORY, group)]
 
 
-async def test_history_has_every_change_in_order(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_history_has_every_change_in_order(here: Server, sql: Sql, group: str, run: Run) -> None:
     """Creates, updates with their versions, deletes with the item as it was; a step's changes have one position."""
     await run(["set", "note", group, "a", {"n": 1}], ["set", "note", group, "a", {"n": 2}])
     await sql.execute("update streams.note set data = '{\"n\": 3}' where group_id = $1", group)
@@ -46,7 +47,7 @@ async def test_history_has_every_change_in_order(here: Any, sql: Any, group: str
     assert first[1] < second[1] < third[1]
 
 
-async def test_history_has_nothing_that_was_undone_and_no_events(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_history_has_nothing_that_was_undone_and_no_events(here: Server, sql: Sql, group: str, run: Run) -> None:
     """A failed step, an update that changes nothing and an event leave no trace in it."""
     await run(["set", "note", group, "a", {"n": 1}], ["raise"])
     await run(["set", "note", group, "a", {"n": 2}], ["send", "note", group, None, "sent", 1])
@@ -54,7 +55,7 @@ async def test_history_has_nothing_that_was_undone_and_no_events(here: Any, sql:
     assert [row["data"]["n"] for row in await history_of(here, sql, group)] == [2]
 
 
-async def test_history_is_what_subscribers_saw(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_history_is_what_subscribers_saw(here: Server, sql: Sql, group: str, run: Run) -> None:
     """Where each commit touches an item once, the frames are history's rows, in its order, with its times."""
     async with Subscriber.connect(here) as subscriber:
         view = await subscriber.view("note", group)
@@ -68,7 +69,7 @@ async def test_history_is_what_subscribers_saw(here: Any, sql: Any, group: str, 
     assert times == [round(row["at"].timestamp() * 1e6) for row in history]
 
 
-async def test_any_past_state_can_be_asked_for(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_any_past_state_can_be_asked_for(here: Server, sql: Sql, group: str, run: Run) -> None:
     """The last change of each item up to a position is the group as it was then; up to the end it is the table."""
     async with Subscriber.connect(here) as subscriber:
         view = await subscriber.view("note", group)
@@ -88,7 +89,7 @@ async def test_any_past_state_can_be_asked_for(here: Any, sql: Any, group: str, 
     assert {row["id"]: row["data"] for row in table} == states[-1]
 
 
-async def test_each_stream_has_a_history_of_its_own(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_each_stream_has_a_history_of_its_own(here: Server, sql: Sql, group: str, run: Run) -> None:
     """Items of two streams with the same keys, written by one step, share a position and nothing else."""
     await run(["set", "note", group, "a", {"n": 1}], ["set", "task", group, "a", {"n": 2}])
     (note,) = await history_of(here, sql, group)
@@ -97,7 +98,7 @@ async def test_each_stream_has_a_history_of_its_own(here: Any, sql: Any, group: 
     assert note["position"] == task["position"]
 
 
-async def test_an_item_that_moves_is_in_both_histories(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_an_item_that_moves_is_in_both_histories(here: Server, sql: Sql, group: str, run: Run) -> None:
     """Moved to another group by SQL: it was deleted there and created here, at one position."""
     await run(["set", "note", group, "a", {"n": 1}])
     await sql.execute("update streams.note set group_id = $1 || ' moved' where group_id = $1", group)
@@ -107,7 +108,7 @@ async def test_an_item_that_moves_is_in_both_histories(here: Any, sql: Any, grou
     assert left[-1]["position"] == came[0]["position"]
 
 
-async def test_positions_have_no_gaps(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_positions_have_no_gaps(here: Server, sql: Sql, group: str, run: Run) -> None:
     """Failed steps take no number: commit follows commit."""
     async with Subscriber.connect(here) as subscriber:
         view = await subscriber.view("note", group)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from typing import Any
 
 from websockets.asyncio.client import connect
 
-from tests.harness import Gate, Subscriber, connect_sql, seen_of
+from tests.acceptance.conftest import Run, TwoServers
+from tests.conftest import StartServer
+from tests.harness import Databases, Gate, Server, Sql, StepsFolder, Subscriber, connect_sql, seen_of
 
 NOTE_STREAM = 'config = {"name": "note", "schema": {}}'
 PUT = """
@@ -36,7 +37,7 @@ NONSENSE: tuple[str | bytes, ...] = (
 
 
 async def test_a_long_transaction_stalls_nobody(
-    here: Any, databases: Any, sql: Any, other_sql: Any, group: str, run: Any
+    here: Server, databases: Databases, sql: Sql, other_sql: Sql, group: str, run: Run
 ) -> None:
     """Transactions that stay open, here with writes to the group and a snapshot, and in another database."""
     elsewhere = await connect_sql(databases.server_url)
@@ -64,7 +65,7 @@ async def test_a_long_transaction_stalls_nobody(
 
 
 async def test_an_open_bulk_load_stalls_nobody_and_arrives_whole(
-    here: Any, sql: Any, other_sql: Any, group: str, run: Any
+    here: Server, sql: Sql, other_sql: Sql, group: str, run: Run
 ) -> None:
     """Thousands of rows wait for their COMMIT; others' commits pass them by, and then they come in a row."""
     async with Subscriber.connect(here) as subscriber:
@@ -87,7 +88,7 @@ async def test_an_open_bulk_load_stalls_nobody_and_arrives_whole(
 
 
 async def test_two_steps_in_one_group_do_not_wait_for_each_other(
-    two_servers: Any, here: Any, sql: Any, group: str, run: Any
+    two_servers: TwoServers, here: Server, sql: Sql, group: str, run: Run
 ) -> None:
     """One that has written to the group and still runs; another one writes to it, is answered and is seen."""
     async with Subscriber.connect(here) as subscriber, Gate.closed(two_servers.database_url) as gate:
@@ -113,7 +114,7 @@ async def test_two_steps_in_one_group_do_not_wait_for_each_other(
 
 
 async def test_a_second_server_serves_while_the_first_is_busy(
-    two_servers: Any, there: Any, sql: Any, group: str, run: Any
+    two_servers: TwoServers, there: Server, sql: Sql, group: str, run: Run
 ) -> None:
     """Steps of one process are seen on the other, and the other way round, though one holds a step open."""
     async with Gate.closed(two_servers.database_url) as gate, Subscriber.connect(there) as subscriber:
@@ -129,7 +130,7 @@ async def test_a_second_server_serves_while_the_first_is_busy(
 
 
 async def test_a_subscriber_that_does_not_read_delays_nobody_and_misses_nothing(
-    start_server: Any, database_url: str, steps: Any, seed: int
+    start_server: StartServer, database_url: str, steps: StepsFolder, seed: int
 ) -> None:
     """Everybody else gets each change at once. When it reads again, it gets all of them, in order, each once."""
     steps.write("note_stream.py", NOTE_STREAM)
@@ -155,7 +156,7 @@ async def test_a_subscriber_that_does_not_read_delays_nobody_and_misses_nothing(
     await sql.close()
 
 
-async def test_a_client_that_talks_nonsense_hurts_nobody(here: Any, sql: Any, group: str) -> None:
+async def test_a_client_that_talks_nonsense_hurts_nobody(here: Server, sql: Sql, group: str) -> None:
     """Each frame that makes no sense is answered with an error, and its connection and everyone else's go on."""
     async with Subscriber.connect(here) as noisy, Subscriber.connect(here) as other:
         views = [await noisy.view("note", group), await other.view("note", group)]

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.harness import Frame, Subscriber, connect_sql, seen_of
+from tests.acceptance.conftest import Run, TwoServers
+from tests.conftest import StartServer
+from tests.harness import Frame, Server, Sql, StepsFolder, Subscriber, connect_sql, seen_of
 
 WRITERS = 4
 COMMITS_EACH = 25
@@ -35,7 +37,7 @@ def values(frames: list[Frame]) -> list[Any]:
 
 
 async def test_two_writers_of_one_item_come_in_the_databases_order(
-    here: Any, sql: Any, other_sql: Any, group: str
+    here: Server, sql: Sql, other_sql: Sql, group: str
 ) -> None:
     """The transaction that began, and wrote something else, first but wrote the item last comes last."""
     async with Subscriber.connect(here) as subscriber:
@@ -50,7 +52,7 @@ async def test_two_writers_of_one_item_come_in_the_databases_order(
 
 
 async def test_a_writer_that_waited_for_a_row_comes_after_the_one_it_waited_for(
-    here: Any, sql: Any, other_sql: Any, group: str
+    here: Server, sql: Sql, other_sql: Sql, group: str
 ) -> None:
     """Both updates of a row, one of them blocked by the other, arrive in the order in which they were made."""
     await put(sql, group, "item", 0)
@@ -65,7 +67,7 @@ async def test_a_writer_that_waited_for_a_row_comes_after_the_one_it_waited_for(
     assert [value for id, value in values(frames) if id == "item"] == [1, 2]
 
 
-async def test_a_late_commit_is_not_lost(here: Any, sql: Any, other_sql: Any, group: str) -> None:
+async def test_a_late_commit_is_not_lost(here: Server, sql: Sql, other_sql: Sql, group: str) -> None:
     """A transaction that wrote first and commits after others were delivered comes then, and has a later number."""
     async with Subscriber.connect(here) as subscriber:
         view = await subscriber.view("note", group)
@@ -84,7 +86,7 @@ async def test_a_late_commit_is_not_lost(here: Any, sql: Any, other_sql: Any, gr
 
 
 async def test_a_commits_changes_come_in_the_order_of_its_writes_and_its_events_behind_them(
-    here: Any, sql: Any, group: str, run: Any
+    here: Server, sql: Sql, group: str, run: Run
 ) -> None:
     """An item's place in its commit is that of its last write; events follow, in their own order."""
     async with Subscriber.connect(here) as subscriber:
@@ -102,7 +104,7 @@ async def test_a_commits_changes_come_in_the_order_of_its_writes_and_its_events_
 
 @pytest.mark.parametrize("size", [1, EVENT_SIZE])
 async def test_an_event_keeps_its_place_among_commits_on_every_server(
-    here: Any, there: Any, sql: Any, group: str, run: Any, size: int
+    here: Server, there: Server, sql: Sql, group: str, run: Run, size: int
 ) -> None:
     """Each step sets and sends: its event arrives whole, behind its change and before the next step's."""
     async with Subscriber.connect(here) as near, Subscriber.connect(there) as far:
@@ -117,7 +119,9 @@ async def test_an_event_keeps_its_place_among_commits_on_every_server(
             assert values(await subscriber.until_mark(sql, view)) == expected
 
 
-async def test_an_event_for_an_item_reaches_the_item_and_its_group(here: Any, sql: Any, group: str, run: Any) -> None:
+async def test_an_event_for_an_item_reaches_the_item_and_its_group(
+    here: Server, sql: Sql, group: str, run: Run
+) -> None:
     """With an id it is for that item's subscribers and the group's; without one for the group's alone."""
     async with Subscriber.connect(here) as of_group, Subscriber.connect(here) as of_item:
         group_view = await of_group.view("note", group)
@@ -131,7 +135,7 @@ async def test_an_event_for_an_item_reaches_the_item_and_its_group(here: Any, sq
         assert values(await of_item.until_mark(sql, item_view)) == [("to a", 1)]
 
 
-async def test_everybody_sees_the_same_order(two_servers: Any, sql: Any, group: str, run: Any) -> None:
+async def test_everybody_sees_the_same_order(two_servers: TwoServers, sql: Sql, group: str, run: Run) -> None:
     """Subscribers on two servers get the same frames, with the same times, in the same order, which is history's."""
 
     async def write(seed: int) -> None:
@@ -161,7 +165,9 @@ async def test_everybody_sees_the_same_order(two_servers: Any, sql: Any, group: 
     assert len(history) >= COMMITS_EACH * 2
 
 
-async def test_after_a_restart_times_rise_and_positions_go_on(start_server: Any, database_url: str, steps: Any) -> None:
+async def test_after_a_restart_times_rise_and_positions_go_on(
+    start_server: StartServer, database_url: str, steps: StepsFolder
+) -> None:
     """A server that was stopped and started: no client takes its frames for old, no number is given twice or left out.
 
     Also where the machine's clock is some seconds behind the last commit's time.

@@ -11,17 +11,19 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import asyncpg
 import httpx
 import pytest
 
 from tests.acceptance.test_motia_client import client_folder  # noqa: F401 - a fixture
+from tests.conftest import StartServer
 from tests.harness import (
     PROGRAM_TIMEOUT_SECONDS,
     ROOT,
     Databases,
+    Server,
+    StepsFolder,
     Subscriber,
     eventually,
     free_port,
@@ -53,14 +55,14 @@ def blocks(language: str, page: str = "") -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-async def server(start_server: Any, steps: Any) -> Any:
+async def server(start_server: StartServer, steps: StepsFolder) -> Server:
     """A server for the README's own stream and step."""
     for name, text in blocks("python"):
         steps.write(name, text)
     return await start_server(steps_dir=steps.path)
 
 
-async def test_the_stream_the_step_and_the_update_by_sql_reach_a_subscriber(server: Any) -> None:
+async def test_the_stream_the_step_and_the_update_by_sql_reach_a_subscriber(server: Server) -> None:
     """What the README says of a stream and a step happens: the post, its event, and the change made by SQL."""
     ((_, curl),) = blocks("sh")
     update = next(sql for _, sql in blocks("sql") if sql.startswith("update streams.job"))
@@ -84,7 +86,7 @@ async def test_the_stream_the_step_and_the_update_by_sql_reach_a_subscriber(serv
         assert (await subscriber.next())["event"] == {"type": "update", "data": {**job, "done": 50}}
 
 
-async def test_the_javascript_client_prints_what_it_sees(server: Any, client_folder: Path) -> None:  # noqa: F811
+async def test_the_javascript_client_prints_what_it_sees(server: Server, client_folder: Path) -> None:  # noqa: F811
     """The README's Node program prints the group and the event."""
     ((_, program),) = blocks("js")
     program = program.replace(ADDRESS, f"127.0.0.1:{server.port}")
@@ -105,7 +107,7 @@ async def test_the_javascript_client_prints_what_it_sees(server: Any, client_fol
 
 
 @asynccontextmanager
-async def running(name: str, server: Any, page: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
+async def running(name: str, server: Server, page: str = "") -> AsyncIterator[asyncio.subprocess.Process]:
     """A page's Python program at work, on this server."""
     program = dict(blocks("python", page))[name].replace(ADDRESS, f"127.0.0.1:{server.port}")
     process = await asyncio.create_subprocess_exec(
@@ -125,7 +127,7 @@ async def running(name: str, server: Any, page: str = "") -> AsyncIterator[async
         await process.wait()
 
 
-async def test_the_python_client_prints_what_it_sees(server: Any) -> None:
+async def test_the_python_client_prints_what_it_sees(server: Server) -> None:
     """The README's Python program prints the group, the post and the event."""
     async with (
         running("follow_jobs.py", server) as program,
@@ -139,7 +141,7 @@ async def test_the_python_client_prints_what_it_sees(server: Any) -> None:
         assert await program.stdout.readline() == b"event started {'id': 'j1'}\n"
 
 
-async def test_the_durable_consumer_queues_each_mail_once(server: Any) -> None:
+async def test_the_durable_consumer_queues_each_mail_once(server: Server) -> None:
     """The page's consumer handles every job once, though it is killed and there are two of it."""
     connection = await asyncpg.connect(server.database_url)
     await connection.execute(next(sql for _, sql in blocks("sql", CLIENT) if sql.startswith("create table mail")))
@@ -159,7 +161,7 @@ async def test_the_durable_consumer_queues_each_mail_once(server: Any) -> None:
     await connection.close()
 
 
-async def test_an_invalid_body_is_answered_in_the_form_that_the_readme_shows(server: Any) -> None:
+async def test_an_invalid_body_is_answered_in_the_form_that_the_readme_shows(server: Server) -> None:
     """The error block has the keys, and the code and path, of a real answer."""
     ((_, shown),) = blocks("json", "app/tidelog/runtime")
     async with server.http() as http:
@@ -171,7 +173,7 @@ async def test_an_invalid_body_is_answered_in_the_form_that_the_readme_shows(ser
     assert [detail["path"] for detail in error["details"]] == [detail["path"] for detail in expected["details"]]
 
 
-async def test_the_history_queries_answer_what_they_say(start_server: Any, database_url: str) -> None:
+async def test_the_history_queries_answer_what_they_say(start_server: StartServer, database_url: str) -> None:
     """The page's three history queries run on the example's stream, and answer their questions."""
     server = await start_server()
     async with server.http() as http:
@@ -192,7 +194,7 @@ async def test_the_history_queries_answer_what_they_say(start_server: Any, datab
     await connection.close()
 
 
-async def test_a_worker_writes_to_the_streams_without_a_server(server: Any) -> None:
+async def test_a_worker_writes_to_the_streams_without_a_server(server: Server) -> None:
     """The program with tidelog.open: one item by itself, then a change and an event together."""
     async with Subscriber.connect(server) as subscriber:
         await subscriber.join("job", "ada")

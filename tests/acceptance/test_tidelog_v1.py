@@ -12,7 +12,8 @@ import psutil
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from tests.harness import Server, eventually, until_numbered
+from tests.conftest import StartServer
+from tests.harness import Server, Sql, StepsFolder, eventually, until_numbered
 from tests.peer import fold, peer
 
 OTHER_EPOCH = "00000000-0000-0000-0000-000000000000"
@@ -27,7 +28,7 @@ config = {{
 
 
 @pytest.fixture
-async def server(start_server: Any, steps: Any) -> Server:
+async def server(start_server: StartServer, steps: StepsFolder) -> Server:
     for name in ("alpha", "beta"):
         steps.write(f"{name}_stream.py", STREAM.format(name=name))
     started: Server = await start_server(steps_dir=steps.path, is_patient=True)
@@ -51,7 +52,7 @@ async def put(sql: asyncpg.Connection[Any], group: str, id: str, n: int, stream:
     )
 
 
-async def test_a_snapshot_then_whole_commits(server: Server, sql: Any) -> None:
+async def test_a_snapshot_then_whole_commits(server: Server, sql: Sql) -> None:
     """The snapshot is complete at its position; a commit is one message with all that was subscribed to."""
     await put(sql, "g", "a", 1)
     async with peer(server) as one:
@@ -73,7 +74,7 @@ async def test_a_snapshot_then_whole_commits(server: Server, sql: Any) -> None:
         assert told == [("beta", "create", "b", {"id": "b", "n": 3}), ("alpha", "delete", "a", {"id": "a", "n": 2})]
 
 
-async def test_an_item_and_its_group_on_one_connection(server: Server, sql: Any) -> None:
+async def test_an_item_and_its_group_on_one_connection(server: Server, sql: Sql) -> None:
     """A commit says which of the subscriptions it is for; a missing item is an empty snapshot."""
     async with peer(server) as one:
         await one.subscribe("group", "g")
@@ -92,7 +93,7 @@ async def test_an_item_and_its_group_on_one_connection(server: Server, sql: Any)
         assert (await one.next())["subscriptions"] == ["item"]
 
 
-async def test_resume_gives_exactly_what_was_missed(server: Server, sql: Any) -> None:
+async def test_resume_gives_exactly_what_was_missed(server: Server, sql: Sql) -> None:
     """With position and epoch: the missed commits, in order, and then live."""
     async with peer(server) as one:
         await one.subscribe("s", "g")
@@ -110,7 +111,7 @@ async def test_resume_gives_exactly_what_was_missed(server: Server, sql: Any) ->
         assert (await two.next())["changes"][0]["data"]["n"] == 5
 
 
-async def test_a_page_of_many_subscriptions_comes_back(server: Server, sql: Any) -> None:
+async def test_a_page_of_many_subscriptions_comes_back(server: Server, sql: Sql) -> None:
     """Each with a position of its own, more of them than the server reads at once: all get what they missed."""
     async with peer(server) as one:
         await one.subscribe("s", "g")
@@ -141,7 +142,7 @@ async def test_a_page_of_many_subscriptions_comes_back(server: Server, sql: Any)
     ("since", "epoch", "reason"), [(10**9, None, "ahead"), (0, OTHER_EPOCH, "epoch")], ids=["ahead", "epoch"]
 )
 async def test_a_position_that_is_not_of_this_feed_is_reset(
-    server: Server, sql: Any, since: int, epoch: str | None, reason: str
+    server: Server, sql: Sql, since: int, epoch: str | None, reason: str
 ) -> None:
     """Ahead of the head, or of another epoch: a reset that says so, and a snapshot."""
     await put(sql, "g", "a", 1)
@@ -155,7 +156,7 @@ async def test_a_position_that_is_not_of_this_feed_is_reset(
         assert fold([reset, snapshot]) == {"a": {"id": "a", "n": 1}}
 
 
-async def test_a_commit_too_big_to_be_carried_is_a_reset(server: Server, sql: Any) -> None:
+async def test_a_commit_too_big_to_be_carried_is_a_reset(server: Server, sql: Sql) -> None:
     """Over the size that one message may have: reset, and the state after it; the next commit comes live."""
     async with peer(server) as one:
         await one.subscribe("s", "g")
@@ -174,7 +175,7 @@ async def test_a_commit_too_big_to_be_carried_is_a_reset(server: Server, sql: An
         assert len(fold(snapshot)) == 21
 
 
-async def test_pages_and_what_follows_are_exact_under_writes(server: Server, sql: Any) -> None:
+async def test_pages_and_what_follows_are_exact_under_writes(server: Server, sql: Sql) -> None:
     """A group of many pages, joined while it is written to: at every end, the fold equals the table."""
     await sql.execute(
         "insert into streams.alpha (group_id, id, data) "
@@ -219,7 +220,7 @@ async def test_pages_and_what_follows_are_exact_under_writes(server: Server, sql
         assert fold(messages) == expected
 
 
-async def test_what_fell_behind_is_not_overtaken_on_its_connection(server: Server, sql: Any) -> None:
+async def test_what_fell_behind_is_not_overtaken_on_its_connection(server: Server, sql: Sql) -> None:
     """Positions hold for all live subscriptions: a new one goes live only when the others are at the present again."""
     async with peer(server) as one:
         await one.subscribe("busy", "g")
@@ -237,7 +238,7 @@ async def test_what_fell_behind_is_not_overtaken_on_its_connection(server: Serve
         assert len(told) == 61 and told == sorted(told)
 
 
-async def test_a_reset_comes_before_anything_that_is_newer(server: Server, sql: Any) -> None:
+async def test_a_reset_comes_before_anything_that_is_newer(server: Server, sql: Sql) -> None:
     """A live subscription that can't be told of a commit learns so at once, not when its snapshot is there."""
     async with peer(server) as one:
         for name, group in (("a", "g"), ("b", "h")):
@@ -262,7 +263,7 @@ async def put_large(sql: asyncpg.Connection[Any], n: int) -> None:
     )
 
 
-async def test_one_that_does_not_read_reads_on_from_the_log(server: Server, sql: Any) -> None:
+async def test_one_that_does_not_read_reads_on_from_the_log(server: Server, sql: Sql) -> None:
     """Far more than its buffer is written while it doesn't read; then it gets every commit once, in order."""
     async with peer(server) as one:
         await one.subscribe("s", "g")
@@ -281,7 +282,7 @@ async def test_one_that_does_not_read_reads_on_from_the_log(server: Server, sql:
 
 
 @pytest.mark.slow  # it takes the server ten seconds to let go of one that doesn't take the close frame either
-async def test_one_that_never_reads_is_closed(start_server: Any, steps: Any) -> None:
+async def test_one_that_never_reads_is_closed(start_server: StartServer, steps: StepsFolder) -> None:
     """After the drain timeout it is closed, and then let go of: nothing of it stays."""
     steps.write("alpha_stream.py", STREAM.format(name="alpha"))
     server = await start_server(steps_dir=steps.path, TIDELOG_SOCKET_DRAIN_TIMEOUT_SECONDS="0.2")
@@ -305,7 +306,7 @@ async def test_one_that_never_reads_is_closed(start_server: Any, steps: Any) -> 
     await connection.close()
 
 
-async def test_what_is_wrong_is_told_and_the_connection_goes_on(server: Server, sql: Any) -> None:
+async def test_what_is_wrong_is_told_and_the_connection_goes_on(server: Server, sql: Sql) -> None:
     """Each malformed message gets an error with a stable code."""
     wrong = [
         "not json", "[]", "{}", '{"type":"join"}', '{"type":"subscribe"}', "[" * 5000,
@@ -333,7 +334,7 @@ async def test_what_is_wrong_is_told_and_the_connection_goes_on(server: Server, 
         assert (await one.next())["type"] == "commit"
 
 
-async def test_an_event_comes_behind_its_commits_changes(server: Server, sql: Any) -> None:
+async def test_an_event_comes_behind_its_commits_changes(server: Server, sql: Sql) -> None:
     """A message of its own, at the commit's position; an item's event reaches the item and the group."""
     async with peer(server) as one:
         await one.subscribe("group", "g")

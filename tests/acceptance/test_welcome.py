@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
-from typing import Any
 
 import pytest
 
 from tests.acceptance.test_readme import blocks
-from tests.harness import PROGRAM_TIMEOUT_SECONDS, PSQL, eventually
+from tests.conftest import StartServer
+from tests.harness import PROGRAM_TIMEOUT_SECONDS, PSQL, StepsFolder, eventually
 
 
 async def run(command: str, typed: str = "", **environment: str) -> str:
@@ -28,7 +28,9 @@ async def run(command: str, typed: str = "", **environment: str) -> str:
 
 
 @pytest.mark.parametrize("folder", ["the README's", "the example"])
-async def test_what_it_says_to_try_works(start_server: Any, database_url: str, steps: Any, folder: str) -> None:
+async def test_what_it_says_to_try_works(
+    start_server: StartServer, database_url: str, steps: StepsFolder, folder: str
+) -> None:
     """The commands that it shows, of the folder that it serves: a post, and the history of it in SQL."""
     for name, text in blocks("python"):
         steps.write(name, text)

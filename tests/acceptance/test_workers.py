@@ -13,13 +13,16 @@ import psutil
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from tests.acceptance.test_tidelog_v1 import STREAM, peer, put
-from tests.harness import Server, eventually, migrate
+from tests.conftest import StartServer
+from tests.harness import Server, StepsFolder, eventually, migrate
 
 SERVICE_RESTART = 1012  # RFC 6455's registry
 SUBSCRIBERS = 6
 
 
-async def test_a_rolling_restart_loses_and_repeats_nothing(start_server: Any, database_url: str, steps: Any) -> None:
+async def test_a_rolling_restart_loses_and_repeats_nothing(
+    start_server: StartServer, database_url: str, steps: StepsFolder
+) -> None:
     """SIGHUP replaces both processes under writes; every subscriber is told to come back, and misses nothing."""
     steps.write("alpha_stream.py", STREAM.format(name="alpha"))
     await asyncio.to_thread(migrate, database_url, steps.path)
@@ -56,7 +59,7 @@ async def test_a_rolling_restart_loses_and_repeats_nothing(start_server: Any, da
         assert set(codes) == {SERVICE_RESTART}
 
 
-async def test_a_worker_that_was_killed_is_told_of_and_replaced(start_server: Any) -> None:
+async def test_a_worker_that_was_killed_is_told_of_and_replaced(start_server: StartServer) -> None:
     """In one line: which, by what, and what was done. The other goes on."""
     server = await start_server(command=["-m", "tidelog.cli", "serve"], TIDELOG_WORKERS="2")
     parent = psutil.Process(server.process.pid)

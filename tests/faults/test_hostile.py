@@ -8,12 +8,12 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 import psutil
 import pytest
 
+from tests.conftest import StartServer
 from tests.faults.hostile import MESSAGE_SIZE_MAX, Breach, bad_handshake, breach, in_pieces, truncated, utterance
 from tests.faults.wire import CLOSE, PING, PONG, READ_TIMEOUT_SECONDS, TEXT, Wire, frame, text
 from tests.harness import Server, StepsFolder, Subscriber, eventually, free_port, uvicorn_command
@@ -259,7 +259,9 @@ def connections(server: Server) -> int:
 
 
 @pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.slow)])
-async def test_hostile_clients_harm_nobody(start_server: Any, steps: StepsFolder, seed: int, count: int) -> None:
+async def test_hostile_clients_harm_nobody(
+    start_server: StartServer, steps: StepsFolder, seed: int, count: int
+) -> None:
     """They get errors; others miss nothing; nothing is logged as a fault, and nothing of them stays."""
     steps.write("alpha_stream.py", STREAM)
     port = free_port()

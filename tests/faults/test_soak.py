@@ -12,6 +12,7 @@ import asyncpg
 import psutil
 import pytest
 
+from tests.conftest import StartServer
 from tests.faults.wire import CLOSE, READ_TIMEOUT_SECONDS, Wire, frame, text
 from tests.harness import Server, StepsFolder, eventually, free_port, uvicorn_command
 
@@ -134,7 +135,7 @@ def connections(server: Server) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_nothing_of_those_who_left_stays(start_server: Any, steps: StepsFolder, seed: int) -> None:
+async def test_nothing_of_those_who_left_stays(start_server: StartServer, steps: StepsFolder, seed: int) -> None:
     """After equal rounds of churn: no connection, no file, no more memory than before; events are forgotten."""
     steps.write("alpha_stream.py", STREAM)
     port = free_port()

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
 
 import httpx
 import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from tests.conftest import server_starter
+from tests.conftest import StartServer, server_starter
 from tests.harness import Databases, Server, StepsFolder
 
 STEP = """
@@ -112,7 +111,7 @@ async def test_a_page_of_vites_uses_a_developers_server(server: Server) -> None:
     assert await open_socket(server, Origin=VITE) == 101
 
 
-async def test_settings_open_a_server_to_other_pages_and_names(database_url: str, start_server: Any) -> None:
+async def test_settings_open_a_server_to_other_pages_and_names(database_url: str, start_server: StartServer) -> None:
     """A comma list of origins, and the names that it is called by."""
     told = {"TIDELOG_CORS_ORIGINS": f"{EVIL},http://localhost:*", "TIDELOG_ALLOWED_HOSTS": "app.example, 127.0.0.1"}
     server = await start_server(**told)

@@ -7,10 +7,10 @@ import json
 import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import pytest
 
+from tests.conftest import StartServer
 from tests.faults.wire import Wire, handshake, text
 from tests.harness import Server, StepsFolder, eventually, free_port, uvicorn_command
 from tidelog.descriptors import HELD_MAX, LIMIT_MAX
@@ -53,7 +53,7 @@ async def crowd(server: Server, at_once: int, said: bytes) -> AsyncIterator[list
         yield await asyncio.gather(*(come() for _ in range(PEOPLE)))
 
 
-async def start_limited(start_server: Any, steps: StepsFolder, soft: int, hard: int, *options: str) -> Server:
+async def start_limited(start_server: StartServer, steps: StepsFolder, soft: int, hard: int, *options: str) -> Server:
     """A server in a process that may open so many files."""
     steps.write("alpha_stream.py", STREAM)
     steps.write("limit_step.py", STEP)
@@ -65,7 +65,7 @@ async def start_limited(start_server: Any, steps: StepsFolder, soft: int, hard: 
     return server
 
 
-async def test_the_soft_limit_is_raised(start_server: Any, steps: StepsFolder) -> None:
+async def test_the_soft_limit_is_raised(start_server: StartServer, steps: StepsFolder) -> None:
     """A shell's 1,024 is what programs get that don't ask."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     server = await start_limited(start_server, steps, 128, hard)
@@ -77,7 +77,7 @@ async def test_the_soft_limit_is_raised(start_server: Any, steps: StepsFolder) -
 # asyncio's own loop accepts a whole backlog before it looks at any: what it closes for want of room is lost in a crowd.
 @pytest.mark.parametrize(("loop", "at_once"), [("uvloop", PEOPLE), ("asyncio", 16)])
 async def test_each_connection_is_served_or_told_why_not(
-    start_server: Any, steps: StepsFolder, loop: str, at_once: int
+    start_server: StartServer, steps: StepsFolder, loop: str, at_once: int
 ) -> None:
     """At 256 files; meanwhile health is answered, steps get connections to Postgres, and those who are in stay."""
     server = await start_limited(start_server, steps, FILES, FILES, "--loop", loop)
@@ -116,7 +116,7 @@ async def is_served(server: Server) -> bool:
         return (await http.get("/limit")).status_code == 200
 
 
-async def test_those_who_say_nothing_keep_nobody_from_an_answer(start_server: Any, steps: StepsFolder) -> None:
+async def test_those_who_say_nothing_keep_nobody_from_an_answer(start_server: StartServer, steps: StepsFolder) -> None:
     """They are told after 2 s, or as soon as others need their places; who says something is told at once."""
     server = await start_limited(start_server, steps, FILES, FILES)
     async with AsyncExitStack() as stack:

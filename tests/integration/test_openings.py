@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import server_starter
-from tests.harness import RUN, Databases, Server, StepsFolder, Subscriber, eventually, seen_of
+from tests.harness import RUN, Databases, Server, Sql, StepsFolder, Subscriber, eventually, seen_of
 from tests.integration.sequencer_floor import connected
 from tests.peer import Peer, peer
 from tidelog.client import Live, Snapshot, connection
@@ -130,7 +130,7 @@ async def served(one: Peer, stream: str, id: str = "s", group: str = "g", **part
 
 
 @pytest.mark.parametrize("stream", BREAKS)
-async def test_a_stream_that_can_not_be_read_ends_its_own_subscriptions(server: Server, sql: Any, stream: str) -> None:
+async def test_a_stream_that_can_not_be_read_ends_its_own_subscriptions(server: Server, sql: Sql, stream: str) -> None:
     """Both dialects are told; the others are served, and the process stays ready, and says which stream it is."""
     async with peer(server) as one, Subscriber.connect(server) as motia:
         await served(one, "fine", "fine")
@@ -154,7 +154,7 @@ async def test_a_stream_that_can_not_be_read_ends_its_own_subscriptions(server: 
     assert [" over: " in line for line in log] == [False, True], log
 
 
-async def test_a_refused_subscription_leaves_its_name_and_its_place(server: Server, sql: Any) -> None:
+async def test_a_refused_subscription_leaves_its_name_and_its_place(server: Server, sql: Sql) -> None:
     """Whenever it was refused: the client may subscribe again by the same name, as often as it wants."""
     await sql.execute(FILL, "huge", SIZE_MAX_BYTES // PAD + 1)
     async with peer(server) as one:
@@ -178,7 +178,7 @@ async def test_a_refused_subscription_leaves_its_name_and_its_place(server: Serv
 @pytest.mark.parametrize(
     "alteration", ["id type varchar(100)", "id type text", "version type numeric"], ids=["id", "and back", "version"]
 )
-async def test_a_column_whose_type_was_altered_is_read_all_the_same(server: Server, sql: Any, alteration: str) -> None:
+async def test_a_column_whose_type_was_altered_is_read_all_the_same(server: Server, sql: Sql, alteration: str) -> None:
     """By every connection that remembers it as it was, without a word."""
     async with peer(server) as one, Subscriber.connect(server) as motia:
         await served(one, "altered")
@@ -196,7 +196,7 @@ async def test_a_column_whose_type_was_altered_is_read_all_the_same(server: Serv
     assert (await ready(server)).json().get("warnings") is None
 
 
-async def test_a_table_that_somebody_has_locked_holds_up_only_its_own(server: Server, sql: Any) -> None:
+async def test_a_table_that_somebody_has_locked_holds_up_only_its_own(server: Server, sql: Sql) -> None:
     """Its subscribers are told to come again, by what their clients understand; afterwards they are served."""
     async with peer(server) as one, Subscriber.connect(server) as motia:
         async with sql.transaction():
@@ -212,7 +212,7 @@ async def test_a_table_that_somebody_has_locked_holds_up_only_its_own(server: Se
 
 
 async def test_the_python_client_asks_again_for_what_may_pass(
-    server: Server, sql: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    server: Server, sql: Sql, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its consumer waits, as when the connection is lost, and the others go on."""
     monkeypatch.setattr(connection, "DELAY_MAX_SECONDS", 0.1)
@@ -228,7 +228,7 @@ async def test_the_python_client_asks_again_for_what_may_pass(
         assert isinstance(await anext(messages), Live)
 
 
-async def test_no_connection_to_be_had_is_told(server: Server, sql: Any) -> None:
+async def test_no_connection_to_be_had_is_told(server: Server, sql: Sql) -> None:
     """It concerns every stream: the process is not ready until subscriptions can be had again."""
     async with peer(server) as one, Subscriber.connect(server) as motia:
         await sql.execute(f"alter role {ROLE} connection limit 1")
@@ -248,7 +248,7 @@ async def test_no_connection_to_be_had_is_told(server: Server, sql: Any) -> None
         assert (await ready(server)).json()["checks"]["subscriptions"] == "ok"
 
 
-async def test_while_the_whole_database_is_away_everybody_waits(server: Server, sql: Any) -> None:
+async def test_while_the_whole_database_is_away_everybody_waits(server: Server, sql: Sql) -> None:
     """For longer than anything else is waited for; and then they are served, on connections that stay."""
     begin = len(server.log())
     async with peer(server) as one, Subscriber.connect(server) as motia:
@@ -262,7 +262,7 @@ async def test_while_the_whole_database_is_away_everybody_waits(server: Server, 
     assert "can't be served" not in server.log()[begin:]
 
 
-async def test_the_status_is_told_when_a_connection_has_drained(server: Server, sql: Any) -> None:
+async def test_the_status_is_told_when_a_connection_has_drained(server: Server, sql: Sql) -> None:
     """One that took nothing when the feed was interrupted learns of it when it does, though no commit comes."""
     async with peer(server) as one, peer(server) as other:
         await served(one, "large", group="wide")
@@ -279,7 +279,7 @@ async def test_the_status_is_told_when_a_connection_has_drained(server: Server, 
         assert (await one.until("status"))[-1]["feed"] == "live"
 
 
-async def test_a_full_temporary_folder_is_told(server: Server, sql: Any) -> None:
+async def test_a_full_temporary_folder_is_told(server: Server, sql: Sql) -> None:
     """Of snapshots that don't fit in memory; with room again they are served."""
     await sql.execute(FILL, "g", SIZE_MAX_BYTES // PAD // 2)
     process = psutil.Process(server.process.pid)

@@ -11,6 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.conftest import StartServer
 from tests.harness import Server, free_port, uvicorn_command
 
 TIMEOUT_SECONDS = 60
@@ -47,7 +48,7 @@ async def raw_connection(server: Server, dialect: str) -> AsyncIterator[tuple[An
 
 
 @pytest.mark.parametrize("dialect", SUBSCRIBES)
-async def test_both_send_the_same_bytes(start_server: Any, dialect: str) -> None:
+async def test_both_send_the_same_bytes(start_server: StartServer, dialect: str) -> None:
     """Small, middle and large frames, several in one commit, and the close frame: byte for byte the same."""
     direct = await start_server(is_patient=True)
     port = free_port()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import server_starter
+from tests.conftest import StartServer, server_starter
 from tests.faults.wire import HEADERS, Wire, request
 from tests.harness import Databases, Server, StepsFolder, eventually, free_port, uvicorn_command
 
@@ -97,7 +97,7 @@ async def test_a_refused_socket_learns_why(server: Server) -> None:
         assert (status, code in body) == (403, True)
 
 
-async def test_on_uvicorns_own_protocols_a_refused_socket_has_a_line_too(start_server: Any) -> None:
+async def test_on_uvicorns_own_protocols_a_refused_socket_has_a_line_too(start_server: StartServer) -> None:
     """They have nothing of ours: the answer is theirs, the line is not."""
     port = free_port()
     command = uvicorn_command(port, http="auto", ws="websockets-sansio")

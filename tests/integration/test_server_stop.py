@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import psutil
 import pytest
 
 from tests.acceptance.test_workers import workers
+from tests.conftest import StartServer
 from tests.faults.wire import CLOSE, Wire, frame, text
 from tests.harness import Server, eventually, free_port, uvicorn_command
 
@@ -28,7 +28,7 @@ PIECE = 100_000
 PIECES = 60
 
 
-async def test_clients_that_read_nothing_hinder_no_stop(start_server: Any) -> None:
+async def test_clients_that_read_nothing_hinder_no_stop(start_server: StartServer) -> None:
     """One that reads nothing, one that also began to close, and one that does all right: it is told to come back."""
     port = free_port()
     # Who is held up by a client is so for long (the last of two such options counts), and nobody for being slow.
@@ -81,7 +81,7 @@ async def test_clients_that_read_nothing_hinder_no_stop(start_server: Any) -> No
     ],
 )
 async def test_a_server_that_is_stopped_says_nothing(
-    start_server: Any, number: signal.Signals, worker_count: int, status: int
+    start_server: StartServer, number: signal.Signals, worker_count: int, status: int
 ) -> None:
     """Ctrl-C reaches all of its processes, and so does a terminal that is closed; its client is told to come back."""
     server = await start_server(command=SERVE, TIDELOG_WORKERS=str(worker_count))

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.conftest import StartServer
 from tests.faults.wire import handshake
-from tests.harness import Server, Subscriber, connect_sql, eventually, free_port, until_numbered, uvicorn_command
+from tests.harness import Server, Sql, Subscriber, connect_sql, eventually, free_port, until_numbered, uvicorn_command
 from tests.integration.sequencer_floor import connected, sequencing
 from tests.integration.test_outlet import SUBSCRIBES, client_frame
 from tests.integration.test_rejoin import Feed, Person
@@ -37,7 +38,7 @@ GROUPS = 40
 GROUP_BYTES = 100_000
 
 
-async def fill(sql: Any, group: str, size: int, items: int = 20) -> None:
+async def fill(sql: Sql, group: str, size: int, items: int = 20) -> None:
     await sql.execute(
         f"{INSERT} select $1, i::text, jsonb_build_object('text', repeat(md5(i::text), $2 / 32)) "
         "from generate_series(1, $3::int) i",
@@ -63,7 +64,9 @@ async def slow_connection(server: Server, subprotocol: str | None = None) -> Asy
         writer.transport.abort()
 
 
-async def test_a_client_that_reads_slowly_gets_all_of_a_sync_and_one_that_stops_is_let_go_of(start_server: Any) -> None:
+async def test_a_client_that_reads_slowly_gets_all_of_a_sync_and_one_that_stops_is_let_go_of(
+    start_server: StartServer,
+) -> None:
     """Though it answers no ping, nor has taken all that waits in the time for that: what it takes is a sign of life."""
     port = free_port()
     pings = ["--ws-ping-interval", TIMEOUT_SECONDS, "--ws-ping-timeout", TIMEOUT_SECONDS]
@@ -101,7 +104,7 @@ async def test_a_client_that_reads_slowly_gets_all_of_a_sync_and_one_that_stops_
 
 @pytest.mark.parametrize("ws", ["tidelog.web.protocol:SocketProtocol", "websockets-sansio"])
 async def test_a_long_sync_is_of_the_moment_at_which_it_is_sent_and_what_follows_comes_behind_it(
-    start_server: Any, ws: str
+    start_server: StartServer, ws: str
 ) -> None:
     """Also in fragments, also where it is written to while it is read and sent; pings are answered in between."""
     port = free_port()

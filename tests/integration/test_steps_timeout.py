@@ -14,6 +14,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from tests.conftest import StartServer
 from tests.harness import StepsFolder, eventually, free_port, uvicorn_command
 from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
 from tidelog.errors import StepEndedError
@@ -401,7 +402,9 @@ async def handler(req, context):
 
 
 @pytest.mark.parametrize("source", [PLAIN_STEP, TO_THREAD_STEP])
-async def test_no_thread_holds_up_the_end_of_the_server(start_server: Any, steps: StepsFolder, source: str) -> None:
+async def test_no_thread_holds_up_the_end_of_the_server(
+    start_server: StartServer, steps: StepsFolder, source: str
+) -> None:
     """Ctrl-C ends it, whatever a handler's thread sleeps for."""
     steps.write("sleeps_step.py", source)
     port = free_port()
@@ -418,7 +421,7 @@ async def test_no_thread_holds_up_the_end_of_the_server(start_server: Any, steps
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["while its client waits", "when its client has gone", "when it was given up"])
 async def test_no_handler_that_cannot_be_cancelled_holds_up_the_end_of_the_server(
-    start_server: Any, steps: StepsFolder, ending: str
+    start_server: StartServer, steps: StepsFolder, ending: str
 ) -> None:
     """The event loop would wait for it for ever."""
     limit = "0.1" if ending == "when it was given up" else "0"

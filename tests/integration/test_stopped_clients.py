@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.conftest import StartServer
 from tests.harness import Server, connect_sql, eventually, free_port, until_numbered, uvicorn_command
 from tests.integration.test_outlet import SUBSCRIBES, client_frame
 from tests.integration.test_slow_clients import fill, slow_connection
@@ -22,7 +23,7 @@ LEAVES = {
 OURS = "tidelog.web.protocol:SocketProtocol"
 
 
-async def start(start_server: Any, ws: str) -> Server:
+async def start(start_server: StartServer, ws: str) -> Server:
     port = free_port()
     server: Server = await start_server(
         port=port,
@@ -43,7 +44,9 @@ def closed(server: Server) -> int:
 
 @pytest.mark.parametrize("dialect", SUBSCRIBES)
 @pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "stays"])
-async def test_who_asks_for_more_but_takes_nothing_is_let_go_of(start_server: Any, dialect: str, leaves: bool) -> None:
+async def test_who_asks_for_more_but_takes_nothing_is_let_go_of(
+    start_server: StartServer, dialect: str, leaves: bool
+) -> None:
     """Nobody writes to its group meanwhile, and it may have left that: but for what it says nothing waits for it."""
     server = await start(start_server, OURS)
     sql = await connect_sql(server.database_url)
@@ -59,7 +62,9 @@ async def test_who_asks_for_more_but_takes_nothing_is_let_go_of(start_server: An
 
 
 @pytest.mark.parametrize("ends", ["vanishes", "closes"])
-async def test_one_that_goes_in_the_midst_of_a_long_message_is_not_written_to(start_server: Any, ends: str) -> None:
+async def test_one_that_goes_in_the_midst_of_a_long_message_is_not_written_to(
+    start_server: StartServer, ends: str
+) -> None:
     """Though it had asked for more, which waits for the end of the message: the log says nothing of a failed write."""
     server = await start(start_server, OURS)
     sql = await connect_sql(server.database_url)
@@ -86,7 +91,9 @@ async def test_one_that_goes_in_the_midst_of_a_long_message_is_not_written_to(st
     await sql.close()
 
 
-async def test_nothing_comes_behind_the_close_frame_of_one_that_floods_during_a_long_message(start_server: Any) -> None:
+async def test_nothing_comes_behind_the_close_frame_of_one_that_floods_during_a_long_message(
+    start_server: StartServer,
+) -> None:
     """It reads on, and learns why: in the midst of the message, by a frame that may come there."""
     server = await start(start_server, OURS)
     sql = await connect_sql(server.database_url)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.harness import RUN, Databases, Server, StepsFolder, connect_sql, free_port, migrate
+from tests.harness import RUN, Databases, Server, Sql, StepsFolder, connect_sql, free_port, migrate
 from tests.integration.restore_floor import adopt
 from tests.migrations.test_refusals import serve
 from tidelog.consumer import consume
@@ -86,7 +85,7 @@ async def test_nothing_starts_on_one_that_is_there(converted_url: str, note_step
 
 @pytest.mark.parametrize("of", ["role {role}", 'database "{database}"', 'role {role} in database "{database}"'])
 async def test_a_client_encoding_of_role_or_database_changes_nothing(
-    url: str, sql: Any, note_steps: StepsFolder, of: str
+    url: str, sql: Sql, note_steps: StepsFolder, of: str
 ) -> None:
     """Sessions ask for UTF8 themselves: what is written and read is told as it is, an emoji as well."""
     role = f"tidelog_test_latin_{RUN}"

@@ -14,7 +14,7 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.harness import Server, StepsFolder, connect_sql, free_port, migrate
+from tests.harness import Server, Sql, StepsFolder, connect_sql, free_port, migrate
 from tests.migrations.catalog import definitions_of
 from tests.migrations.test_refusals import serve, stream
 from tidelog.store.log import Numbering
@@ -56,7 +56,7 @@ async def ops(sql: asyncpg.Connection[Any]) -> list[tuple[str, str, str]]:
 # Renamed.
 
 
-async def test_a_backup_beside_the_table_deletes_nothing_of_the_stream(sql: Any) -> None:
+async def test_a_backup_beside_the_table_deletes_nothing_of_the_stream(sql: Sql) -> None:
     """A write to it is refused, with the statements that make it a plain table; after these anything may be done."""
     await sql.execute("alter table streams.note rename to note_old")
     _, (give_back, drop_triggers) = await refusal(sql)
@@ -74,7 +74,7 @@ async def test_a_backup_beside_the_table_deletes_nothing_of_the_stream(sql: Any)
     await check_fold(sql)
 
 
-async def test_the_hint_of_a_refused_write_makes_a_plain_table(sql: Any) -> None:
+async def test_the_hint_of_a_refused_write_makes_a_plain_table(sql: Sql) -> None:
     """Of somebody who knows nothing but the error of psql."""
     await sql.execute("alter table streams.note rename to note_old")
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError) as refused:
@@ -83,7 +83,7 @@ async def test_the_hint_of_a_refused_write_makes_a_plain_table(sql: Any) -> None
     await sql.execute("truncate streams.note_old")
 
 
-async def test_a_renamed_table_gets_its_name_back(sql: Any) -> None:
+async def test_a_renamed_table_gets_its_name_back(sql: Sql) -> None:
     """By the statement that is offered; then it is as if nothing had been."""
     before = await definitions_of(sql)
     await sql.execute("create schema archive; alter table streams.note rename to note_old")
@@ -96,7 +96,7 @@ async def test_a_renamed_table_gets_its_name_back(sql: Any) -> None:
     assert await definitions_of(sql) == before
 
 
-async def test_a_table_that_moved_to_another_schema_is_refused(sql: Any) -> None:
+async def test_a_table_that_moved_to_another_schema_is_refused(sql: Sql) -> None:
     """Under its own name, too."""
     await sql.execute("create schema archive; alter table streams.note set schema archive")
     with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match=r"archive\.note was renamed"):
@@ -106,7 +106,7 @@ async def test_a_table_that_moved_to_another_schema_is_refused(sql: Any) -> None
     assert give_back == "alter table archive.note set schema streams;"
 
 
-async def test_a_table_that_is_renamed_with_its_declaration_serves_the_new_stream(sql: Any) -> None:
+async def test_a_table_that_is_renamed_with_its_declaration_serves_the_new_stream(sql: Sql) -> None:
     """After the statement that is offered: its items are created there, and what is written is the new stream's."""
     await sql.execute("alter table streams.note rename to task")
     trouble, (take, give_back) = await refusal(sql, "task")
@@ -122,7 +122,7 @@ async def test_a_table_that_is_renamed_with_its_declaration_serves_the_new_strea
     await check_fold(sql)
 
 
-async def test_a_stream_whose_name_folds_to_the_same_table_can_take_it(sql: Any) -> None:
+async def test_a_stream_whose_name_folds_to_the_same_table_can_take_it(sql: Sql) -> None:
     """By the statement that is offered."""
     with pytest.raises(asyncpg.PostgresError) as refused:
         await declare(sql, "Note", "note")
@@ -136,7 +136,7 @@ async def test_a_stream_whose_name_folds_to_the_same_table_can_take_it(sql: Any)
 
 
 async def test_a_dropped_table_is_made_anew_and_its_items_are_told_to_be_gone(
-    url: str, sql: Any, note_steps: StepsFolder
+    url: str, sql: Sql, note_steps: StepsFolder
 ) -> None:
     """The view of its history, which was left, shows it; the other streams are migrated; a second run does nothing."""
     await sql.execute(SECOND.format("note") + "; update streams.note set data = '{\"n\": 2}' where id = 'b'")
@@ -153,7 +153,7 @@ async def test_a_dropped_table_is_made_anew_and_its_items_are_told_to_be_gone(
     assert await declare(sql) is None
 
 
-async def test_one_streams_trouble_does_not_stop_the_others(url: str, sql: Any, note_steps: StepsFolder) -> None:
+async def test_one_streams_trouble_does_not_stop_the_others(url: str, sql: Sql, note_steps: StepsFolder) -> None:
     """The migration names it with its statement and fails; the others are made. So does the start name it."""
     await sql.execute("alter table streams.note rename to note_old; create view streams.note as select 1 as n")
     note_steps.write("task_stream.py", stream("taskList"))
@@ -182,7 +182,7 @@ async def test_one_streams_trouble_does_not_stop_the_others(url: str, sql: Any, 
         ("alter table streams.note disable trigger tidelog_refuse_truncate", "tidelog_refuse_truncate of streams.note"),
     ],
 )
-async def test_what_nobody_has_to_decide_is_named_and_mended(sql: Any, damage: str, trouble: str) -> None:
+async def test_what_nobody_has_to_decide_is_named_and_mended(sql: Sql, damage: str, trouble: str) -> None:
     """By the next migration; what was written meanwhile is in the log then, and after that all is as it was."""
     before = await definitions_of(sql)
     await sql.execute(damage)
@@ -201,7 +201,7 @@ async def test_what_nobody_has_to_decide_is_named_and_mended(sql: Any, damage: s
     assert await declare(sql) is None
 
 
-async def test_deletes_and_updates_that_no_trigger_saw_are_logged(sql: Any) -> None:
+async def test_deletes_and_updates_that_no_trigger_saw_are_logged(sql: Sql) -> None:
     """One of each, and nothing of what is as it was."""
     await sql.execute(SECOND.format("note") + "; insert into streams.note (group_id, id, data) values ('g', 'c', '{}')")
     before = await ops(sql)
@@ -214,7 +214,7 @@ async def test_deletes_and_updates_that_no_trigger_saw_are_logged(sql: Any) -> N
     await check_fold(sql)
 
 
-async def test_items_that_retention_took_from_the_log_are_not_created_again(sql: Any) -> None:
+async def test_items_that_retention_took_from_the_log_are_not_created_again(sql: Sql) -> None:
     """The log can't tell them from those that came unseen."""
     numbering = await Numbering.load(sql)
     for statement in (SECOND.format("note"), "update streams.note set data = '{\"n\": 5}' where id = 'b'"):
@@ -226,7 +226,7 @@ async def test_items_that_retention_took_from_the_log_are_not_created_again(sql:
     assert "logged" not in (await declare(sql) or "logged")
 
 
-async def test_rows_that_cant_be_items_are_refused_with_the_statement_that_shows_them(sql: Any) -> None:
+async def test_rows_that_cant_be_items_are_refused_with_the_statement_that_shows_them(sql: Sql) -> None:
     """They came while the triggers that refuse them were away."""
     await sql.execute("alter table streams.note disable trigger all; update streams.note set data = '[1]'")
     trouble, (show,) = await refusal(sql)
@@ -244,7 +244,7 @@ async def test_rows_that_cant_be_items_are_refused_with_the_statement_that_shows
     ],
 )
 async def test_a_table_that_was_altered_is_refused_with_the_statement_that_mends_it(
-    sql: Any, damage: str, trouble: str
+    sql: Sql, damage: str, trouble: str
 ) -> None:
     """Rather than failing at each write or snapshot."""
     await sql.execute(damage)
@@ -255,7 +255,7 @@ async def test_a_table_that_was_altered_is_refused_with_the_statement_that_mends
     await sql.execute(SECOND.format("note"))
 
 
-async def test_a_table_that_was_made_anew_by_hand_is_no_streams(sql: Any) -> None:
+async def test_a_table_that_was_made_anew_by_hand_is_no_streams(sql: Sql) -> None:
     """A copy has neither key nor defaults: what it lacks is named."""
     await sql.execute("create table streams.copy as table streams.note; drop table streams.note")
     await sql.execute("alter table streams.copy rename to note")
@@ -271,7 +271,7 @@ async def test_a_table_that_was_made_anew_by_hand_is_no_streams(sql: Any) -> Non
 
 
 async def test_a_stray_backup_stops_nothing_and_is_named_at_the_start(
-    url: str, sql: Any, note_steps: StepsFolder
+    url: str, sql: Sql, note_steps: StepsFolder
 ) -> None:
     """The stream has its own table; the log of the server says how to be rid of the other's triggers."""
     await sql.execute("alter table streams.note rename to note_old")
@@ -301,7 +301,7 @@ async def old_sql(empty_url: str, steps: StepsFolder) -> AsyncIterator[asyncpg.C
 
 
 async def test_a_database_of_the_first_revision_is_upgraded_with_its_data(
-    empty_url: str, old_sql: Any, note_steps: StepsFolder
+    empty_url: str, old_sql: Sql, note_steps: StepsFolder
 ) -> None:
     """Nothing is logged by it, and what a server of before says works on, in sessions that were there."""
     note_steps.write("task_stream.py", stream("task"))
@@ -322,7 +322,7 @@ async def test_a_database_of_the_first_revision_is_upgraded_with_its_data(
 
 
 async def test_a_table_that_was_renamed_before_the_upgrade_is_refused_after_it(
-    empty_url: str, old_sql: Any, note_steps: StepsFolder
+    empty_url: str, old_sql: Sql, note_steps: StepsFolder
 ) -> None:
     """Beside the stream's own one, and in its place."""
     await old_sql.execute("alter table streams.note rename to note_old")
@@ -333,7 +333,7 @@ async def test_a_table_that_was_renamed_before_the_upgrade_is_refused_after_it(
 
 
 async def test_an_upgrade_waits_for_writers_and_lets_them_go_first(
-    empty_url: str, old_sql: Any, note_steps: StepsFolder
+    empty_url: str, old_sql: Sql, note_steps: StepsFolder
 ) -> None:
     """One that has written one table, and then another while the migration waits for the first, is not ended."""
     await old_sql.execute(f"alter database \"{make_url(empty_url).database}\" set deadlock_timeout = '1s'")

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from tests.harness import RUN, StepsFolder, connect_sql
 from tests.migrations.test_refusals import owner_url, run_alembic
-from tests.migrations.test_roles import role
+from tests.migrations.test_roles import Role, role
 from tidelog import Stream
 from tidelog.migrate import upgrade_on
 
@@ -117,7 +117,7 @@ async def test_an_applications_own_migration_is_waited_for(empty_url: str, note_
     await sql.close()
 
 
-async def test_a_migration_by_the_schemas_owner_is_waited_for(role: Any, note_steps: StepsFolder, url: str) -> None:
+async def test_a_migration_by_the_schemas_owner_is_waited_for(role: Role, note_steps: StepsFolder, url: str) -> None:
     """Also one that may make nothing else in the database."""
     await role.sql.execute(f"drop schema streams cascade; create schema streams authorization {role.name}")
     async with holding(role.url, application_name="tidelog migrate") as other:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.harness import RUN, Databases, Server, StepsFolder, Subscriber, connect_sql, free_port, migrate
+from tests.harness import RUN, Databases, Server, Sql, StepsFolder, Subscriber, connect_sql, free_port, migrate
 from tests.migrations.catalog import objects_of
 from tidelog.errors import DeclarationError
 from tidelog.model.stream import RESERVED_TABLE_NAMES, table_name
@@ -55,7 +54,7 @@ async def test_a_server_whose_stream_has_no_table_names_it_and_the_command(url: 
     assert "no tables yet for the streams taskList: run `scripts/migrate`" in await serve(url, note_steps.path)
 
 
-async def test_a_broken_file_is_reported_and_the_others_are_migrated(url: str, sql: Any, steps: StepsFolder) -> None:
+async def test_a_broken_file_is_reported_and_the_others_are_migrated(url: str, sql: Sql, steps: StepsFolder) -> None:
     """With its path and its cause: a syntax error, an exception, a name that is taken or can't be one, a bad schema."""
     broken = {
         "syntax_stream.py": ("config = {", "'{' was never closed"),
@@ -81,7 +80,7 @@ async def test_a_broken_file_is_reported_and_the_others_are_migrated(url: str, s
     assert {row["name"] for row in await sql.fetch("select name from streams.stream")} == {"note", "taskList"}
 
 
-async def test_two_streams_of_one_table_are_an_error(url: str, sql: Any, note_steps: StepsFolder) -> None:
+async def test_two_streams_of_one_table_are_an_error(url: str, sql: Sql, note_steps: StepsFolder) -> None:
     """Both files are named, and no other stream is migrated either: which one is meant is not ours to guess."""
     before = await objects_of(sql)
     note_steps.write("one_stream.py", stream("taskList"))
@@ -91,7 +90,7 @@ async def test_two_streams_of_one_table_are_an_error(url: str, sql: Any, note_st
     assert await objects_of(sql) == before
 
 
-async def test_a_stream_that_was_renamed_within_its_table_is_an_error(url: str, sql: Any, steps: StepsFolder) -> None:
+async def test_a_stream_that_was_renamed_within_its_table_is_an_error(url: str, sql: Sql, steps: StepsFolder) -> None:
     """Its triggers log the old name: the message says whose table it is, and the others are migrated."""
     before = await objects_of(sql)
     steps.write("note_stream.py", stream("Note"))
@@ -107,7 +106,7 @@ async def test_a_stream_that_was_renamed_within_its_table_is_an_error(url: str, 
     }
 
 
-async def test_a_table_of_the_users_in_the_way_is_an_error(url: str, sql: Any, note_steps: StepsFolder) -> None:
+async def test_a_table_of_the_users_in_the_way_is_an_error(url: str, sql: Sql, note_steps: StepsFolder) -> None:
     """A table that is no stream's is not taken for one, and it stays."""
     await sql.execute("create table streams.task_list (n int)")
     before = await objects_of(sql)
@@ -119,7 +118,7 @@ async def test_a_table_of_the_users_in_the_way_is_an_error(url: str, sql: Any, n
 
 
 @pytest.mark.parametrize("kind", ["view {} as select 1 as n", "sequence {}", "type {} as (n int)"])
-async def test_whatever_else_has_the_name_is_not_taken_for_the_table(sql: Any, kind: str) -> None:
+async def test_whatever_else_has_the_name_is_not_taken_for_the_table(sql: Sql, kind: str) -> None:
     """Also what is no table, and the names of the core's own indexes."""
     await sql.execute(f"create {kind.format('streams.in_the_way')}")
     for name in ("in_the_way", "change_pkey"):
@@ -128,7 +127,7 @@ async def test_whatever_else_has_the_name_is_not_taken_for_the_table(sql: Any, k
     assert await sql.fetchval("select count(*) from streams.stream") == 1
 
 
-async def test_a_users_table_elsewhere_is_not_in_the_way(url: str, sql: Any, note_steps: StepsFolder) -> None:
+async def test_a_users_table_elsewhere_is_not_in_the_way(url: str, sql: Sql, note_steps: StepsFolder) -> None:
     """A table of the same name in another schema, first in the search path, has nothing to do with it."""
     await sql.execute("create table public.task_list (n int)")
     await sql.execute("create table public.change (n int)")
@@ -141,7 +140,7 @@ async def test_a_users_table_elsewhere_is_not_in_the_way(url: str, sql: Any, not
         assert await sql.fetchval(f"select count(*) from public.{table}") == 0
 
 
-async def test_every_name_of_the_core_is_refused_for_a_stream(sql: Any) -> None:
+async def test_every_name_of_the_core_is_refused_for_a_stream(sql: Sql) -> None:
     """The reserved names are those that the core's own tables and sequences have."""
     names = {row["relname"] for row in await sql.fetch(PLAIN_RELATIONS)}
     assert names == RESERVED_TABLE_NAMES

@@ -6,7 +6,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import asyncpg
 import pytest
@@ -14,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from tests.acceptance.test_readme import blocks
 from tests.consumer_floor import numbering
-from tests.harness import RUN, Server, StepsFolder, Subscriber, connect_sql, eventually, free_port, migrate
+from tests.harness import RUN, Server, Sql, StepsFolder, Subscriber, connect_sql, eventually, free_port, migrate
 from tests.migrations.catalog import objects_of
 from tests.migrations.test_refusals import serve
 from tidelog.consumer import Commit, consume
@@ -39,11 +38,11 @@ SERVE = ["-m", "tidelog.cli", "serve"]
 class Role:
     name: str
     url: str
-    sql: Any  # as the owner
+    sql: Sql  # as the owner
 
 
 @pytest.fixture
-async def role(url: str, sql: Any) -> AsyncIterator[Role]:
+async def role(url: str, sql: Sql) -> AsyncIterator[Role]:
     """A role with what the README grants, and nothing else, on a database that is migrated for the stream `note`."""
     name = f"tidelog_test_app_{RUN}"
     await sql.execute(f"create role {name} login password 'x'")
@@ -193,7 +192,7 @@ async def test_a_function_that_may_not_be_called_is_named(role: Role, note_steps
 
 
 async def test_a_server_that_refuses_the_functions_is_refused_with_the_reason(
-    url: str, sql: Any, note_steps: StepsFolder
+    url: str, sql: Sql, note_steps: StepsFolder
 ) -> None:
     """As Aurora does, whoever asks: by serve, migrate and a plain server, and nothing is made."""
     await sql.execute("alter function pg_catalog.pg_walfile_name(pg_lsn) rename to pg_walfile_name_of_postgres")
@@ -213,7 +212,7 @@ async def test_a_server_that_refuses_the_functions_is_refused_with_the_reason(
     ("revision", "told"), [("9999", "streams_newer"), ("0002", "are older than this server (revision 0002")]
 )
 async def test_the_cores_revision_is_the_servers(
-    url: str, sql: Any, role: Role, note_steps: StepsFolder, revision: str, told: str
+    url: str, sql: Sql, role: Role, note_steps: StepsFolder, revision: str, told: str
 ) -> None:
     """A later one is refused, also by a migration; so is an earlier one where the role may not migrate."""
     await sql.execute("update streams.alembic_version set version_num = $1", revision)
@@ -235,7 +234,7 @@ async def test_a_migration_that_postgres_refuses_says_so_in_a_line(empty_url: st
 
 
 async def test_a_time_limit_for_others_statements_ends_no_migration(
-    url: str, sql: Any, note_steps: StepsFolder
+    url: str, sql: Sql, note_steps: StepsFolder
 ) -> None:
     """As roles and databases have it for what is asked by people: an index of a large log takes minutes."""
     note_steps.write("task_stream.py", 'config = {"name": "task", "schema": {"type": "object"}}\n')

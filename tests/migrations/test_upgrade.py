@@ -7,13 +7,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from tests.harness import PSQL, ROOT, StepsFolder, connect_sql, migrate
+from tests.harness import PSQL, ROOT, Sql, StepsFolder, connect_sql, migrate
 from tests.migrations.catalog import definitions_of, objects_of, schemas_of
 
 TASK_STREAM = 'config = {"name": "taskList", "schema": {"type": "object"}}\n'
@@ -57,7 +56,7 @@ async def test_two_at_once_wait_for_each_other(empty_url: str, note_steps: Steps
     await sql.close()
 
 
-async def test_a_stream_that_is_added_later_gets_its_table(url: str, sql: Any, note_steps: StepsFolder) -> None:
+async def test_a_stream_that_is_added_later_gets_its_table(url: str, sql: Sql, note_steps: StepsFolder) -> None:
     """While others write, whom it neither waits for nor makes wait; what was there is not touched."""
     before = await objects_of(sql)
     note_steps.write("below/task_stream.py", TASK_STREAM)
@@ -79,7 +78,7 @@ async def test_a_stream_that_is_added_later_gets_its_table(url: str, sql: Any, n
     ]
 
 
-async def test_a_stream_whose_file_is_gone_keeps_its_table(url: str, sql: Any, steps: StepsFolder) -> None:
+async def test_a_stream_whose_file_is_gone_keeps_its_table(url: str, sql: Sql, steps: StepsFolder) -> None:
     """Nothing is dropped: its items, its history and its triggers are there if the file comes back."""
     before = await objects_of(sql)
     await run_alembic(url, steps)
@@ -88,7 +87,7 @@ async def test_a_stream_whose_file_is_gone_keeps_its_table(url: str, sql: Any, s
     assert await sql.fetchval("select name from streams.stream") == "note"
 
 
-async def test_a_changed_schema_is_noted_and_nothing_else(url: str, sql: Any, steps: StepsFolder) -> None:
+async def test_a_changed_schema_is_noted_and_nothing_else(url: str, sql: Sql, steps: StepsFolder) -> None:
     """Items that fit the old schema stay as they are: no row is rewritten, no object changed."""
     before = await objects_of(sql)
     items = await sql.fetch("select xmin::text, * from streams.note")
@@ -110,7 +109,7 @@ async def test_questions_change_nothing(empty_url: str, note_steps: StepsFolder)
     await sql.close()
 
 
-async def test_asking_where_it_stands_does_not_migrate(url: str, sql: Any, note_steps: StepsFolder) -> None:
+async def test_asking_where_it_stands_does_not_migrate(url: str, sql: Sql, note_steps: StepsFolder) -> None:
     """`alembic current` tells the revision, and makes no table for a stream that has none yet."""
     before = await objects_of(sql)
     note_steps.write("task_stream.py", TASK_STREAM)
@@ -118,7 +117,7 @@ async def test_asking_where_it_stands_does_not_migrate(url: str, sql: Any, note_
     assert await objects_of(sql) == before
 
 
-async def test_a_downgrade_is_refused_with_what_it_would_cost(url: str, sql: Any, note_steps: StepsFolder) -> None:
+async def test_a_downgrade_is_refused_with_what_it_would_cost(url: str, sql: Sql, note_steps: StepsFolder) -> None:
     """The core holds everybody's items: nothing drops it."""
     before = await objects_of(sql)
     with pytest.raises(RuntimeError, match="holds every stream's items and history"):
@@ -126,7 +125,7 @@ async def test_a_downgrade_is_refused_with_what_it_would_cost(url: str, sql: Any
     assert await objects_of(sql) == before
 
 
-async def test_the_sql_of_the_offline_mode_does_the_same(empty_url: str, sql: Any, steps: StepsFolder) -> None:
+async def test_the_sql_of_the_offline_mode_does_the_same(empty_url: str, sql: Sql, steps: StepsFolder) -> None:
     """`alembic upgrade head --sql`, run by psql, makes the same database; online there is nothing left to do."""
     steps.write(
         "note_stream.py", 'config = {"name": "note", "schema": {"description": "it\'s a %s \\\\ note; -- :x $$"}}'
@@ -162,7 +161,7 @@ def test_a_revision_stands_alone(elsewhere: Path) -> None:
 
 
 async def test_a_downgrade_of_the_limits_can_be_taken_back(
-    empty_url: str, url: str, sql: Any, note_steps: StepsFolder
+    empty_url: str, url: str, sql: Sql, note_steps: StepsFolder
 ) -> None:
     """To the functions and triggers of before, for items that there are; and up again to those of a new database."""
     await run_alembic(empty_url, note_steps, "upgrade", "0003")

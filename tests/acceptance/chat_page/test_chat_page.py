@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 import asyncpg
 import httpx
@@ -13,6 +12,7 @@ from playwright.async_api import expect
 
 from tests.acceptance.chat_page.conftest import Open
 from tests.acceptance.chat_page.window import insert
+from tests.conftest import StartServer
 from tests.harness import Gate, Server
 
 TYPING_SHOWN_MS = 3000  # the page's own constant
@@ -122,7 +122,7 @@ async def held_at_the_question(chat: Server, room: str, gate: Gate) -> AsyncIter
 
 
 async def test_a_window_catches_up_after_the_server_was_killed(
-    start_server: Any, database_url: str, open_window: Open, room: str
+    start_server: StartServer, database_url: str, open_window: Open, room: str
 ) -> None:
     """It says that it is reconnecting; then it shows what was written and deleted meanwhile, and nothing twice."""
     server = await start_server()

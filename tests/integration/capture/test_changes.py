@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import asyncpg
 import pytest
 
+from tests.harness import Sql
 from tests.integration.capture.log import DELETE, INSERT, UPDATE, log_of
 
 
-async def test_every_operation_is_logged_as_it_was(sql: Any, group: str) -> None:
+async def test_every_operation_is_logged_as_it_was(sql: Sql, group: str) -> None:
     """A create and an update with the item as it is then, a delete with the item as it was."""
     await sql.execute(INSERT, group, "a", {"n": 1})
     await sql.execute(UPDATE, group, "a", {"n": 2})
@@ -23,7 +22,7 @@ async def test_every_operation_is_logged_as_it_was(sql: Any, group: str) -> None
 
 
 @pytest.mark.parametrize("clause", ["do update set data = excluded.data", "do nothing"])
-async def test_an_upsert_is_logged_as_what_it_did(sql: Any, group: str, clause: str) -> None:
+async def test_an_upsert_is_logged_as_what_it_did(sql: Sql, group: str, clause: str) -> None:
     """Create if the row was not there; update, or nothing, if it was."""
     upsert = f"{INSERT} on conflict (group_id, id) {clause}"
     await sql.execute(upsert, group, "a", {"n": 1})
@@ -32,7 +31,7 @@ async def test_an_upsert_is_logged_as_what_it_did(sql: Any, group: str, clause: 
     assert await log_of(sql, group) == [("create", "a", 1, {"n": 1}), *updated]
 
 
-async def test_a_key_that_moves_is_a_delete_and_a_create(sql: Any, group: str) -> None:
+async def test_a_key_that_moves_is_a_delete_and_a_create(sql: Sql, group: str) -> None:
     """By its id, its group, or both; the item goes with the old id and comes with the new one."""
     await sql.execute(INSERT, group, "a", {"n": 1})
     await sql.execute("update streams.chat_message set id = 'b', group_id = $1 || ' new' where group_id = $1", group)
@@ -42,7 +41,7 @@ async def test_a_key_that_moves_is_a_delete_and_a_create(sql: Any, group: str) -
     assert data == {"id": "b", "n": 1}
 
 
-async def test_keys_that_change_places_are_all_logged(sql: Any, group: str) -> None:
+async def test_keys_that_change_places_are_all_logged(sql: Sql, group: str) -> None:
     """Rows whose ids move along in one statement: the log folds to the table."""
     await sql.execute("alter table streams.chat_message drop constraint chat_message_pkey")
     await sql.execute("alter table streams.chat_message add primary key (group_id, id) deferrable")
@@ -65,7 +64,7 @@ async def test_keys_that_change_places_are_all_logged(sql: Any, group: str) -> N
 @pytest.mark.parametrize(
     "assignment", ["data = data", "data = '{\"n\": 1.0}'", "version = 9", "created_at = now() - interval '1 day'"]
 )
-async def test_an_update_that_changes_nothing_is_nothing(sql: Any, group: str, assignment: str) -> None:
+async def test_an_update_that_changes_nothing_is_nothing(sql: Sql, group: str, assignment: str) -> None:
     """No change is logged, and the row keeps its version, its times and the text of its data."""
     await sql.execute(INSERT, group, "a", {"n": 1})
     before = await sql.fetchrow("select *, data::text as text from streams.chat_message where group_id = $1", group)
@@ -75,7 +74,7 @@ async def test_an_update_that_changes_nothing_is_nothing(sql: Any, group: str, a
     assert after == before
 
 
-async def test_what_a_foreign_key_deletes_is_logged(sql: Any, group: str) -> None:
+async def test_what_a_foreign_key_deletes_is_logged(sql: Sql, group: str) -> None:
     """A stream's table may refer to tables of yours; what is deleted by cascade is seen like any delete."""
     await sql.execute("create table room (name text primary key)")
     await sql.execute("insert into room values ($1)", group)
@@ -90,7 +89,7 @@ async def test_what_a_foreign_key_deletes_is_logged(sql: Any, group: str) -> Non
     assert [op for op, *_ in await log_of(sql, group)] == ["create", "delete"]
 
 
-async def test_writes_through_a_view_and_by_a_cursor_are_logged(sql: Any, group: str) -> None:
+async def test_writes_through_a_view_and_by_a_cursor_are_logged(sql: Sql, group: str) -> None:
     """Whatever ends as a write of the table's rows."""
     await sql.execute("create view room_view as select group_id, id, data from streams.chat_message")
     await sql.execute("insert into room_view values ($1, 'a', '{}')", group)
@@ -104,7 +103,7 @@ async def test_writes_through_a_view_and_by_a_cursor_are_logged(sql: Any, group:
     assert [op for op, *_ in await log_of(sql, group)] == ["create", "update"]
 
 
-async def test_copy_and_apply_mode_are_logged(sql: Any, group: str) -> None:
+async def test_copy_and_apply_mode_are_logged(sql: Sql, group: str) -> None:
     """COPY, with the ordinary triggers off as in logical replication's apply: ids are completed there, too."""
     await sql.execute("set session_replication_role = replica")
     await sql.copy_records_to_table(
@@ -117,7 +116,7 @@ async def test_copy_and_apply_mode_are_logged(sql: Any, group: str) -> None:
 
 
 @pytest.mark.parametrize("role_setting", ["origin", "replica"])
-async def test_truncate_is_refused(sql: Any, group: str, role_setting: str) -> None:
+async def test_truncate_is_refused(sql: Sql, group: str, role_setting: str) -> None:
     """Alone, with other tables, or by cascade; with a hint that can be run."""
     await sql.execute(INSERT, group, "a", {})
     await sql.execute(f"set session_replication_role = {role_setting}")

@@ -10,7 +10,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.harness import connect_sql
+from tests.harness import Sql, connect_sql
 from tests.integration.capture.log import DELETE, INSERT, UPDATE, log_of
 
 CHANNEL = "tidelog_doorbell"
@@ -52,7 +52,7 @@ async def bell(url: str) -> AsyncIterator[Bell]:
 
 
 async def test_the_bell_rings_once_for_each_transaction_while_the_sequencer_sleeps(
-    sql: Any, bell: Bell, group: str
+    sql: Sql, bell: Bell, group: str
 ) -> None:
     """However many rows it writes, by whatever operation, and for an event; without a payload."""
     assert await bell.sleep()
@@ -67,7 +67,7 @@ async def test_the_bell_rings_once_for_each_transaction_while_the_sequencer_slee
     assert await bell.rings() == ["", "", ""]
 
 
-async def test_the_bell_is_silent_while_the_sequencer_is_awake(sql: Any, bell: Bell, group: str) -> None:
+async def test_the_bell_is_silent_while_the_sequencer_is_awake(sql: Sql, bell: Bell, group: str) -> None:
     """A NOTIFY in every transaction would make them wait for each other's flush."""
     await sql.execute(INSERT, group, "a", {})
     await sql.execute(UPDATE, group, "a", {"n": 1})
@@ -76,7 +76,7 @@ async def test_the_bell_is_silent_while_the_sequencer_is_awake(sql: Any, bell: B
     assert await bell.rings() == []
 
 
-async def test_what_changes_nothing_does_not_ring(sql: Any, bell: Bell, group: str) -> None:
+async def test_what_changes_nothing_does_not_ring(sql: Sql, bell: Bell, group: str) -> None:
     """A rolled-back write, an update to the same data, a delete of no row."""
     await sql.execute(INSERT, group, "a", {})
     assert await bell.sleep()
@@ -90,7 +90,7 @@ async def test_what_changes_nothing_does_not_ring(sql: Any, bell: Bell, group: s
 
 
 async def test_the_sequencer_cant_fall_asleep_while_a_writer_that_did_not_ring_is_at_work(
-    sql: Any, bell: Bell, group: str
+    sql: Sql, bell: Bell, group: str
 ) -> None:
     """It gets the lock only when such a writer's changes are visible; a rolled-back savepoint keeps that."""
     async with sql.transaction():
@@ -105,7 +105,7 @@ async def test_the_sequencer_cant_fall_asleep_while_a_writer_that_did_not_ring_i
 
 
 async def test_a_writer_rings_for_a_sequencer_that_fell_asleep_after_its_savepoint_was_undone(
-    sql: Any, bell: Bell, group: str
+    sql: Sql, bell: Bell, group: str
 ) -> None:
     """The shared lock goes with the savepoint that took it: the next write asks again."""
     async with sql.transaction():
@@ -118,7 +118,7 @@ async def test_a_writer_rings_for_a_sequencer_that_fell_asleep_after_its_savepoi
     assert await bell.rings() == [""]
 
 
-async def test_a_writer_that_rang_does_not_keep_the_sequencer_awake(sql: Any, bell: Bell, group: str) -> None:
+async def test_a_writer_that_rang_does_not_keep_the_sequencer_awake(sql: Sql, bell: Bell, group: str) -> None:
     """It rings at its commit: the sequencer may wake, find nothing, and sleep again meanwhile."""
     assert await bell.sleep()
     async with sql.transaction():

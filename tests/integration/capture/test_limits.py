@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tests.harness import Sql
 from tests.integration.capture.log import INSERT, ROW, UPDATE, log_of
 
 INSERT_TEXT = "insert into streams.chat_message (group_id, id, data) values ($1, $2, {})"
@@ -45,7 +46,7 @@ def refused(constraint: str) -> Any:
 
 
 @pytest.mark.parametrize("made_by", MORE_AS_TEXT.values(), ids=MORE_AS_TEXT)
-async def test_an_item_that_is_too_large_as_text_is_refused(sql: Any, group: str, made_by: str) -> None:
+async def test_an_item_that_is_too_large_as_text_is_refused(sql: Sql, group: str, made_by: str) -> None:
     """However little of it is stored; by INSERT and by UPDATE, and as an event's data."""
     await sql.execute(INSERT, group, "a", {})
     assert await sql.fetchval(f"select pg_column_size(data) < $1 from (select {made_by} as data offset 0) d", 10**6 * 4)
@@ -61,7 +62,7 @@ async def test_an_item_that_is_too_large_as_text_is_refused(sql: Any, group: str
 
 
 @pytest.mark.parametrize(("constraint", "value"), [(name, one) for name, many in UNREADABLE.items() for one in many])
-async def test_what_json_readers_refuse_is_refused(sql: Any, group: str, constraint: str, value: str) -> None:
+async def test_what_json_readers_refuse_is_refused(sql: Sql, group: str, constraint: str, value: str) -> None:
     """In an item and in an event, where the database itself would take it."""
     for statement in (
         INSERT_TEXT.format("jsonb_build_object('deep', jsonb_build_array($3::text::jsonb))"),
@@ -73,7 +74,7 @@ async def test_what_json_readers_refuse_is_refused(sql: Any, group: str, constra
 
 
 @pytest.mark.parametrize("value", READABLE)
-async def test_what_they_take_is_taken(sql: Any, group: str, value: str) -> None:
+async def test_what_they_take_is_taken(sql: Sql, group: str, value: str) -> None:
     """Up to 4,300 digits and 200 levels below the item; digits of a string or of a fraction are not counted."""
     await sql.execute(INSERT_TEXT.format("jsonb_build_object('v', $3::text::jsonb)"), group, "a", value)
     await sql.execute("select streams.send('chatMessage', $1, $2, 'typing', $3::text::jsonb)", group, "a", value)
@@ -81,7 +82,7 @@ async def test_what_they_take_is_taken(sql: Any, group: str, value: str) -> None
 
 
 @pytest.mark.parametrize("before", [0, 2000, 2148, 2149, 2150, 4300, 9000])
-async def test_a_long_number_is_found_wherever_it_stands(sql: Any, group: str, before: int) -> None:
+async def test_a_long_number_is_found_wherever_it_stands(sql: Sql, group: str, before: int) -> None:
     """Before and behind it may be as much as one likes."""
     statement = INSERT_TEXT.format("jsonb_build_object('v', jsonb_build_array($3::text, 1e4300, $3::text))")
     with refused("tidelog_item_digits"):
@@ -89,7 +90,7 @@ async def test_a_long_number_is_found_wherever_it_stands(sql: Any, group: str, b
     await sql.execute(statement.replace("1e4300", "1e4299"), group, "a", "x" * before)
 
 
-async def test_the_limit_is_a_setting_up_to_what_one_reader_can_hold(sql: Any, group: str) -> None:
+async def test_the_limit_is_a_setting_up_to_what_one_reader_can_hold(sql: Sql, group: str) -> None:
     """Of a database, a role, or a session; nobody's setting goes past the highest, and nonsense is as if unset."""
     insert = INSERT_TEXT.format("jsonb_build_object('text', repeat('x', $3::int))")
     small = len('{"id": "a", "text": ""}')
@@ -111,7 +112,7 @@ async def test_the_limit_is_a_setting_up_to_what_one_reader_can_hold(sql: Any, g
         await sql.execute("delete from streams.chat_message where group_id = $1", group)
 
 
-async def test_an_item_of_before_the_limits_can_be_left_mended_and_deleted(sql: Any, group: str) -> None:
+async def test_an_item_of_before_the_limits_can_be_left_mended_and_deleted(sql: Sql, group: str) -> None:
     """What changes nothing of it is nothing; an update that leaves it as large is refused; a smaller one is not."""
     await sql.execute("set tidelog.item_size_max_bytes = 10000")
     for id in ("a", "b"):
@@ -125,7 +126,7 @@ async def test_an_item_of_before_the_limits_can_be_left_mended_and_deleted(sql: 
     assert [op for op, *_ in await log_of(sql, group)] == ["create", "create", "update", "delete", "delete"]
 
 
-async def test_a_version_cant_be_set_by_a_writer(sql: Any, group: str) -> None:
+async def test_a_version_cant_be_set_by_a_writer(sql: Sql, group: str) -> None:
     """By INSERT, by an upsert, by COPY: an item begins with 1. Its times it may have from elsewhere: they place it."""
     insert = "insert into streams.chat_message (group_id, id, data, version) values ($1, $2, '{}', 9223372036854775807)"
     await sql.execute(insert, group, "a")
@@ -151,7 +152,7 @@ async def test_a_version_cant_be_set_by_a_writer(sql: Any, group: str) -> None:
     assert [tuple(row) for row in await sql.fetch(in_order, group)] == [("c", 1), ("a", 1), ("b", 2)]
 
 
-async def test_what_replication_applies_keeps_its_version(sql: Any, group: str) -> None:
+async def test_what_replication_applies_keeps_its_version(sql: Sql, group: str) -> None:
     """And so does what a superuser restores in replica mode; it is logged as it is, and counted on from there."""
     await sql.execute("set session_replication_role = replica")
     await sql.copy_records_to_table(
@@ -165,7 +166,7 @@ async def test_what_replication_applies_keeps_its_version(sql: Any, group: str) 
     assert [change[:3] for change in await log_of(sql, group)] == [("create", "a", 7), ("update", "a", 8)]
 
 
-async def test_an_item_with_the_last_version_can_be_written_again(sql: Any, group: str) -> None:
+async def test_an_item_with_the_last_version_can_be_written_again(sql: Sql, group: str) -> None:
     """Its versions begin anew; moved, updated and deleted it is like any other."""
     await sql.execute("set session_replication_role = replica")
     await sql.execute(
@@ -185,7 +186,7 @@ async def test_an_item_with_the_last_version_can_be_written_again(sql: Any, grou
 
 
 @pytest.mark.parametrize("name", ["a", "tidelog_d", "zzz", "~"])
-async def test_what_a_trigger_of_yours_makes_of_an_item_is_what_is_looked_at(sql: Any, group: str, name: str) -> None:
+async def test_what_a_trigger_of_yours_makes_of_an_item_is_what_is_looked_at(sql: Sql, group: str, name: str) -> None:
     """Whatever its name: the version moves when the data does, and the data has its id; else nothing happens."""
     await sql.execute(
         "create or replace function public.stamp() returns trigger language plpgsql as $$ begin "
@@ -213,7 +214,7 @@ async def test_what_a_trigger_of_yours_makes_of_an_item_is_what_is_looked_at(sql
     assert [tuple(row) for row in rows] == [("a", "a", 2), ("b", "b", 1)]
 
 
-async def test_a_trigger_that_fires_after_ours_is_named_at_the_start(sql: Any) -> None:
+async def test_a_trigger_that_fires_after_ours_is_named_at_the_start(sql: Sql) -> None:
     """With the statement that gives it another place."""
     await sql.execute(
         "create or replace function public.nothing() returns trigger language plpgsql as $$ begin return new; end $$"

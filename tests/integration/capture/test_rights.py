@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any
 
 import asyncpg
 import pytest
 
+from tests.harness import Sql
 from tests.integration.capture.log import INSERT, log_of
 
 
-async def test_a_writer_needs_rights_on_the_streams_table_alone(sql: Any, group: str, role: str) -> None:
+async def test_a_writer_needs_rights_on_the_streams_table_alone(sql: Sql, group: str, role: str) -> None:
     """The log is written for it; it can't read or write the log itself."""
     await sql.execute(f"grant usage on schema streams to {role}")
     await sql.execute(f"grant insert on streams.chat_message to {role}")
@@ -33,7 +33,7 @@ async def test_a_writer_needs_rights_on_the_streams_table_alone(sql: Any, group:
     assert await log_of(sql, group) == [("create", "a", 1, {"n": 1})]
 
 
-async def test_the_log_cant_be_written_by_a_trigger_of_ones_own(sql: Any, group: str, role: str) -> None:
+async def test_the_log_cant_be_written_by_a_trigger_of_ones_own(sql: Sql, group: str, role: str) -> None:
     """Who may only write one table can't put what it likes into any stream's feed by a table of its own."""
     await sql.execute(f"grant usage on schema streams to {role}")
     await sql.execute(f"set role {role}")
@@ -49,12 +49,12 @@ SEND = "select streams.send($1, $2, $3, $4, '{}')"
 INSERT_EVENT = "insert into streams.event (seq, stream, group_id, type, data) values (1, 'chatMessage', $1, 't', '{}')"
 
 
-async def events_of(sql: Any, group: str) -> list[str]:
+async def events_of(sql: Sql, group: str) -> list[str]:
     return [row["type"] for row in await sql.fetch("select type from streams.event where group_id = $1", group)]
 
 
 @pytest.mark.parametrize("right", ["insert", "insert (group_id, id, data)"])
-async def test_who_may_write_a_stream_may_send_to_it(sql: Any, group: str, role: str, right: str) -> None:
+async def test_who_may_write_a_stream_may_send_to_it(sql: Sql, group: str, role: str, right: str) -> None:
     """Nobody else; whatever else he may do in the schema, and with the table."""
     await sql.execute(f"grant usage on schema streams to {role}")
     await sql.execute(f"grant select, update, delete on streams.chat_message to {role}")
@@ -67,7 +67,7 @@ async def test_who_may_write_a_stream_may_send_to_it(sql: Any, group: str, role:
     assert await events_of(sql, group) == ["typing"]
 
 
-async def test_an_event_for_no_stream_is_an_error(sql: Any, group: str, role: str) -> None:
+async def test_an_event_for_no_stream_is_an_error(sql: Sql, group: str, role: str) -> None:
     """For whoever sends it: it would reach nobody."""
     await sql.execute(f"grant usage on schema streams to {role}")
     for who in ("none", role):
@@ -76,7 +76,7 @@ async def test_an_event_for_no_stream_is_an_error(sql: Any, group: str, role: st
             await sql.execute(SEND, "chat_message", group, None, "typing")
 
 
-async def test_the_rights_are_those_of_the_role_at_work(sql: Any, group: str, role: str) -> None:
+async def test_the_rights_are_those_of_the_role_at_work(sql: Sql, group: str, role: str) -> None:
     """In a function that runs with its owner's rights: the owner's, be they more or fewer than the caller's."""
     await sql.execute(f"grant usage on schema streams to {role}")
     define = (
@@ -91,7 +91,7 @@ async def test_the_rights_are_those_of_the_role_at_work(sql: Any, group: str, ro
     assert await events_of(sql, group) == ["told"]
 
 
-async def test_the_events_cant_be_written_past_the_check(sql: Any, group: str, role: str) -> None:
+async def test_the_events_cant_be_written_past_the_check(sql: Sql, group: str, role: str) -> None:
     """Nor read, removed, or put where they don't belong in the order of writes."""
     await sql.execute(f"grant usage on schema streams to {role}; set role {role}")
     for statement, *arguments in (
@@ -117,7 +117,7 @@ async def test_the_events_cant_be_written_past_the_check(sql: Any, group: str, r
 @pytest.mark.parametrize("letter", ["k", "é"])
 @pytest.mark.parametrize(("argument", "most"), [("group_id", 1024), ("id", 1024), ("type", 256)])
 async def test_an_event_has_an_address_and_a_type_of_bounded_length(
-    sql: Any, group: str, argument: str, most: int, letter: str
+    sql: Sql, group: str, argument: str, most: int, letter: str
 ) -> None:
     """1 to so many bytes, as items have; by send and by INSERT."""
     size = len(letter.encode())
@@ -172,7 +172,7 @@ TYPES = ["text", "name", "oid", "regclass", "jsonb", "jsonpath", "bytea", "bigin
 TABLES = ["change", "event", "stream", "commit", "chat_message"]
 
 
-async def bend_path(sql: Any, role: str) -> None:
+async def bend_path(sql: Sql, role: str) -> None:
     """Give the session a path on which everything of ours and of pg_catalog is the role's, and raises when it runs."""
     await sql.execute(f"create schema evil authorization {role}; set role {role}")
     body = "language plpgsql as $$ begin raise 'called as %', current_user; end $$"
@@ -199,7 +199,7 @@ DEEP = "[" * 300 + "]" * 300
 LONG_NUMBER = "7" * 5000
 
 
-async def test_a_search_path_changes_nothing(url: str, group: str, sql: Any, role: str) -> None:
+async def test_a_search_path_changes_nothing(url: str, group: str, sql: Sql, role: str) -> None:
     """Functions, operators, types and tables of the writer's own, first in its path, are not what is called.
 
     Neither with his rights nor with the owner's; in every branch of the triggers, and in a session whose first write
@@ -268,7 +268,7 @@ async def test_a_search_path_changes_nothing(url: str, group: str, sql: Any, rol
 @pytest.mark.parametrize(
     "function", ["complete_item", "record_change", "check_json", "check_event", "send", "next_seq"]
 )
-async def test_nothing_that_runs_in_a_writers_path_looks_anything_up_there(sql: Any, function: str) -> None:
+async def test_nothing_that_runs_in_a_writers_path_looks_anything_up_there(sql: Sql, function: str) -> None:
     """Every function, type and operator is written out; the forms that hide an operator are not used."""
     source = await sql.fetchval(
         "select prosrc from pg_proc where pronamespace = 'streams'::regnamespace and proname = $1", function
