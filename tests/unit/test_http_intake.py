@@ -43,30 +43,30 @@ def open_protocol(app: Any) -> tuple[RequestProtocol, Transport]:
 
 
 async def turns_until(check: Any) -> int:
-    count = 0
+    turns = 0
     async with asyncio.timeout(60):
         while not check():
             await asyncio.sleep(0)
-            count += 1
-    return count
+            turns += 1
+    return turns
 
 
 async def test_requests_without_number_wait_their_turns() -> None:
     """However many one read brings, only those are taken apart that may wait, and each is answered, in order."""
     app = Answering()
     protocol, transport = open_protocol(app)
-    count = 5000
-    protocol.data_received(b"".join(GET % number for number in range(count)))
+    requests = 5000
+    protocol.data_received(b"".join(GET % number for number in range(requests)))
     waiting = 0
 
     def all_answered() -> bool:
         nonlocal waiting
         waiting = max(waiting, len(protocol.pipeline))
-        return transport.written.count(b"HTTP/1.1 204 ") == count
+        return transport.written.count(b"HTTP/1.1 204 ") == requests
 
     await turns_until(all_answered)
     assert waiting <= PIPELINE_MAX + SLICE_BYTES // len(GET)
-    assert app.paths == [f"/{number}" for number in range(count)]
+    assert app.paths == [f"/{number}" for number in range(requests)]
     protocol.connection_lost(None)
 
 

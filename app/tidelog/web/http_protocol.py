@@ -93,7 +93,9 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
         if self._is_last:
             return
         self._received += len(piece)
-        self._unset_keepalive_if_required()
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
         self._parse(piece)
         if self._received - self._counted_from > HEAD_SIZE_MAX_BYTES:
             self._count_again()
@@ -121,8 +123,12 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
 
     def _stay(self, rest: bytes) -> None:
         """Go on with HTTP: a request to upgrade may be answered as a plain one (RFC 9110 7.8). Java sends them."""
-        self._unsupported_upgrade_warning()
-        if self._get_upgrade() == b"h2c" and not _BODY_HEADERS.intersection(name for name, _ in self.headers):
+        headers = dict(self.headers)
+        if b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
+            # The parser has passed over the body: the handler must not run without it.
+            cast("dict[str, Any]", self.scope)[REFUSAL] = UpgradeWithBodyError()
+        is_http = headers.get(b"upgrade", b"").lower() == b"h2c" and self.scope["method"] != "CONNECT"
+        if is_http and not _BODY_HEADERS.intersection(headers):
             self._parse(rest)
         else:
             # The parser takes its body for what comes next, and what comes next may not be HTTP.
@@ -180,15 +186,6 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
                 os.read(self.transport.get_extra_info("socket").fileno(), HEAD_SIZE_MAX_BYTES)
         self.transport.write(last_words(ServerFullError()))
         self.transport.close()
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """uvicorn calls this for an upgrade that isn't made: the server's to decide (RFC 9110 7.8), and no warning.
-
-        But the parser has passed over the body: the handler must not run without it.
-        """
-        headers = dict(self.headers)
-        if b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0":
-            cast("dict[str, Any]", self.scope)[REFUSAL] = UpgradeWithBodyError()
 
     @property
     def _is_in_head(self) -> bool:

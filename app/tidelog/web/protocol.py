@@ -15,7 +15,6 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, cast
 
-from uvicorn._types import ASGIReceiveEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.frames import CloseCode, Frame
 from websockets.http11 import Request
@@ -164,7 +163,7 @@ class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
         super().start_keepalive()
         self.go_on()
 
-    async def receive(self) -> ASGIReceiveEvent:
+    async def receive(self) -> Any:
         """As uvicorn's, but reads on only when what has been read is done with."""
         message = await self.queue.get()
         if self.read_paused and self.queue.empty():
