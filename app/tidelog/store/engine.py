@@ -8,9 +8,8 @@ from contextlib import suppress
 from typing import Any
 
 import asyncpg
-from sqlalchemy.exc import MissingGreenlet, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.util.concurrency import in_greenlet
 
 from tidelog.errors import DatabaseUnavailableError
 from tidelog.store.connecting import Connector, connector
@@ -127,8 +126,6 @@ class Database:
         return await self.connect(application_name="tidelog archive", **FEED_SETTINGS)
 
     def _open_for_pool(self) -> Awaitable[asyncpg.Connection[Any]]:
-        if not in_greenlet():  # Pool, which tries without, goes on from here
-            raise MissingGreenlet("a connection must be opened")
         assert self._connector is not None  # noqa: S101 - open
         return self._connector(**self._step_settings)
 
