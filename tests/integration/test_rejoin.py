@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg
@@ -165,13 +165,21 @@ async def check(sql: asyncpg.Connection[Any], person: Person) -> None:
 
 
 @pytest.fixture
-async def other_url(databases: Databases, database_url: str) -> str:
-    """A database that has the first commits, and will lack what comes after them."""
+async def shared(database_url: str) -> None:
+    """The first commits."""
     async with Log.open(database_url) as log:
         with sequencing(database_url):
             for n in range(SHARED):
                 await log.write_numbered(f"shared {n}")
-    return await databases.create(template=str(make_url(database_url).database))
+
+
+@pytest.fixture
+async def other_url(databases: Databases, database_url: str, shared: None) -> AsyncIterator[str]:
+    """A database that has the first commits, and will lack what comes after them: to replace the other one."""
+    url = await databases.create(template=str(make_url(database_url).database))
+    yield url
+    with suppress(asyncpg.InvalidCatalogNameError):  # it has the other one's name
+        await databases.drop(url)
 
 
 async def test_one_that_is_further_than_the_reader(databases: Databases, database_url: str, other_url: str) -> None:
@@ -192,7 +200,7 @@ async def test_one_that_is_further_than_the_reader(databases: Databases, databas
                 assert person.reasons() in (["ahead"], ["epoch"])  # before the new epoch is begun, or after
 
 
-async def test_the_status_is_told_to_one_that_could_not_take_it(database_url: str, other_url: str) -> None:
+async def test_the_status_is_told_to_one_that_could_not_take_it(database_url: str, shared: None) -> None:
     """When it can, and not before: its position holds for all that is live."""
     async with Feed.on(database_url) as feed, connected(database_url) as sql:
         person = feed.subscribe()
@@ -212,7 +220,7 @@ async def test_the_status_is_told_to_one_that_could_not_take_it(database_url: st
             person.check_order()
 
 
-async def test_the_status_is_told_as_soon_as_a_connection_has_drained(database_url: str, other_url: str) -> None:
+async def test_the_status_is_told_as_soon_as_a_connection_has_drained(database_url: str, shared: None) -> None:
     """Not with the next commit, which does not come while the feed is interrupted."""
     async with Feed.on(database_url) as feed, connected(database_url) as sql:
         person = feed.subscribe()
@@ -233,7 +241,7 @@ async def test_the_status_is_told_as_soon_as_a_connection_has_drained(database_u
 
 
 async def test_the_status_is_told_to_one_that_reads_the_log(
-    database_url: str, other_url: str, monkeypatch: pytest.MonkeyPatch
+    database_url: str, shared: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the interruption begins and when it ends, with the position that this one has come to."""
     may_read = asyncio.Event()
@@ -265,7 +273,7 @@ async def test_the_status_is_told_to_one_that_reads_the_log(
         person.check_order()
 
 
-async def test_a_connection_that_ends_is_not_waited_for(database_url: str, other_url: str) -> None:
+async def test_a_connection_that_ends_is_not_waited_for(database_url: str, shared: None) -> None:
     """Nothing of one that was full when it should have been told stays behind."""
     async with Feed.on(database_url) as feed, connected(database_url) as sql:
         person = feed.subscribe()
@@ -279,7 +287,7 @@ async def test_a_connection_that_ends_is_not_waited_for(database_url: str, other
         assert person.statuses() == []
 
 
-async def test_one_that_waits_goes_on_if_nothing_is_lost(database_url: str, other_url: str) -> None:
+async def test_one_that_waits_goes_on_if_nothing_is_lost(database_url: str, shared: None) -> None:
     """The same history: what it asked before the reader came back is asked again, and answered as before."""
     async with Feed.on(database_url) as feed:
         with sequencing(database_url):
@@ -357,7 +365,7 @@ async def test_a_sync_after_a_loss_is_newer_than_the_one_before(
     assert second["timestamp"] > first["timestamp"]
 
 
-async def test_a_new_epoch_of_the_same_history_is_told(database_url: str, other_url: str) -> None:
+async def test_a_new_epoch_of_the_same_history_is_told(database_url: str, shared: None) -> None:
     """A client that comes back with what it was told last begins with nothing anew."""
     async with Feed.on(database_url) as feed, connected(database_url) as sql:
         person = feed.subscribe()
