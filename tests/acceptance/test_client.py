@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import asyncpg
@@ -14,6 +14,7 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.harness import Server, Sql, until_numbered
+from tests.proxy import Proxy
 from tidelog.client import Client, Commit, Event, Live, Message, Reset, Snapshot, Subscription
 from tidelog.errors import SubscriptionRefusedError
 
@@ -23,40 +24,9 @@ GROUPS = ("general", "random", "quiet")
 Told = tuple[int, str, str, int]  # position, op, id, version
 
 
-class Proxy:
-    """Passes connections on to a server, until it drops them."""
-
-    def __init__(self, server: Server) -> None:
-        self.url = ""
-        self._port = server.port
-        self._open: set[asyncio.StreamWriter] = set()
-
-    @classmethod
-    @asynccontextmanager
-    async def before(cls, server: Server) -> AsyncIterator[Proxy]:
-        self = cls(server)
-        async with await asyncio.start_server(self._pass_on, "127.0.0.1", 0) as listening:
-            self.url = f"ws://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
-            yield self
-            self.drop_all()
-
-    def drop_all(self) -> None:
-        for writer in self._open:
-            writer.transport.abort()
-
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._port)
-        ends = {writer, server_writer}
-        self._open |= ends
-        await asyncio.gather(self._copy(reader, server_writer), self._copy(server_reader, writer))
-        self._open -= ends
-
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError):
-            while some := await reader.read(65_536):
-                writer.write(some)
-                await writer.drain()
-        writer.close()
+def before(server: Server) -> Proxy:
+    """A network between clients and the server, on which connections can be cut."""
+    return Proxy(("127.0.0.1", server.port))
 
 
 class Follower:
@@ -218,7 +188,7 @@ async def test_dropped_connections_lose_and_repeat_nothing(
     """Two groups, a quiet one and an item on one connection, which is cut again and again while others write."""
     rng = random.Random(seed)  # noqa: S311 - no secret
     server = await start_server()
-    async with Proxy.before(server) as proxy, Client(proxy.url, proxy=None) as client:
+    async with before(server) as proxy, Client(f"ws://127.0.0.1:{proxy.port}", proxy=None) as client:
         subscriptions = [client.subscribe("chatMessage", group) for group in GROUPS]
         subscriptions.append(client.subscribe("chatMessage", "general", item="i1"))
         async with following(*subscriptions) as followers:
@@ -231,7 +201,7 @@ async def test_dropped_connections_lose_and_repeat_nothing(
                 await followers[0].until(
                     lambda: len(followers[0].told) >= enough or all(writer.done() for writer in writing)  # noqa: B023 - awaited here
                 )
-                proxy.drop_all()
+                proxy.cut()
                 await asyncio.gather(*writing)
             for group in GROUPS:
                 await put(sql, group, "i1", "the end")
@@ -251,12 +221,12 @@ async def test_watch_ends_at_what_the_table_has(start_server: StartServer, datab
     )
     server = await start_server()
     rng = random.Random(7)  # noqa: S311 - no secret
-    async with Proxy.before(server) as proxy, Client(proxy.url, proxy=None) as client:
+    async with before(server) as proxy, Client(f"ws://127.0.0.1:{proxy.port}", proxy=None) as client:
         pages = 0
         async for message in client.subscribe("chatMessage", "general"):
             pages += isinstance(message, Snapshot)
             if pages == 2:
-                proxy.drop_all()
+                proxy.cut()
             if isinstance(message, Live):
                 break
         assert pages > 5
@@ -266,7 +236,7 @@ async def test_watch_ends_at_what_the_table_has(start_server: StartServer, datab
             async for items in client.watch("chatMessage", "general"):
                 states += 1
                 if states in (2, 5):
-                    proxy.drop_all()
+                    proxy.cut()
                 if states < 6:
                     await put(sql, "general", f"after state {states}")  # so that another one comes
                 if states == 6:

@@ -9,7 +9,7 @@ from random import Random
 
 from tests.faults.fleet import Fleet, Process
 from tests.faults.postgres import OwnPostgres
-from tests.faults.proxy import Proxy
+from tests.proxy import Proxy
 
 DOWN_SECONDS = (0.0, 1.0)  # how long a killed server stays down
 FROZEN_SECONDS = (0.2, 7.0)  # past some of it another process takes a frozen sequencer's place

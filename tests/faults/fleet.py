@@ -15,10 +15,9 @@ from typing import Any
 import asyncpg
 from sqlalchemy.engine import make_url
 
-from tests.faults.postgres import target_of, through
-from tests.faults.proxy import Proxy
 from tests.faults.recorder import Place
 from tests.harness import Server, free_port
+from tests.proxy import Proxy, target_of, through
 
 STEPS = Path(__file__).parent / "steps"
 SEQUENCER_LOCK = (1953064044, 1)
@@ -162,7 +161,7 @@ async def make_fleet(
                 port = free_port()
                 front = await stack.enter_async_context(Proxy(("127.0.0.1", port), is_narrow=is_narrow))
                 back = await stack.enter_async_context(Proxy(target_of(database_url)))
-                url = through(database_url, port=back.port, username=role)
+                url = through(database_url, back, username=role)
                 processes.append(Process(f"server {number}", role, url, port, settings, front, back))
             try:
                 await asyncio.gather(*(process.start() for process in processes))

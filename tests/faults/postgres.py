@@ -12,9 +12,7 @@ from pathlib import Path
 
 import asyncpg
 import psutil
-from sqlalchemy.engine import make_url
 
-from tests.faults.proxy import Target
 from tests.faults.sql_writer import CONNECTION_LOST
 from tidelog.postgres.embedded import EmbeddedPostgres
 
@@ -87,18 +85,3 @@ async def own_postgres() -> AsyncIterator[OwnPostgres]:
     finally:
         await asyncio.to_thread(postgres.stop)
         shutil.rmtree(folder)
-
-
-def target_of(url: str) -> Target:
-    """Where a proxy finds the server of this URL."""
-    parsed = make_url(url)
-    port = parsed.port or 5432
-    host = parsed.query.get("host", parsed.host or "127.0.0.1")
-    assert isinstance(host, str)
-    return Path(host) / f".s.PGSQL.{port}" if host.startswith("/") else (host, port)
-
-
-def through(url: str, *, port: int, username: str) -> str:
-    """The same database by way of a proxy on this port, as another user."""
-    parsed = make_url(url).set(host="127.0.0.1", port=port, username=username, query={})
-    return parsed.render_as_string(hide_password=False)

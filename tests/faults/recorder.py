@@ -20,7 +20,7 @@ from websockets.typing import Subprotocol
 
 from tests.faults.feed import stamp_of
 from tests.faults.history import Channel, Connection, Document, Record, Subscriber
-from tests.faults.proxy import narrow
+from tests.proxy import narrow
 
 # A connection that is silently dead is found out by this, and not only after the library's 20 s.
 PING_SECONDS = 3.0

@@ -1,4 +1,4 @@
-"""What the sequencer's tests stand on: a log to write to and wait for, a sequencer of its own, a proxy."""
+"""What the sequencer's tests stand on: a log to write to and wait for, and a sequencer of its own."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import asyncpg
-from sqlalchemy.engine import make_url
 
 from tidelog.numbering.sequencer import SequencerThread
 from tidelog.store.engine import Database
@@ -110,60 +108,3 @@ async def backend_of_sequencer(connection: asyncpg.Connection[Any]) -> int:
             pid: int | None = await connection.fetchval(HOLDER)
             if pid is not None:
                 return pid
-
-
-class Proxy:
-    """TCP in front of Postgres, which can go silent: it takes what comes, and nothing arrives."""
-
-    def __init__(self, url: str) -> None:
-        self._upstream = make_url(url)
-        self._silent_before = 0  # connections with a lower serial are silent
-        self._serial = 0
-        self._writers: list[asyncio.StreamWriter] = []
-
-    @classmethod
-    @contextlib.asynccontextmanager
-    async def before(cls, url: str) -> AsyncIterator[Proxy]:
-        proxy = cls(url)
-        proxy._server = await asyncio.start_server(proxy._serve, "127.0.0.1", 0)
-        try:
-            yield proxy
-        finally:
-            proxy._server.close()
-            for writer in proxy._writers:
-                writer.transport.abort()
-
-    _server: asyncio.Server
-
-    @property
-    def url(self) -> str:
-        port = self._server.sockets[0].getsockname()[1]
-        return self._upstream.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
-
-    def silence(self) -> None:
-        """The connections of now are silent for ever, new ones work."""
-        self._silent_before = self._serial
-
-    def move(self, url: str) -> None:
-        """New connections lead there; those of now stay where they are."""
-        self._upstream = make_url(url)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        serial, self._serial = self._serial, self._serial + 1
-        folder = self._upstream.query.get("host")
-        if folder:
-            port = self._upstream.query.get("port", "5432")
-            upstream = await asyncio.open_unix_connection(Path(str(folder)) / f".s.PGSQL.{port}")
-        else:
-            assert self._upstream.host is not None
-            upstream = await asyncio.open_connection(self._upstream.host, self._upstream.port or 5432)
-        self._writers += [writer, upstream[1]]
-        await asyncio.gather(self._pass_on(serial, reader, upstream[1]), self._pass_on(serial, upstream[0], writer))
-
-    async def _pass_on(self, serial: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while block := await reader.read(65536):
-                if serial >= self._silent_before:
-                    writer.write(block)
-            if serial >= self._silent_before:
-                writer.close()

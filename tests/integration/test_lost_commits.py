@@ -16,8 +16,9 @@ from sqlalchemy.engine import make_url
 from tests.conftest import StartServer, server_starter
 from tests.harness import Databases, Frame, Server, Subscriber, View, database_url_of, migrate
 from tests.integration.restore_floor import cluster, replica_of
-from tests.integration.sequencer_floor import Log, Proxy, connected, sequencing
+from tests.integration.sequencer_floor import Log, connected, sequencing
 from tests.peer import Peer, fold, peer
+from tests.proxy import Proxy, target_of, through
 
 GROUP = "g"
 LOST = 4  # commits, of those that were delivered
@@ -148,16 +149,16 @@ async def test_a_promoted_replica_that_lacked_commits() -> None:
         url = await primary.create()
         await asyncio.to_thread(migrate, url)
         await fill(url)
-        async with replica_of(primary) as replica, Proxy.before(url) as proxy, connected(url) as sql:
+        async with replica_of(primary) as replica, Proxy(target_of(url)) as proxy, connected(url) as sql:
             await replica.until_replayed(await sql.fetchval("select pg_current_wal_lsn()::text"))
             await replica.control("stop", "-m", "fast")
-            async with server_starter(proxy.url) as start:
+            async with server_starter(through(url, proxy)) as start:
                 server = await start(is_patient=True)
                 async with audience(server, sql) as those:
                     await replica.start(alone=True)
                     await replica.promote()
                     replica_url = database_url_of(replica.url, str(make_url(url).database))
-                    proxy.move(replica_url)
+                    proxy.move(target_of(replica_url))
                     await sql.execute(
                         "select pg_terminate_backend(pid) from pg_stat_activity "
                         "where datname = current_database() "

@@ -15,11 +15,11 @@ from tests.integration.restore_floor import cluster, run
 from tests.integration.sequencer_floor import (
     WAIT_SECONDS,
     Log,
-    Proxy,
     backend_of_sequencer,
     connected,
     sequencing,
 )
+from tests.proxy import Proxy, target_of, through
 from tidelog.store.engine import Database
 from tidelog.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT
 
@@ -81,8 +81,8 @@ async def test_a_terminated_backend_is_replaced(log: Log, database_url: str) -> 
 @pytest.mark.slow
 async def test_a_connection_that_goes_silent_is_given_up(log: Log, database_url: str) -> None:
     """Its backend, which hears nothing of it, is ended by the next connection."""
-    async with Proxy.before(database_url) as proxy:
-        with sequencing(proxy.url):
+    async with Proxy(target_of(database_url)) as proxy:
+        with sequencing(through(database_url, proxy)):
             await log.write_numbered("before")
             silent = await backend_of_sequencer(log.observer)
             proxy.silence()

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import text
 
 from tests.harness import eventually
-from tests.integration.sequencer_floor import Proxy
 from tests.integration.step_floor import Floor, FloorTemplate, holding, open_floor, step, together
+from tests.proxy import Proxy, target_of, through
 from tidelog.store import lent, liveness, pool
 from tidelog.store.engine import Database
 from tidelog.store.lent import Lent
@@ -35,9 +35,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def behind_proxy(template: FloorTemplate) -> AsyncIterator[tuple[Floor, Proxy]]:
     """A floor whose steps reach the database by a network that can go silent."""
-    async with open_floor(template) as floor, Proxy.before(floor.url) as proxy:
+    async with open_floor(template) as floor, Proxy(target_of(floor.url)) as proxy:
         own = Database(pool_size_max=POOL_SIZE, pool_timeout_seconds=60)
-        await own.open(proxy.url)
+        await own.open(through(floor.url, proxy))
         try:
             yield Floor(floor.url, own, floor.settings), proxy
         finally:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.faults.proxy import Proxy
+from tests.proxy import Proxy
 
 TIMEOUT_SECONDS = 60
 
@@ -73,5 +73,26 @@ async def test_a_blackhole_holds_everything_until_it_is_healed(proxy: Proxy) -> 
     proxy.heal()
     async with asyncio.timeout(TIMEOUT_SECONDS):
         assert [await task for task in pending] == [b"two", b"three"]
+    writer.close()
+    late_writer.close()
+
+
+async def test_what_is_silenced_stays_so_and_new_connections_work(proxy: Proxy) -> None:
+    """Nobody is told, and nothing of it comes, also after `heal`."""
+    reader, writer = await connect(proxy)
+    writer.write(b"one")
+    assert await reader.readexactly(3) == b"one"
+    proxy.silence()
+    writer.write(b"two")
+    late_reader, late_writer = await connect(proxy)
+    late_writer.write(b"three")
+    async with asyncio.timeout(TIMEOUT_SECONDS):
+        assert await late_reader.readexactly(5) == b"three"
+    proxy.heal()
+    pending = asyncio.create_task(reader.read(1))
+    done, _ = await asyncio.wait([pending], timeout=0.2)
+    assert not done
+    proxy.cut()
+    assert await pending == b""
     writer.close()
     late_writer.close()

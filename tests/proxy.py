@@ -7,6 +7,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from sqlalchemy.engine import make_url
+
 CHUNK_SIZE = 65_536
 NARROW_SIZE = 2048
 SEGMENT_SIZE = 536
@@ -24,8 +26,7 @@ class Proxy:
         self._target = target
         self._is_narrow = is_narrow
         self._server: asyncio.Server | None = None
-        self._flows = asyncio.Event()  # not set: bytes stay where they are
-        self._flows.set()
+        self._flows = _flowing()  # of new connections; not set: bytes stay where they are
         self._delay_seconds = 0.0
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -57,8 +58,17 @@ class Proxy:
         """Pass nothing on and tell nobody, until `heal`; new connections are taken, and lead nowhere."""
         self._flows.clear()
 
+    def silence(self) -> None:
+        """Pass nothing on of the connections of now, for ever; new ones work."""
+        self._flows.clear()
+        self._flows = _flowing()
+
+    def move(self, target: Target) -> None:
+        """New connections lead there; those of now stay where they are."""
+        self._target = target
+
     def heal(self) -> None:
-        """Pass everything on again, with what was held up meanwhile."""
+        """Pass everything on again, with what was held up meanwhile; but not what was silenced."""
         self._delay_seconds = 0.0
         self._flows.set()
 
@@ -67,14 +77,15 @@ class Proxy:
         assert task is not None
         self._tasks.add(task)
         self._writers.add(writer)
+        flows = self._flows
         if self._is_narrow:
             writer.transport.set_write_buffer_limits(high=NARROW_SIZE)
         try:
-            await self._flows.wait()
+            await flows.wait()
             onward_reader, onward_writer = await self._connect()
             self._writers.add(onward_writer)
             try:
-                await asyncio.gather(self._pass(reader, onward_writer), self._pass(onward_reader, writer))
+                await asyncio.gather(self._pass(flows, reader, onward_writer), self._pass(flows, onward_reader, writer))
             finally:
                 self._writers.discard(onward_writer)
                 onward_writer.transport.abort()
@@ -99,17 +110,36 @@ class Proxy:
             raise
         return await asyncio.open_connection(sock=connection, limit=NARROW_SIZE if self._is_narrow else CHUNK_SIZE)
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass(self, flows: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One direction, until its end; then the other end is told."""
         while chunk := await reader.read(CHUNK_SIZE):
-            await self._flows.wait()
+            await flows.wait()
             if self._delay_seconds:
                 await asyncio.sleep(self._delay_seconds)
             writer.write(chunk)
             await writer.drain()
-        await self._flows.wait()
+        await flows.wait()
         with suppress(*CLOSED):
             writer.write_eof()
+
+
+def _flowing() -> asyncio.Event:
+    flows = asyncio.Event()
+    flows.set()
+    return flows
+
+
+def target_of(url: str) -> Target:
+    """Where a proxy finds the server of this database's URL."""
+    parsed = make_url(url)
+    host, port = str(parsed.query.get("host", parsed.host or "127.0.0.1")), parsed.query.get("port", parsed.port or 5432)
+    return Path(host) / f".s.PGSQL.{port}" if host.startswith("/") else (host, int(str(port)))
+
+
+def through(url: str, proxy: Proxy, *, username: str | None = None) -> str:
+    """The same database by way of the proxy, as another user if one is named."""
+    parsed = make_url(url).set(host="127.0.0.1", port=proxy.port, query={})
+    return parsed.set(username=username or parsed.username).render_as_string(hide_password=False)
 
 
 def narrow(connection: socket.socket) -> None:
