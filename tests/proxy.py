@@ -132,7 +132,10 @@ def _flowing() -> asyncio.Event:
 def target_of(url: str) -> Target:
     """Where a proxy finds the server of this database's URL."""
     parsed = make_url(url)
-    host, port = str(parsed.query.get("host", parsed.host or "127.0.0.1")), parsed.query.get("port", parsed.port or 5432)
+    host, port = (
+        str(parsed.query.get("host", parsed.host or "127.0.0.1")),
+        parsed.query.get("port", parsed.port or 5432),
+    )
     return Path(host) / f".s.PGSQL.{port}" if host.startswith("/") else (host, int(str(port)))
 
 

@@ -1,4 +1,4 @@
-"""`scripts/bench`: measures rows, prints a table, writes JSON and a plot."""
+"""`scripts/bench`: measures rows, prints a table, writes JSON."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from pathlib import Path
 from tests.benchmarks.contest import Contest, Result
 from tests.benchmarks.ground import Ground, Scale
 from tests.benchmarks.machine import machine_facts, revision
-from tests.benchmarks.plot import plot
 from tests.benchmarks.report import document, table
 from tests.benchmarks.row import Row
 from tests.benchmarks.rows import ROWS
@@ -38,7 +37,6 @@ def main() -> int:
     rows = _select(arguments.rows)
     _allow_many_sockets()
     with tempfile.TemporaryDirectory(prefix="tidelog-bench-") as folder:
-        Path(folder).chmod(0o711)  # as root, Postgres runs as another user
         Path(folder).chmod(0o755)  # Postgres is another user's if we are root
         results = asyncio.run(_run(rows, Path(folder), arguments))
     return 1 if any("failed" in (result.trouble or "") for result in results) else 0
@@ -71,9 +69,6 @@ async def _run(rows: Sequence[Row], folder: Path, arguments: argparse.Namespace)
     )
     if arguments.json:
         arguments.json.write_text(json.dumps(told, indent=1) + "\n")
-    if arguments.svg:
-        title = f"Tidelog {(told['revision'] or '')[:9]}, {facts['cores']} cores, {arguments.rounds} rounds"
-        arguments.svg.write_text(plot(results, title))
     return results
 
 
@@ -85,7 +80,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=_positive, default=5, help="how often each side is measured (5)")
     parser.add_argument("--quick", action="store_true", help="sizes too small to mean anything, to see that it runs")
     parser.add_argument("--json", type=Path, default=Path("bench.json"), metavar="FILE", help="bench.json")
-    parser.add_argument("--svg", type=Path, default=Path("bench.svg"), metavar="FILE", help="bench.svg")
     parser.add_argument("--list", action="store_true", help="name the rows, and stop")
     return parser.parse_args()
 
