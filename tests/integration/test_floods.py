@@ -89,7 +89,7 @@ async def until_the_end(wire: Wire) -> None:
             assert piece, read[-TAIL_BYTES:]
             read += piece
     frames = frames_of(bytes(read))
-    assert {opcode for opcode, _ in frames} <= {TEXT, PONG}
+    assert {opcode for opcode, _ in frames} <= {TEXT, PONG, PING}
     texts = [json.loads(payload) for opcode, payload in frames if opcode == TEXT]
     assert [message.get("subscription") == END["id"] for message in texts].index(True) == len(texts) - 1
 
