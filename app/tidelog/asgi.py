@@ -44,22 +44,30 @@ def create_app(settings: Settings | None = None) -> Litestar:
     """A server for the streams and steps under `settings.steps_dir`. Nothing is connected before it starts."""
     settings = settings or Settings()
     handler = configure(settings)
-    plugin = WholePlugin(TidelogConfig(settings=settings, steps_dir=settings.steps_dir))
+    return delivered(
+        TidelogConfig(settings=settings, steps_dir=settings.steps_dir),
+        AccessLog(handler) if settings.logs_access else None,
+        lifespan=[partial(_process, settings)],
+        on_startup=[_leave_what_lives],
+    )
+
+
+def delivered(config: TidelogConfig, access_log: AccessLog | None = None, **options: Any) -> Litestar:
+    """The application of the server as delivered, without what is the whole process's. `options` are Litestar's."""
+    plugin = WholePlugin(config)
     tidelog = plugin.tidelog
-    access_log = AccessLog(handler) if settings.logs_access else None
     return PagesApp(
-        PageRules(settings),
+        PageRules(tidelog.settings),
         tidelog.gate(access_log),
         [http for _, http in plugin.endpoints],
         access_log,
         route_handlers=[],
         plugins=[plugin],
-        lifespan=[partial(_process, settings)],
-        on_startup=[_leave_what_lives],
         exception_handlers=exception_handlers,
         openapi_config=openapi_config(),
-        request_max_body_size=settings.body_size_max_bytes,
+        request_max_body_size=tidelog.settings.body_size_max_bytes,
         logging_config=None,
+        **options,
     )
 
 

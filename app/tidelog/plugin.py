@@ -105,12 +105,19 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         self.config = config or TidelogConfig()
         settings = self.config.effective_settings
         declared = self.config.declared()
+        self.broken = declared.broken
         for broken in declared.broken:
             logger.error("left out %s: %s", broken.path, broken.cause)
         for skipped in declared.skipped:
             logger.warning("left out %s: %s", skipped.path, skipped.cause)
         self.tidelog = Tidelog(settings, declared)
         self.endpoints = endpoints_of(declared.steps)
+
+    def serve_from(self, database_url: str) -> None:
+        """From the application's next start on the database is the one at `database_url`. Raises DatabaseUrlError."""
+        DatabaseUrl.parse(database_url)
+        self.tidelog.settings = self.tidelog.settings.model_copy(update={"database_url": database_url})
+        self.tidelog.embedded = None
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
         """Part of Litestar's plugins."""
@@ -289,6 +296,11 @@ class Tidelog:
             database_connections_lent=self.database.pool.lent_count,
             database_connections_max=self.settings.pool_size_max,
         )
+
+    @property
+    def position(self) -> int:
+        """The last commit that the subscribers of this process have been given."""
+        return self.broadcaster.progress.position
 
     async def checks(self) -> dict[str, str]:
         """What /health/ready reports: each part, and "ok" or its trouble, a word before its details."""

@@ -73,6 +73,27 @@ class EmbeddedPostgres:
         with self._turn():
             self._let_go()
 
+    def stop_abandoned(self) -> bool:
+        """Stop the server that killed processes left running, if it runs; False if somebody holds on to it. Blocks."""
+        if self._hold is not None:
+            return False
+        self._home = home_of(self._data_dir)
+        self._cluster = Cluster(self._home / DATA)
+        with self._turn():
+            holders = self._open_lock(HOLDERS_LOCK)
+            try:
+                if not _is_locked(holders):
+                    return False
+                self._cluster.stop()
+            finally:
+                os.close(holders)
+        return True
+
+    @property
+    def home(self) -> Path:
+        """The folder that has the data: `data_dir`, or where a link in it leads. Raises EmbeddedPostgresError."""
+        return home_of(self._data_dir)
+
     @property
     def psql(self) -> str:
         """The command psql: the machine's, or the one that came with this server."""
