@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,10 +12,12 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
-from sqlalchemy.engine import make_url
 
-from tests.harness import Databases, Server, StepsFolder, free_port, libpq_url, migrate, uvicorn_command
-from tidelog.postgres.embedded import EmbeddedPostgres
+from tests.harness import Databases, Server, StepsFolder, free_port, migrate, uvicorn_command
+from tidelog.testing.databases import name_of
+from tidelog.testing.postgres import postgres_server
+
+pytest_plugins = ["tidelog.testing"]
 
 StartServer = Callable[..., Awaitable[Server]]
 
@@ -64,23 +64,22 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="session")
 def postgres_url() -> Iterator[str]:
-    """A server: the one of TIDELOG_DATABASE_URL, or an embedded one in a folder of this run's own."""
-    given = os.environ.get("TIDELOG_DATABASE_URL")
-    if given:
-        yield libpq_url(given)
-        return
-    folder = Path(tempfile.mkdtemp(prefix="tidelog-"))
-    embedded = EmbeddedPostgres(folder)
-    try:
-        yield embedded.start()
-    finally:
-        embedded.stop()
-        shutil.rmtree(folder)
+    """A server: the one of TIDELOG_DATABASE_URL, or an embedded one of this run's own."""
+    with postgres_server(os.environ.get("TIDELOG_DATABASE_URL")) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
-def databases(postgres_url: str) -> Databases:
-    return Databases(postgres_url)
+def tidelog_postgres_url(postgres_url: str) -> str:
+    """The same for the fixtures of tidelog.testing."""
+    return postgres_url
+
+
+@pytest.fixture(scope="session")
+async def databases(postgres_url: str) -> AsyncIterator[Databases]:
+    databases = Databases(postgres_url)
+    async with databases.run():
+        yield databases
 
 
 @pytest.fixture(scope="session")
@@ -88,9 +87,7 @@ async def template_database(databases: Databases) -> AsyncIterator[str]:
     """The name of a database that is migrated for the example's steps, to be cloned."""
     url = await databases.create()
     await asyncio.to_thread(migrate, url)
-    name = make_url(url).database
-    assert name is not None
-    yield name
+    yield name_of(url)
     await databases.drop(url)
 
 

@@ -7,7 +7,6 @@ import inspect
 import itertools
 import json
 import os
-import secrets
 import shutil
 import signal
 import socket
@@ -17,7 +16,7 @@ import tempfile
 import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -25,10 +24,13 @@ from typing import Any, TypeAlias
 import asyncpg
 import httpx
 import psutil
-from sqlalchemy.engine import make_url
 from websockets.asyncio.client import ClientConnection, connect
 
 from tidelog.postgres.account import BIN
+from tidelog.testing import databases, settling
+from tidelog.testing.databases import RUN as RUN
+from tidelog.testing.databases import database_url_of as database_url_of
+from tidelog.testing.postgres import libpq_url as libpq_url
 
 ROOT = Path(__file__).parent.parent
 # What hangs is found out by these; what is only slow, on a machine that stands still for seconds, must not be.
@@ -37,17 +39,12 @@ STOP_TIMEOUT_SECONDS = 15
 FRAME_TIMEOUT_SECONDS = 60
 HTTP_TIMEOUT_SECONDS = 60
 PROGRAM_TIMEOUT_SECONDS = 120
+NUMBERED_TIMEOUT_SECONDS = 90
 POLL_SECONDS = 0.02
-ALL_NUMBERED = """
-    select not exists (select from streams.change c where not exists (select from streams.commit n where n.xid = c.xid))
-"""
 
 PSQL = shutil.which("psql") or str(BIN / "psql")  # the machine's, or the wheel's
 MARK = "mark-"  # the type of events that only say how far the feed is
 GATES = 7  # the first half of the advisory locks that are gates
-
-# In the names of what a server keeps when a run is killed: pids come again, in containers soon.
-RUN = f"{os.getpid()}_{secrets.token_hex(3)}"
 
 _serial = itertools.count(1)
 _reserved: list[socket.socket] = []
@@ -56,51 +53,11 @@ Frame = dict[str, Any]
 Sql: TypeAlias = "asyncpg.Connection[Any]"
 
 
-def libpq_url(url: str) -> str:
-    """`url` without SQLAlchemy's driver name, as psql and asyncpg take it."""
-    return make_url(url.strip()).set(drivername="postgresql").render_as_string(hide_password=False)
-
-
-def database_url_of(server_url: str, database: str) -> str:
-    """The URL of another database on the same server."""
-    return make_url(server_url).set(database=database).render_as_string(hide_password=False)
-
-
-class Databases:
-    """Makes and drops databases on one server. They carry the test run's name: several runs may share it."""
+class Databases(databases.Databases):
+    """Databases whose deadlocks are found at once. By default Postgres waits a second before it looks."""
 
     def __init__(self, server_url: str) -> None:
-        self.server_url = server_url
-
-    async def create(self, *, template: str | None = None) -> str:
-        """A new database; returns its URL."""
-        name = f"tidelog_test_{RUN}_{next(_serial)}"
-        await self._execute(f'create database "{name}"' + (f' template "{template}"' if template else ""))
-        # Random writers of several items meet in deadlocks; the default is to wait a second before looking.
-        await self._execute(f"alter database \"{name}\" set deadlock_timeout = '5ms'")
-        return database_url_of(self.server_url, name)
-
-    async def drop(self, url: str) -> None:
-        await self._execute(f'drop database "{make_url(url).database}" with (force)')
-
-    async def replace(self, url: str, other_url: str) -> None:
-        """Have the other database be what is found at `url`, and drop what was, for all its sessions."""
-        name, other = make_url(url).database, make_url(other_url).database
-        await self._execute(f'alter database "{name}" allow_connections false')
-        await self.drop(url)
-        await self._execute(f'alter database "{other}" rename to "{name}"')
-
-    async def _execute(self, sql: str) -> None:
-        connection = await asyncpg.connect(self.server_url)
-        try:
-            async with asyncio.timeout(PROGRAM_TIMEOUT_SECONDS):
-                # Postgres itself waits 5 s for a session to leave that has ended, or that it has told to end.
-                while True:
-                    with suppress(asyncpg.ObjectInUseError):
-                        await connection.execute(sql)
-                        return
-        finally:
-            await connection.close()
+        super().__init__(server_url, deadlock_timeout="5ms")  # random writers of several items meet in deadlocks
 
 
 def migrate(database_url: str, steps_dir: Path | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -285,7 +242,8 @@ async def eventually(check: Callable[[], Any], timeout_seconds: float = 90) -> A
 
 async def until_numbered(sql: asyncpg.Connection[Any]) -> None:
     """Every commit before now has its number: whoever comes back after this is told of all of them before `live`."""
-    await eventually(lambda: sql.fetchval(ALL_NUMBERED))
+    async with asyncio.timeout(NUMBERED_TIMEOUT_SECONDS):
+        await settling.until_numbered(sql)
 
 
 class Gate:

@@ -372,3 +372,21 @@ class MessageInvalidError(TidelogError):
     """A WebSocket message that can't be understood; the connection goes on."""
 
     code = "message_invalid"
+
+
+class ApplicationUnfitError(TidelogError):
+    """An application that `tidelog.testing` can't serve for a test as it is; the message says what to change."""
+
+    code = "application_unfit"
+
+
+class NotSettledError(TidelogError, TimeoutError):
+    """What was committed did not reach the subscribers of a test in time; the message says what did not."""
+
+    code = "not_settled"
+
+
+class NotRecordedError(TidelogError, TimeoutError):
+    """What a test waited for did not come; the message says what came instead."""
+
+    code = "not_recorded"

@@ -1,0 +1,65 @@
+"""Waiting for the feed of this process to have told everything that is committed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import asyncpg
+
+from tidelog.errors import NotSettledError
+from tidelog.plugin import Tidelog
+from tidelog.testing.recording import Recording
+
+POLL_SECONDS = 0.005
+# Transactions that are visible and have no number, as texts: what was committed after this is not waited for.
+UNNUMBERED = """
+    select coalesce(array_agg(distinct xid::text), '{}')
+    from (select xid from streams.change union all select xid from streams.event) as logged
+    where not exists (select from streams.commit where commit.xid = logged.xid)
+"""
+LEFT_OF = """
+    select count(*) from unnest($1::text[]) as x where not exists (select from streams.commit where xid = x::xid8)
+"""
+HEAD = "select coalesce(max(number), 0) from streams.commit"
+
+
+async def until_numbered(connection: asyncpg.Connection[Any]) -> int:
+    """Wait until all that was committed before this call has its number; returns a number that none of it is past."""
+    unnumbered = await connection.fetchval(UNNUMBERED)
+    while await connection.fetchval(LEFT_OF, unnumbered):  # noqa: ASYNC110 - nobody signals it
+        await asyncio.sleep(POLL_SECONDS)
+    head: int = await connection.fetchval(HEAD)
+    return head
+
+
+async def settle(tidelog: Tidelog, recordings: Sequence[Recording], timeout_seconds: float) -> None:
+    """Wait until all that was committed before this call is numbered and the subscribers have it.
+
+    Raises NotSettledError.
+    """
+    waiting_for = "for commits to be numbered"
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            connection = await tidelog.database.connect()
+            try:
+                head = await until_numbered(connection)
+            finally:
+                await connection.close()
+            waiting_for = f"for the feed of this process to reach commit {head}"
+            while tidelog.position < head:  # noqa: ASYNC110 - nobody signals it outside of the feed
+                await asyncio.sleep(POLL_SECONDS)
+            for recording in recordings:
+                waiting_for = f"for the recorder of {recording} to have everything up to commit {head}"
+                await recording.caught_up(head)
+    except TimeoutError:
+        raise NotSettledError(
+            f"not settled: waited {timeout_seconds:g} s {waiting_for}; the feed is at commit {tidelog.position}, and "
+            f"its parts say: {await _parts(tidelog)}"
+        ) from None
+
+
+async def _parts(tidelog: Tidelog) -> str:
+    checks = await tidelog.checks()
+    return ", ".join(f"{part}: {state}" for part, state in checks.items() if state != "ok") or "ok"

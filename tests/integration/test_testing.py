@@ -1,0 +1,394 @@
+"""`tidelog.testing` in an author's tests of their own Litestar application. Whole runs of pytest are in acceptance/."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from litestar import Litestar, post
+from litestar.di import NamedDependency, Provide
+from litestar.exceptions import NotAuthorizedException
+from litestar.logging import LoggingConfig
+from litestar.params import FromPath
+from pydantic import BaseModel, field_validator
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from websockets.asyncio.client import connect
+
+from tidelog import ItemInvalidError, Stream, Streams, StreamUnknownError, TidelogConfig, TidelogPlugin
+from tidelog.client import Commit, Event
+from tidelog.errors import ApplicationUnfitError, NotRecordedError, NotSettledError, ServerRefusedError
+from tidelog.testing import ServedApp, serve
+from tidelog.testing.application import app_on, plugins_of
+from tidelog.testing.databases import PREFIX, Databases, database_url_of, name_of
+
+pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
+
+NOWHERE = "postgresql://nobody@127.0.0.1:9/none"
+FORBIDDEN = "forbidden by a validator"
+
+make_litestar = partial(Litestar, logging_config=LoggingConfig(configure_root_logger=False))
+
+
+class Job(BaseModel):
+    title: str
+
+    @field_validator("title")
+    @classmethod
+    def _check(cls, title: str) -> str:
+        if title == FORBIDDEN:
+            raise ValueError(FORBIDDEN)
+        return title
+
+
+JOB = Stream("job", Job)
+
+
+@post("/jobs/{user:str}/{id:str}")
+async def start(
+    user: FromPath[str], id: FromPath[str], streams: NamedDependency[Streams], fails: bool = False
+) -> dict[str, Any]:
+    job = await streams.job.set(user, id, {"title": id})
+    await streams.job.send({"groupId": user}, {"type": "started", "data": {"id": id}})
+    if fails:
+        raise RuntimeError("the author's fault")
+    return dict(job)
+
+
+def make_app(database_url: str, **config: Any) -> Litestar:
+    plugin = TidelogPlugin(TidelogConfig(database_url=database_url, streams=[JOB], path="/live", **config))
+    return make_litestar([start], plugins=[plugin], path="/v1")
+
+
+@pytest.fixture(scope="session")
+def tidelog_app() -> Callable[[str], Litestar]:
+    return make_app
+
+
+async def rows(url: str, sql: str) -> list[Any]:
+    connection = await asyncpg.connect(url)
+    try:
+        return [row[0] for row in await connection.fetch(sql)]
+    finally:
+        await connection.close()
+
+
+async def test_a_subscriber_sees_what_the_application_did(client: Any, recorder: Any, settled: Any) -> None:
+    """The changes and the event in their order, and the items that come of them."""
+    async with recorder("job", "ada") as seen:
+        assert (await client.post("/v1/jobs/ada/1")).json() == {"id": "1", "title": "1"}
+        assert (await client.post("/v1/jobs/ada/2", params={"fails": True})).status_code == 500
+        assert (await client.post("/v1/jobs/bob/1")).status_code == 201
+        await settled()
+        assert seen.snapshot == {}
+        assert seen.items == {"1": {"id": "1", "title": "1"}}
+        assert [type(message) for message in seen.messages] == [Commit, Event]
+        assert [(change.op, change.id) for change in seen.changes] == [("create", "1")]
+        assert [(event.type, event.data) for event in seen.events] == [("started", {"id": "1"})]
+
+
+async def test_a_recording_begins_with_a_snapshot_and_may_be_of_one_item(streams: Any, recorder: Any) -> None:
+    """What is there is no change; another item's changes are none of this one's."""
+    await streams.job.set("ada", "1", {"title": "before"})
+    async with recorder("job", "ada") as group, recorder("job", "ada", "1") as item:
+        assert group.snapshot == item.snapshot == {"1": {"id": "1", "title": "before"}}
+        async with streams.transaction() as together:
+            await together.job.set("ada", "1", {"title": "after"})
+            await together.job.set("ada", "2", {"title": "other"})
+        await streams.job.delete("ada", "1")
+        await group.until(lambda seen: len(seen.commits) == 2)
+        await item.until(lambda seen: not seen.items)
+    assert [[change.id for change in commit.changes] for commit in group.commits] == [["1", "2"], ["1"]]
+    assert [change.op for change in item.changes] == ["update", "delete"]
+    assert group.snapshot == {"1": {"id": "1", "title": "before"}}
+    assert group.items == {"2": {"id": "2", "title": "other"}}
+
+
+async def test_streams_are_checked_as_a_steps_are(streams: Any) -> None:
+    """Validators of the class included, though nothing is served."""
+    for title in ("titel", FORBIDDEN):
+        with pytest.raises(ItemInvalidError):
+            await streams.job.set("ada", "1", {"title": title} if title == FORBIDDEN else {title: ""})
+    assert await streams.job.get_group("ada") == []
+
+
+async def test_settled_waits_for_every_writer(
+    tidelog_database_url: str, recorder: Any, settled: Any, streams: Any
+) -> None:
+    """SQL from outside, many at once, and nobody's transaction that is still open."""
+    connection = await asyncpg.connect(tidelog_database_url)
+    async with recorder("job", "ada") as seen, recorder("job", "bob") as other:
+        async with connection.transaction():
+            await connection.execute("insert into streams.job (group_id, id, data) values ('ada', 'open', $1)", "{}")
+            await asyncio.gather(*(streams.job.set("ada", str(number), {"title": "x"}) for number in range(50)))
+            await streams.job.send({"groupId": "bob"}, {"type": "ping", "data": None})
+            await settled()
+            assert len(seen.changes) == 50
+            assert [event.type for event in other.events] == ["ping"]
+        await settled()
+        assert [change.id for change in seen.changes][50:] == ["open"]
+    await connection.close()
+
+
+async def test_settled_waits_for_a_large_commit_which_a_recorder_reads_from_the_log(
+    streams: Any, recorder: Any, settled: Any
+) -> None:
+    """More than waits for a socket: the connection falls behind, and is waited for."""
+    async with recorder("job", "ada") as seen:
+        for number in range(40):
+            await streams.job.set("ada", str(number), {"title": "x" * 100_000})
+        await settled()
+        assert len(seen.items) == 40
+
+
+async def test_settled_says_what_it_waits_for(tidelog_database_url: str, settled: Any, streams: Any) -> None:
+    """Numbers that can't be given, as somebody has locked their table."""
+    connection = await asyncpg.connect(tidelog_database_url)
+    async with connection.transaction():
+        await connection.execute("lock table streams.commit in share row exclusive mode")
+        await streams.job.set("ada", "1", {"title": "x"})
+        with pytest.raises(NotSettledError, match=r"waited 0\.3 s for commits to be numbered"):
+            await settled(timeout_seconds=0.3)
+    await settled()
+    await connection.close()
+
+
+async def test_a_recording_says_what_came_instead(streams: Any, recorder: Any, settled: Any) -> None:
+    """The last thing that somebody wants to do then is to print it."""
+    async with recorder("job", "ada") as seen:
+        with pytest.raises(NotRecordedError, match=r"job/ada: waited 0\.01 s .* nothing came"):
+            await seen.until(lambda seen: seen.events, timeout_seconds=0.01)
+        await streams.job.set("ada", "1", {"title": "instead"})
+        await settled()
+        with pytest.raises(NotRecordedError, match="instead"):
+            await seen.until(lambda seen: seen.events, timeout_seconds=0.01)
+    with pytest.raises(NotRecordedError, match="has ended"):
+        await seen.until(lambda seen: seen.events)
+
+
+async def test_a_misspelt_stream_is_named(recorder: Any) -> None:
+    """A server says only that access is denied."""
+    with pytest.raises(StreamUnknownError, match=r"'jobs'.*job"):
+        recorder("jobs", "ada")
+
+
+async def test_what_a_test_leaves_open_is_ended_with_it(tidelog_database_url: str) -> None:
+    """A recording, a WebSocket of its own, a request that would never be answered."""
+    started = asyncio.Event()
+
+    @post("/wait")
+    async def wait() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    (plugin,) = plugins_of(make_app(tidelog_database_url))
+    async with serve(make_litestar([wait], plugins=[plugin])) as served:
+        await served.recorder("job", "ada").__aenter__()
+        socket = await connect(f"{served.ws_url}/live", subprotocols=["tidelog.v1"], proxy=None)  # type: ignore[list-item]
+        waiting = asyncio.create_task(served.client.post("/wait"))
+        await started.wait()
+    with pytest.raises(httpx.HTTPError):
+        await waiting
+    await socket.wait_closed()
+    sessions = "select count(*) from pg_stat_activity where datname = current_database()"
+    assert await rows(tidelog_database_url, sessions) == [1]  # the one that asks
+
+
+async def test_two_applications_in_a_test(
+    tidelog_served: ServedApp, tidelog_database_url: str, tidelog_serve: Any
+) -> None:
+    """On one database they are two processes of a service; one on a database of its own sees nothing of theirs."""
+    async with (
+        serve(make_app(tidelog_database_url)) as same,
+        tidelog_serve() as other,
+        tidelog_served.recorder("job", "ada") as seen,
+        same.recorder("job", "ada") as seen_by_same,
+        other.recorder("job", "ada") as seen_by_other,
+    ):
+        await tidelog_served.client.post("/v1/jobs/ada/1")
+        for served in (tidelog_served, same, other):
+            await served.settled()
+        assert [change.id for change in seen.changes] == [change.id for change in seen_by_same.changes] == ["1"]
+        assert seen_by_other.messages == []
+
+
+async def test_an_application_that_was_made_before_is_pointed_at_the_tests_database(tidelog_serve: Any) -> None:
+    """As one is at the top of a module; again and again."""
+    app = make_app(NOWHERE)
+    for _ in range(2):
+        async with tidelog_serve(app) as served, served.recorder("job", "ada") as seen:
+            await served.client.post("/v1/jobs/ada/1")
+            await served.settled()
+            assert list(seen.items) == ["1"]
+
+
+async def test_an_application_that_would_write_elsewhere_is_refused(tidelog_serve: Any) -> None:
+    """A developer's own database, most likely."""
+
+    async def session() -> None:
+        raise AssertionError
+
+    config = TidelogConfig(database_url=NOWHERE, streams=[JOB])
+    two = [
+        TidelogPlugin(config),
+        TidelogPlugin(TidelogConfig(database_url=NOWHERE, path="/other", streams_dependency="other")),
+    ]
+    for app, cause in [
+        (make_litestar([], plugins=two), "2 TidelogPlugins"),
+        (
+            make_litestar([], plugins=[TidelogPlugin(config)], dependencies={"db_session": Provide(session)}),
+            "db_session",
+        ),
+        (lambda _: make_app(NOWHERE), "pass the URL on"),
+        (lambda _: make_litestar([]), "pass the URL on"),
+    ]:
+        with pytest.raises(ApplicationUnfitError, match=cause):
+            async with tidelog_serve(app):
+                pass
+
+
+async def test_several_plugins_are_told_apart_by_stream_or_path(
+    tidelog_serve: Any, databases: Databases, tidelog_database_url: str
+) -> None:
+    """Each with a database; settled is all of them."""
+
+    def make_two(database_url: str) -> Litestar:
+        one = TidelogConfig(database_url=database_url, streams=[JOB, Stream("task", Job)], path="/{tenant:str}/live")
+        other = TidelogConfig(
+            database_url=tidelog_database_url, streams=[JOB], path="/other", streams_dependency="other"
+        )
+
+        @post("/jobs/{id:str}")
+        async def start(id: FromPath[str], other: NamedDependency[Streams], streams: NamedDependency[Streams]) -> None:
+            await other.job.set("ada", id, {"title": "there"})
+            await streams.job.set("ada", id, {"title": "here"})
+            await streams.task.set("ada", id, {"title": "here"})
+
+        return make_litestar([start], plugins=[TidelogPlugin(one), TidelogPlugin(other)])
+
+    async with tidelog_serve(make_two) as served:
+        for ambiguous in (("job", None), ("task", None), ("job", "/nowhere")):
+            with pytest.raises(ApplicationUnfitError, match=r"recorder\(\.\.\., path=\.\.\.\)"):
+                served.recorder(ambiguous[0], "ada", path=ambiguous[1])
+        async with (
+            served.recorder("job", "ada", path="/acme/live") as here,
+            served.recorder("task", "ada", path="/acme/live") as task,
+            served.recorder("job", "ada", path="/other") as there,
+        ):
+            assert (await served.client.post("/jobs/1")).status_code == 201
+            await served.settled()
+            assert (here.items["1"]["title"], there.items["1"]["title"]) == ("here", "there")
+            assert list(task.items) == ["1"]
+
+
+async def test_a_recorder_says_who_it_is(tidelog_serve: Any) -> None:
+    """By a token, where guards of the application ask for one."""
+
+    def guard(connection: Any, _: Any) -> None:
+        if connection.headers.get("authorization") != "Bearer let-me-in":
+            raise NotAuthorizedException
+
+    def make_guarded(database_url: str) -> Litestar:
+        plugin = TidelogPlugin(TidelogConfig(database_url=database_url, streams=[JOB]))
+        return make_litestar([], plugins=[plugin], guards=[guard])
+
+    async with tidelog_serve(make_guarded) as served:
+        with pytest.raises(ServerRefusedError):
+            async with served.recorder("job", "ada"):
+                pass
+        async with served.recorder("job", "ada", token="let-me-in") as seen:  # noqa: S106
+            assert seen.snapshot == {}
+
+
+async def prepare(database_url: str) -> None:
+    """The author's own tables."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("create table orders (id text primary key)")
+    await connection.close()
+
+
+def make_app_with_sessions(database_url: str) -> Litestar:
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda *_, **__: asyncpg.connect(database_url))
+
+    async def session() -> AsyncGenerator[AsyncSession, None]:
+        async with AsyncSession(engine) as session, session.begin():
+            yield session
+        await engine.dispose()
+
+    @post("/orders/{id:str}")
+    async def order(
+        id: FromPath[str], db_session: NamedDependency[AsyncSession], streams: NamedDependency[Streams]
+    ) -> None:
+        await db_session.execute(text("insert into orders values (:id)"), {"id": id})
+        await streams.job.set("orders", id, {"title": id})
+
+    plugin = TidelogPlugin(TidelogConfig(database_url=database_url, streams=[JOB]))
+    return make_litestar([order], plugins=[plugin], dependencies={"db_session": Provide(session)})
+
+
+class TestWithTablesOfTheirOwn:
+    """A class or a module of tests may be of another application."""
+
+    @pytest.fixture
+    def tidelog_prepare(self) -> Callable[[str], Any]:
+        return prepare
+
+    @pytest.fixture
+    def tidelog_app(self) -> Callable[[str], Litestar]:
+        return make_app_with_sessions
+
+    @pytest.mark.parametrize("number", range(2))
+    async def test_both_are_written_together(
+        self, client: Any, recorder: Any, settled: Any, tidelog_database_url: str, number: int
+    ) -> None:
+        """In every test, each with tables of its own."""
+        async with recorder("job", "orders") as seen:
+            assert (await client.post("/orders/7")).status_code == 201
+            await settled()
+            assert await rows(tidelog_database_url, "select id from orders") == list(seen.items) == ["7"]
+
+
+async def test_what_an_application_raises_at_its_start_is_raised(tidelog_database_url: str) -> None:
+    """As it is, not as a server's log."""
+    plugin = TidelogPlugin(TidelogConfig(database_url=tidelog_database_url, streams=[Stream("other", Job)]))
+    with pytest.raises(Exception, match=r"other") as raised:
+        async with serve(make_litestar([], plugins=[plugin])):
+            pass
+    assert not isinstance(raised.value, ExceptionGroup)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    """A server would leave it out, and the test would fail for another reason."""
+    (tmp_path / "job_stream.py").write_text("config = {'name': 'job'\n")
+    config = TidelogConfig(database_url=NOWHERE, steps_dir=tmp_path)
+    with pytest.raises(ApplicationUnfitError, match=r"job_stream\.py: line 1: SyntaxError"):
+        app_on(lambda _: make_litestar([], plugins=[TidelogPlugin(config)]), NOWHERE)
+
+
+async def test_a_killed_runs_databases_are_dropped_by_the_next(postgres_url: str) -> None:
+    """And those of a run that lives are not: a session says so."""
+    databases = Databases(postgres_url)
+    killed = await databases.create(database_url_of(postgres_url, f"{PREFIX}1_abcdef_1"))
+    async with databases.run():
+        living = await databases.create()
+        async with Databases(postgres_url).run():
+            names = await rows(postgres_url, "select datname from pg_database")
+        assert name_of(killed) not in names
+        assert name_of(living) in names
+        await databases.drop(living)
+
+
+async def test_a_template_is_cloned_whoever_has_not_left_it(databases: Databases) -> None:
+    """As what an author prepares may do; Postgres copies no database that somebody uses."""
+    template = await databases.create()
+    left = await asyncpg.connect(template)
+    await databases.close_to_all(template)
+    await databases.drop(await databases.create(template=name_of(template)))
+    assert left.is_closed()
+    await databases.drop(template)
