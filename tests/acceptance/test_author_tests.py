@@ -51,7 +51,7 @@ import pytest
 pytest_plugins = ["tidelog.testing"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tidelog_steps_dir():
     return Path(__file__).parent / "steps"
 """

@@ -79,6 +79,30 @@ app = Litestar(
     ],
 )
 """
+# And their tests of it.
+CONFTEST = """
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["tidelog.testing"]
+
+
+@pytest.fixture
+def tidelog_steps_dir():
+    return Path(__file__).parent / "steps"
+"""
+TEST = """
+import pytest
+
+
+@pytest.mark.asyncio
+async def test_a_job_is_told(client, recorder, settled):
+    async with recorder("job", "all") as seen:
+        assert (await client.post("/jobs/7")).status_code == 201
+        await settled()
+        assert seen.items == {"7": {"id": "7", "title": "the job 7"}}
+"""
 TITLES = 'def title_of(id):\n    return f"the job {id}"\n'
 
 
@@ -224,6 +248,29 @@ def test_without_a_postgres_it_says_how_to_get_one(unpacked: Path, project: Path
     assert "Traceback" not in done.stderr
 
 
+def test_importing_what_tests_need_neither_connects_nor_discovers(unpacked: Path, project: Path) -> None:
+    """Also where there is neither a database nor a folder of steps; and being installed, it is in nobody's test run."""
+    environment = {"PYTHONPATH": str(unpacked), "TIDELOG_DATABASE_URL": "postgresql://nobody@127.0.0.1:9/none"}
+    program = "import tidelog.testing.fixtures; print(tidelog.testing.__file__)"
+    done = run([sys.executable, "-c", program], project, **environment, TIDELOG_STEPS_DIR="nowhere")
+    assert (done.returncode, done.stdout.strip()) == (0, str(unpacked / "tidelog/testing/__init__.py")), done.stderr
+    (entry_points,) = unpacked.glob("*.dist-info/entry_points.txt")
+    assert "pytest11" not in entry_points.read_text()
+
+
+def write_tests(project: Path) -> None:
+    (project / "conftest.py").write_text(CONFTEST)
+    (project / "test_jobs.py").write_text(TEST)
+
+
+async def test_authors_test_their_steps(unpacked: Path, project: Path, postgres_url: str) -> None:
+    """By the fixtures that are in the wheel."""
+    write_tests(project)
+    environment = {"PYTHONPATH": str(unpacked), "TIDELOG_TEST_DATABASE_URL": postgres_url}
+    done = await asyncio.to_thread(run, [sys.executable, "-m", "pytest", "-q"], project, **environment)
+    assert done.stdout.strip().splitlines()[-1].startswith("1 passed"), done.stdout
+
+
 @pytest.fixture(scope="module")
 def environment(wheel: Path) -> Iterator[Path]:
     """An empty one, with Tidelog and what it asks for, and what a test wants beside it."""
@@ -264,3 +311,21 @@ async def test_a_stream_is_in_the_transaction_of_advanced_alchemys_session(
     finally:
         await sql.close()
         await databases.drop(url)
+
+
+@pytest.mark.slow
+async def test_authors_test_their_steps_in_an_empty_environment(wheel: Path, place: Path, project: Path) -> None:
+    """With the packages of the extra alone, its Postgres included, which is gone afterwards."""
+    write_tests(project)
+    venv.create(place / "environment", with_pip=True)
+    python = place / "environment/bin/python"
+    temporary = place / "tmp"
+    temporary.mkdir()
+    for folder in (place, temporary):
+        folder.chmod(0o755)
+    install = [python, "-m", "pip", "install", "--quiet", f"tidelog[testing] @ {wheel.as_uri()}"]
+    await asyncio.to_thread(subprocess.run, install, check=True, timeout=INSTALL_TIMEOUT_SECONDS)
+    done = await asyncio.to_thread(run, [python, "-m", "pytest", "-q"], project, TMPDIR=str(temporary))
+    assert done.stdout.strip().splitlines()[-1].startswith("1 passed"), done.stdout + done.stderr
+    assert not [path for path in temporary.iterdir() if path.is_dir()]
+    assert await asyncio.to_thread(are_gone, temporary)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -37,6 +38,7 @@ PAGES = {
         "app",
         "app/tidelog/client",
         "app/tidelog/runtime",
+        "app/tidelog/testing",
         "app/tidelog/web",
         "migrations",
         "scripts",
@@ -46,6 +48,7 @@ PAGES = {
 BLOCK = re.compile(r"^```(\w+)(?: ([\w./-]+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:3000"
 CLIENT = "app/tidelog/client"
+TESTING = "app/tidelog/testing"
 WEB = "app/tidelog/web"
 
 
@@ -236,6 +239,44 @@ async def test_an_application_with_the_plugin_is_migrated_and_served(databases: 
         served.terminate()
         await served.wait()
         await databases.drop(url)
+
+
+def test_a_newcomer_tests_a_step(postgres_url: str, tmp_path: Path) -> None:
+    """The files of the page, beside the README's stream and step."""
+    for name, text in blocks("python"):
+        if name.endswith(("_stream.py", "_step.py")):
+            write(tmp_path / "steps" / name, text)
+    for name, text in [*blocks("toml", TESTING), *blocks("python", TESTING)]:
+        if name.startswith(("pyproject", "tests/")):
+            write(tmp_path / name, text)
+    assert "2 passed" in run_pytest(tmp_path, postgres_url)
+
+
+def test_an_author_tests_their_own_application(postgres_url: str, tmp_path: Path) -> None:
+    """The shop of the plugin's page, by the testing page's second conftest."""
+    for name, text in [*blocks("toml", TESTING), *blocks("python", TESTING), *blocks("python", WEB)]:
+        if not name.startswith("tests/"):
+            write(tmp_path / name, text)
+    assert "1 passed" in run_pytest(tmp_path, postgres_url)
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def run_pytest(folder: Path, server_url: str) -> str:
+    """What it says."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TIDELOG_", "PYTEST_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "--rootdir", folder],
+        cwd=folder,
+        env=environment | {"TIDELOG_TEST_DATABASE_URL": server_url},
+        capture_output=True,
+        text=True,
+        timeout=PROGRAM_TIMEOUT_SECONDS,
+    )
+    return done.stdout
 
 
 async def is_up(http: httpx.AsyncClient) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import asyncpg
@@ -11,11 +10,8 @@ import pytest
 from pydantic import BaseModel, field_validator
 
 import tidelog
-from tests.harness import Databases
-from tidelog import ItemInvalidError, Stream, StreamUnknownError
+from tidelog import ItemInvalidError, Stream, StreamUnknownError, TidelogConfig
 from tidelog.errors import DatabaseUnavailableError
-from tidelog.migrate import upgrade
-from tidelog.settings import Settings
 
 FREE = "forbidden by a validator, not by the schema"
 
@@ -35,11 +31,14 @@ JOB = Stream("job", Job)
 
 
 @pytest.fixture
-async def url(databases: Databases) -> AsyncIterator[str]:
-    url = await databases.create()
-    await asyncio.to_thread(upgrade, Settings(database_url=url), [JOB])
-    yield url
-    await databases.drop(url)
+def tidelog_config() -> TidelogConfig:
+    return TidelogConfig(streams=[JOB])
+
+
+@pytest.fixture
+def url(tidelog_database_url: str) -> str:
+    """A database of the test's own, which has the stream."""
+    return tidelog_database_url
 
 
 async def commits(url: str) -> list[int]:

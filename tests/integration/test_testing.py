@@ -66,7 +66,7 @@ def make_app(database_url: str, **config: Any) -> Litestar:
     return make_litestar([start], plugins=[plugin], path="/v1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tidelog_app() -> Callable[[str], Litestar]:
     return make_app
 

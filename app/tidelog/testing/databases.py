@@ -1,7 +1,7 @@
 """Databases for tests: made and dropped on one server, cloned from templates. Knows nothing of pytest.
 
 They carry the name of the run that made them, as several runs may share a server. What a killed run has left there,
-the next one drops: a run that lives has a session of its name.
+the next one drops: a run that lives has a session of its name (Databases.run).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ TIMEOUT_SECONDS = 120  # of a statement that makes or drops a database, on a mac
 
 # In the names of what a server keeps when a run is killed: pids come again, in containers soon.
 RUN = f"{os.getpid()}_{secrets.token_hex(3)}"
-PREFIX = "tidelog_tests_"
+PREFIX = "tidelog_tests_"  # of what other runs may drop, once this run's session is gone
+KEPT_PREFIX = "tidelog_test_"  # of what is made without such a session
 _NAME = re.compile(rf"({PREFIX}\d+_[0-9a-f]{{6}})_\d+")
 
 _serial = itertools.count(1)
@@ -48,10 +49,11 @@ class Databases:
     def __init__(self, server_url: str, **settings: str) -> None:
         self.server_url = server_url
         self._settings = settings
+        self._prefix = KEPT_PREFIX
 
     def new_url(self) -> str:
         """The URL of a database that there is not yet."""
-        return database_url_of(self.server_url, f"{PREFIX}{RUN}_{next(_serial)}")
+        return database_url_of(self.server_url, f"{self._prefix}{RUN}_{next(_serial)}")
 
     async def create(self, url: str | None = None, *, template: str | None = None) -> str:
         """A new database, at `url` if that is given, a copy of the database `template`; returns its URL."""
@@ -92,19 +94,22 @@ class Databases:
         alive = await first_connection(self.server_url, application_name=f"{PREFIX}{RUN}", idle_session_timeout="0")
         try:
             await self._drop_abandoned(alive)
+            self._prefix = PREFIX
             yield
         finally:
+            self._prefix = KEPT_PREFIX
             await alive.close()
 
     async def _drop_abandoned(self, connection: asyncpg.Connection[asyncpg.Record]) -> None:
         # In this order: a run shows that it lives before it makes its first database.
         names = [row[0] for row in await connection.fetch("select datname from pg_database")]
-        living = {row[0] for row in await connection.fetch("select application_name from pg_stat_activity")}
+        sessions = await connection.fetch("select application_name, datname from pg_stat_activity")
+        living, used = {row[0] for row in sessions}, {row[1] for row in sessions}
         for name in names:
             found = _NAME.fullmatch(name)
-            if found is not None and found[1] not in living:
+            if found is not None and found[1] not in living and name not in used:
                 with suppress(asyncpg.PostgresError):  # somebody else's, or dropped by another run
-                    await connection.execute(f'drop database "{name}" with (force)')
+                    await connection.execute(f'drop database "{name}"')
 
     async def _execute(self, sql: str) -> None:
         connection = await asyncpg.connect(self.server_url)

@@ -61,27 +61,31 @@ class AppOnDatabase:
     url: str
 
 
-@pytest.fixture(scope="session")
+# These are of each test, so that a module or a class may override them: pytest keeps what is a session's from the first
+# test that asks for it.
+
+
+@pytest.fixture
 def tidelog_steps_dir(pytestconfig: pytest.Config) -> Path:
     """Override this: the folder of your *_stream.py and *_step.py files. By default that of TIDELOG_STEPS_DIR."""
     return pytestconfig.rootpath / Settings().steps_dir
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tidelog_config(tidelog_steps_dir: Path) -> TidelogConfig:
     """Override this: what the server as delivered serves, if it isn't a folder alone."""
     return TidelogConfig(steps_dir=tidelog_steps_dir)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tidelog_app(tidelog_config: TidelogConfig) -> Litestar | MakeApp:
     """Override this: your own Litestar application, or a function that takes a database's URL and makes one."""
     return app_of(tidelog_config)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def tidelog_prepare() -> Prepare | None:
-    """Override this: a function that takes a database's URL and adds your own tables to it; it is called once."""
+    """Override this: a function that takes a database's URL and adds your own tables; each function is called once."""
     return None
 
 

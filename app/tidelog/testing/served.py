@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import re
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import cache
 from typing import Any
 
 import httpx
@@ -39,6 +41,7 @@ class ServedApp:
             base_url=self.url,
             timeout=HTTP_TIMEOUT_SECONDS,
             trust_env=False,
+            verify=_tls(),
         )
         self._recordings: list[tuple[TidelogPlugin, Recording]] = []
 
@@ -101,6 +104,12 @@ class ServedApp:
     def _leads_to(self, plugin: TidelogPlugin, path: str) -> bool:
         parts = PARAMETER.split(normalize_path(f"{self.app.path}/{plugin.config.path}"))
         return re.fullmatch("[^/]+".join(map(re.escape, parts)), normalize_path(path)) is not None
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    """One for all clients: httpx would read all certificates for each, which may take longer than a clone."""
+    return httpx.create_ssl_context(trust_env=False)
 
 
 class LoopClient(httpx.AsyncClient):
