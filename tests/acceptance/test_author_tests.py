@@ -266,7 +266,7 @@ async def test_the_next_run_removes_what_a_killed_one_left(project: Project) -> 
 
 
 def test_the_embedded_servers_of_runs_are_theirs(project: Project) -> None:
-    """One for all workers, which is gone with them; of a killed run it is gone with the next."""
+    """One for all workers, gone with them. The next run leaves a living run's, and removes a killed one's."""
     pytest.importorskip("xdist")
     tests = "\n".join(PASSES.replace("passes", f"passes_{number}") for number in range(2))
     project.write(**{"test_hangs.py": HANGS, "test_jobs.py": tests})
@@ -281,10 +281,11 @@ def test_the_embedded_servers_of_runs_are_theirs(project: Project) -> None:
         return [path for path in temporary.iterdir() if path.is_dir() and path.name.startswith("tidelog-tests-")]
 
     process = project.begin("test_hangs.py", **environment)
+    assert outcome(project.run(*AUTO, "test_jobs.py", **environment)) == "2 passed"
+    (left,) = folders()
+    assert (left / "postgres/postmaster.pid").exists()
     process.kill()
     process.communicate()
-    (left,) = folders()
-    assert (left / "postgres").exists()
     done = project.run(*AUTO, "test_jobs.py", "-n", "2", **environment)
     assert outcome(done) == "2 passed", done.stdout
     assert folders() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,11 @@ from websockets.asyncio.client import connect
 from tidelog import ItemInvalidError, Stream, Streams, StreamUnknownError, TidelogConfig, TidelogPlugin
 from tidelog.client import Commit, Event
 from tidelog.errors import ApplicationUnfitError, NotRecordedError, NotSettledError, ServerRefusedError
+from tidelog.plugin import Tidelog
 from tidelog.testing import ServedApp, serve
 from tidelog.testing.application import app_on, plugins_of
 from tidelog.testing.databases import PREFIX, Databases, database_url_of, name_of
+from tidelog.testing.settling import settle
 
 pytestmark = pytest.mark.filterwarnings("ignore::litestar.exceptions.LitestarDeprecationWarning")
 
@@ -136,15 +139,53 @@ async def test_settled_waits_for_every_writer(
     await connection.close()
 
 
-async def test_settled_waits_for_a_large_commit_which_a_recorder_reads_from_the_log(
-    streams: Any, recorder: Any, settled: Any
+class Lagging:
+    """A feed that is behind the numbers: for the first looks at it, or for ever."""
+
+    def __init__(self, tidelog: Tidelog, looks: float) -> None:
+        self.database = tidelog.database
+        self.checks = tidelog.checks
+        self._tidelog = tidelog
+        self._looks = looks
+
+    @property
+    def position(self) -> int:
+        self._looks -= 1
+        return self._tidelog.position if self._looks < 0 else 0
+
+
+async def test_settled_waits_for_the_feed_of_the_process(tidelog_served: ServedApp, streams: Any) -> None:
+    """For subscribers that are no recorders."""
+    (plugin,) = plugins_of(tidelog_served.app)
+    await streams.job.set("ada", "1", {"title": "x"})
+    lagging: Any = Lagging(plugin.tidelog, 3)
+    await settle(lagging, [], 30)
+    assert lagging.position == 1
+    stuck: Any = Lagging(plugin.tidelog, math.inf)
+    with pytest.raises(
+        NotSettledError, match="for the feed of this process to reach commit 1; the feed is at commit 0"
+    ):
+        await settle(stuck, [], 0.1)
+
+
+async def test_settled_waits_until_a_recorder_has_read_what_was_sent(
+    tidelog_database_url: str, streams: Any, recorder: Any, settled: Any
 ) -> None:
-    """More than waits for a socket: the connection falls behind, and is waited for."""
+    """A large message takes its time on the way; and what is more than waits for a socket is read from the log."""
+    connection = await asyncpg.connect(tidelog_database_url)
+    insert = "insert into streams.job (group_id, id, data) select 'ada', n, jsonb_build_object('title', $1::text) "
     async with recorder("job", "ada") as seen:
-        for number in range(40):
-            await streams.job.set("ada", str(number), {"title": "x" * 100_000})
+        await connection.execute(f"{insert} from generate_series(1, 5000) as n", "x" * 1000)
         await settled()
-        assert len(seen.items) == 40
+        assert len(seen.changes) == 5000
+        for number in range(40):
+            await streams.job.set("ada", f"more {number}", {"title": "x" * 100_000})
+        await settled()
+        assert len(seen.changes) == 5040
+        await connection.execute(f"{insert} from generate_series(5001, 30000) as n", "x" * 1000)
+        await settled()
+        assert len(seen.items) == 30_040
+    await connection.close()
 
 
 async def test_settled_says_what_it_waits_for(tidelog_database_url: str, settled: Any, streams: Any) -> None:
@@ -180,6 +221,7 @@ async def test_a_misspelt_stream_is_named(recorder: Any) -> None:
 
 async def test_what_a_test_leaves_open_is_ended_with_it(tidelog_database_url: str) -> None:
     """A recording, a WebSocket of its own, a request that would never be answered."""
+    before = asyncio.all_tasks()
     started = asyncio.Event()
 
     @post("/wait")
@@ -196,6 +238,7 @@ async def test_what_a_test_leaves_open_is_ended_with_it(tidelog_database_url: st
     with pytest.raises(httpx.HTTPError):
         await waiting
     await socket.wait_closed()
+    assert asyncio.all_tasks() <= before
     sessions = "select count(*) from pg_stat_activity where datname = current_database()"
     assert await rows(tidelog_database_url, sessions) == [1]  # the one that asks
 

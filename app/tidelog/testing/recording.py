@@ -121,7 +121,8 @@ class Recording:
             async for message in last:
                 if isinstance(message, Live) and message.position >= position:
                     break
-        await self.until(lambda _: not subscription.waiting)
+        # But not behind a snapshot that an older one begins again with, of which it was told by a Reset before.
+        await self.until(lambda _: subscription.is_live and not subscription.waiting)
 
     @property
     def _told(self) -> str:
