@@ -81,6 +81,7 @@ class Project:
     def __init__(self, folder: Path, server_url: str) -> None:
         self.folder = folder
         self.server_url = server_url
+        self._begun: list[subprocess.Popen[str]] = []
         self.write(**{"steps/job_stream.py": STREAM, "steps/start_step.py": STEP, "words.py": WORDS})
         self.write(**{"conftest.py": CONFTEST, "pytest.ini": "[pytest]\nfilterwarnings = error\n"})
 
@@ -119,18 +120,30 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
         )
+        self._begun.append(process)
         assert process.stdout is not None
         for line in process.stdout:
             if "hanging" in line:
                 return process
         raise AssertionError("it did not begin")
 
+    def end(self) -> None:
+        """End the runs that a test has left."""
+        for process in self._begun:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+
 
 @pytest.fixture
 def project(postgres_url: str) -> Iterator[Project]:
     """Not in pytest's folders, which are closed to other users: as root, Postgres runs as one."""
     with tempfile.TemporaryDirectory() as folder:
-        yield Project(Path(folder), postgres_url)
+        project = Project(Path(folder), postgres_url)
+        try:
+            yield project
+        finally:
+            project.end()
 
 
 def outcome(done: subprocess.CompletedProcess[str]) -> str:
