@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.faults.postgres import target_of
 from tests.integration.restore_floor import cluster, replica_of
+from tests.proxy import target_of
 from tidelog.store.connecting import connector
 from tidelog.store.driver import OUR_OPTIONS, _keep_alive, connection_class
 from tidelog.store.log import FEED_SETTINGS
