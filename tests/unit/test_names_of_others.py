@@ -29,9 +29,9 @@ REPLACED_OF_SOCKETS = {"handle_cont", "receive"}
 
 
 async def answer(scope: Any, receive: Any, send: Any) -> None:
-    start = {"type": f"{'http' if scope['type'] == 'http' else 'websocket.http'}.response.start", "status": 204}
-    await send({**start, "headers": []})
-    await send({"type": start["type"].replace("start", "body"), "body": b""})
+    kind = "http" if scope["type"] == "http" else "websocket.http"
+    await send({"type": f"{kind}.response.start", "status": 204, "headers": []})
+    await send({"type": f"{kind}.response.body", "body": b""})
 
 
 def names(source: ModuleType | type, *owners: str) -> set[str]:
