@@ -66,6 +66,24 @@ def test_violations_quote_no_more_than_tells_what_is_meant() -> None:
     assert len(violation.path) <= MESSAGE_LENGTH_MAX + 5
 
 
+@pytest.mark.parametrize(
+    ("options", "value", "message"),
+    [
+        (["queued", "running", "done"], "runing", '"runing" is not one of "queued", "running", "done"'),
+        ([None, 2.5, {"a": "é"}, True], 3, '3 is not one of null, 2.5, {"a":"é"}, true'),
+        ([f"country {n}" for n in range(200)], "x" * 1000, '"country 12", or 187 others'),
+        (["x" * 1000, "z"], "y", 'x", or 1 others'),
+    ],
+)
+def test_a_violation_names_what_an_enum_takes(options: list[Any], value: Any, message: str) -> None:
+    """All of it if there is room; else how many more there are. Also where it is the enum of a name."""
+    (of_name,) = compile_schema({"propertyNames": {"enum": ["red", "green", "blue"]}}).violations({"blu": 1})
+    assert of_name.message == '"blu" is not one of "red", "green", "blue"'
+    (violation,) = compile_schema({"enum": options}).violations(value)
+    assert message in violation.message
+    assert len(violation.message) <= MESSAGE_LENGTH_MAX
+
+
 def test_of_a_large_value_only_the_first_violation_is_told() -> None:
     """The validator would find all of a million before it tells one."""
     schema = compile_schema({"items": {"type": "integer"}})

@@ -73,7 +73,10 @@ def test_a_schema_need_not_mention_the_id() -> None:
         ({"name": 5}, 'config["name"] must be a string, not 5'),
         ({"name": "a", "baseConfig": {"storageType": "redis"}}, "stores every stream in Postgres"),
         ({"name": "a", "schema": {"type": "sting"}}, "stream 'a': not a valid JSON Schema: /type: \"sting\""),
-        ({"name": "a", "Schema": {}}, "config has no 'Schema'; its keys are baseConfig, description, name"),
+        (
+            {"name": "a", "shema": {}},
+            "config has 'shema', which no stream has; its keys are baseConfig, description, name",
+        ),
         ({"name": "a", "canAccess": print}, "access functions are not supported yet (config['canAccess'])"),
         ({"name": "a", "can_access": False}, "access functions are not supported yet"),
         ({"name": "a", "authorize": "admins"}, "access functions are not supported yet"),

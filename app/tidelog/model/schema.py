@@ -8,6 +8,7 @@ the class is written as, what is stored, and changes nothing.
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -26,6 +27,8 @@ VIOLATIONS_MAX = 20  # what one answer lists; a body can be wrong in a million p
 LISTED_VALUES_MAX = 2000
 LISTED_LENGTH_MAX = 16_384
 MESSAGE_LENGTH_MAX = 300  # it quotes the value, which may be of any length
+OPTIONS_LENGTH_MAX = 180  # what an enum takes, as far as it is listed in one message,
+VALUE_LENGTH_MAX = 70  # and the value, beside it
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,7 @@ class Schema:
         """The violations, each with the part of `value` that it is about."""
         errors = self.validator.iter_errors(value) if _is_small(value) else self._first_error(value)
         found = [
-            (Violation(_pointer(error.instance_path), _clip(error.message)), _part(value, error.instance_path))
+            (Violation(_pointer(error.instance_path), _clip(_said(error))), _part(value, error.instance_path))
             for error in itertools.islice(errors, VIOLATIONS_MAX)
         ]
         # Which part a class's violation is about is not known: paths through a union have its members' names.
@@ -187,10 +190,30 @@ def _part(value: Any, path: Iterable[str | int]) -> Any:
     return value
 
 
-def _clip(text: str) -> str:
+def _said(error: jsonschema_rs.ValidationError) -> str:
+    """The validator's message; of an enum one that names more than two of its values."""
+    kind = error.kind
+    if isinstance(kind, jsonschema_rs.ValidationErrorKind.PropertyNames):
+        return _said(kind.error)
+    if not isinstance(kind, jsonschema_rs.ValidationErrorKind.Enum):
+        return str(error.message)
+    value = _clip(_json(error.instance), VALUE_LENGTH_MAX)
+    options = [_clip(_json(option), OPTIONS_LENGTH_MAX - len(" ... , ")) for option in kind.options]
+    lengths = itertools.accumulate(len(option) + len(", ") for option in options)
+    shown = options[: sum(length <= OPTIONS_LENGTH_MAX for length in lengths)]
+    if len(shown) < len(options):
+        shown.append(f"or {len(options) - len(shown)} others")
+    return f"{value} is not one of {', '.join(shown)}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _clip(text: str, length_max: int = MESSAGE_LENGTH_MAX) -> str:
     """A message's beginning and end: what is wrong stands behind the value that is quoted."""
-    half = MESSAGE_LENGTH_MAX // 2
-    return text if len(text) <= MESSAGE_LENGTH_MAX else f"{text[:half]} ... {text[-half:]}"
+    half = length_max // 2
+    return text if len(text) <= length_max else f"{text[:half]} ... {text[-half:]}"
 
 
 def _no_remote_schemas(uri: str) -> NoReturn:

@@ -77,7 +77,8 @@ def _refuse_unknown(config: dict[str, Any]) -> None:
     unknown = sorted(map(repr, config.keys() - _KEYS_READ - _KEYS_IGNORED))
     if unknown:
         raise DeclarationError(
-            f"config has {', '.join(unknown)}, which no API step has; its keys are " + ", ".join(sorted(_KEYS_READ))
+            f"config has {', '.join(unknown)}, which no API step has; its keys are "
+            f"{', '.join(sorted(_KEYS_READ))}; and, without effect here, {', '.join(sorted(_KEYS_IGNORED))}"
         )
 
 

@@ -98,7 +98,9 @@ def _refuse(name: str, key: Any, value: Any) -> NoReturn:
             f"stream {name!r}: access functions are not supported yet (config[{key!r}]), and without it "
             "everyone could read the stream; remove the entry if everyone may"
         )
-    raise DeclarationError(f"stream {name!r}: config has no {key!r}; its keys are {', '.join(sorted(_KEYS))}")
+    raise DeclarationError(
+        f"stream {name!r}: config has {key!r}, which no stream has; its keys are {', '.join(sorted(_KEYS))}"
+    )
 
 
 def table_name(name: str) -> str:
