@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from pydantic import ValidationError
-
-from tidelog.errors import TidelogError
+from tidelog.logs.last_words import TOLD, last_words
 from tidelog.model.step import endpoints_of
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.settings import Settings
@@ -17,8 +15,8 @@ def main() -> None:
     """List streams and steps; ends the process with status 1 if a file, or all of them together, can't be used."""
     try:
         discovered = discover(Settings().steps_dir)
-    except (TidelogError, ValidationError) as error:
-        sys.exit(f"tidelog: {error}")
+    except TOLD as error:
+        sys.exit(last_words(error))
     for line in lines_of(discovered):
         print(line)  # noqa: T201 - this is a command's output
     if discovered.broken:

@@ -121,3 +121,11 @@ def test_each_wrong_setting_has_a_line(tmp_path: Path) -> None:
     assert done.returncode == 1 and len(lines) == 2, done.stderr
     assert lines[0].startswith("tidelog: TIDELOG_POOL_SIZE_MAX is '0'") and "greater than or equal to 2" in lines[0]
     assert lines[1].startswith("tidelog: TIDELOG_PORT is 'http'") and "valid integer" in lines[1]
+
+
+@pytest.mark.parametrize("command", [SERVE, ("-m", "tidelog.cli", "check"), ("-m", "tidelog.cli", "migrate")])
+def test_a_folder_that_is_not_there_is_told_alike(tmp_path: Path, command: tuple[str, ...]) -> None:
+    """By every command, with the error's code, and the option that was used."""
+    done = run((*command, "--steps-dir", "stepz"), tmp_path / "data")
+    check_one_line(done, f"tidelog: declaration_invalid: there is no folder {ROOT / 'stepz'}: ", "--steps-dir")
+    assert not (tmp_path / "data").exists()

@@ -69,10 +69,35 @@ def test_hidden_and_foreign_folders_are_left_alone(folder: str, write: Write, st
     assert discover(steps_dir) == Discovered({}, ())
 
 
-def test_a_missing_folder_names_the_setting(steps_dir: Path) -> None:
-    """Without a steps dir nothing starts, and the message says what to set."""
-    with pytest.raises(DeclarationError, match="TIDELOG_STEPS_DIR"):
+def test_a_missing_folder_is_named_with_all_that_may_have_named_it(steps_dir: Path) -> None:
+    """Without a steps dir nothing starts, and the message says what to change: who asks doesn't know which it was."""
+    with pytest.raises(DeclarationError, match=f"no folder {steps_dir}: .*--steps-dir, TIDELOG_STEPS_DIR, .*steps_dir"):
         discover(steps_dir)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "suffix"),
+    [
+        ("job_streams.py", STREAM, "_stream.py"),
+        ("job.stream.py", STREAM, "_stream.py"),
+        ("stream.py", STREAM.replace("config =", "config: dict ="), "_stream.py"),
+        ("start_job.py", STEP, "_step.py"),
+        ("jobs/start_job_steps.py", STEP, "_step.py"),
+        ("models.py", "config = {'name': 'jobs', 'retries': 3}", None),
+        ("settings.py", "config = load({'type': 'api'})", None),
+        ("notes.txt", STEP, None),
+        ("broken.py", "config = {", None),
+        ("nul.py", "config = '\0'", None),
+    ],
+)
+def test_a_file_that_only_its_name_keeps_from_being_read_is_told(
+    name: str, text: str, suffix: str | None, write: Write, steps_dir: Path
+) -> None:
+    """It is not run: it may be something else. Other modules are left alone."""
+    file = write(name, f"{text}\nraise SystemExit" if suffix else text)
+    found = discover(steps_dir)
+    assert (found.streams, found.steps, found.broken) == ({}, (), ())
+    assert [(one.path, one.cause.rpartition(" ")[2]) for one in found.skipped] == ([(file, suffix)] if suffix else [])
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Finds the authors' *_stream.py and *_step.py files and reads what they declare. Knows nothing of HTTP."""
 
+import ast
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ class BrokenFile:
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file that is in order, but of a kind that Tidelog does not serve."""
+    """A file that may be in order, but that Tidelog does not serve, for its kind or its name."""
 
     path: Path
     cause: str
@@ -51,19 +52,21 @@ class Discovered:
 def discover(steps_dir: Path) -> Discovered:
     """Run every stream and step file under `steps_dir`, in the order of their paths, and read its `config`.
 
-    A file that fails is in `broken`, one of another type of step in `skipped`; the others are not affected.
+    A file that fails is in `broken`; one of another type of step, or with the wrong name, is in `skipped`; the others
+    are not affected.
     Files that contradict each other, or a missing `steps_dir`, raise DeclarationError. Each call runs the
     files anew.
     """
     steps_dir = steps_dir.resolve()
     if not steps_dir.is_dir():
         raise DeclarationError(
-            f"there is no folder {steps_dir}: set TIDELOG_STEPS_DIR to the one that holds your *_stream.py and "
-            "*_step.py files"
+            f"there is no folder {steps_dir}: name the one that holds your *_stream.py and *_step.py files, by "
+            "--steps-dir, TIDELOG_STEPS_DIR, or the steps_dir of a TidelogConfig"
         )
     reading = _Reading(steps_dir)
     streams = reading.read_all(STREAM_SUFFIX, lambda module, _: Stream.from_config(_config_of(module)))
     steps = reading.read_all(STEP_SUFFIX, lambda module, file: _read_step(module, file, steps_dir.parent))
+    reading.note_misnamed()
     _refuse_streams_of_one_table(streams)
     _refuse_steps_of_one_address(steps)
     return Discovered(
@@ -97,6 +100,16 @@ class _Reading:
                     declared.append((found, file))
         return declared
 
+    def note_misnamed(self) -> None:
+        """Files that look like streams or steps, and whose names say otherwise. They are looked at, and not run."""
+        for file in self._files:
+            if file.suffix == ".py" and not file.name.endswith((STREAM_SUFFIX, STEP_SUFFIX)):
+                likeness = _likeness(file)
+                if likeness is not None:
+                    what, suffix = likeness
+                    cause = f"it looks like a {what}, and is none by its name, which must end with {suffix}"
+                    self.skipped.append(SkippedFile(file, cause))
+
     def _read(self, file: Path, read: Callable[[ModuleType, Path], Declared]) -> Declared | None:
         try:
             module = self._project.load(file)
@@ -127,6 +140,25 @@ class _Reading:
 
 def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name in _FOLDERS_IGNORED
+
+
+def _likeness(file: Path) -> tuple[str, str] | None:
+    """What a file would be, by its `config`, and how its name would end then; None if it is something else."""
+    try:
+        text = file.read_bytes()
+        body = ast.parse(text).body if b"config" in text else []
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError):
+        return None  # whoever imports it is told
+    for node in body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        value = getattr(node, "value", None)
+        if isinstance(target, ast.Name) and target.id == "config" and isinstance(value, ast.Dict):
+            keys = {key.value for key in value.keys if isinstance(key, ast.Constant)}
+            if {"name", "type"} <= keys and any(getattr(other, "name", None) == "handler" for other in body):
+                return "step", STEP_SUFFIX
+            if "name" in keys and keys & {"schema", "baseConfig"}:
+                return "stream", STREAM_SUFFIX
+    return None
 
 
 def _read_step(module: ModuleType, file: Path, root: Path) -> Step:
