@@ -28,6 +28,7 @@ from tidelog.store.failure import is_passing
 from tidelog.store.log import LIFT_TRANSACTION_TIMEOUT
 from tidelog.store.migration_lock import MIGRATION_SETTINGS, lock_versions, take_migration_lock
 from tidelog.store.requirements import check_not_newer, check_server
+from tidelog.store.undeclared import warn_of_undeclared
 
 logger = logging.getLogger("tidelog.migrations")
 
@@ -45,6 +46,11 @@ def is_upgrade_to_head() -> bool:
     function = context.get_context().opts["fn"]
     wanted = context.get_context().opts.get("destination_rev")
     return function.__name__ == "upgrade" and wanted in ("head", "heads", context.get_head_revision())
+
+
+def is_for_a_server() -> bool:
+    """Whether `tidelog serve` migrates: the server that it starts then says the rest."""
+    return "streams" in context.config.attributes and "settings" not in context.config.attributes
 
 
 def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
@@ -95,6 +101,10 @@ async def migrate(url: str, streams: Iterable[Stream]) -> None:
             await connection.exec_driver_sql(LIFT_TRANSACTION_TIMEOUT)
             await connection.commit()
             await connection.run_sync(run_online, streams)
+            if is_upgrade_to_head() and not is_for_a_server():
+                driver = (await connection.get_raw_connection()).driver_connection
+                assert driver is not None  # noqa: S101 - it is open
+                await warn_of_undeclared(driver, streams)
     except DBAPIError as error:
         cause = getattr(error.orig, "__cause__", None)
         if isinstance(cause, asyncpg.InsufficientPrivilegeError):

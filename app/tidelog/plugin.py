@@ -48,6 +48,7 @@ from tidelog.store.connecting import first_connection
 from tidelog.store.declared import check_declared
 from tidelog.store.engine import Database
 from tidelog.store.requirements import check_grants, check_revision, check_server
+from tidelog.store.undeclared import warn_of_undeclared
 from tidelog.store.url import DatabaseUrl
 from tidelog.web.access import AccessLog
 from tidelog.web.cross_origin import PageRules
@@ -284,10 +285,11 @@ class Tidelog:
             await check_server(connection)
             await check_revision(connection)
             await check_grants(connection, streams)
+            async with self.database.engine.connect() as lent:
+                await check_declared(lent, streams)
+            await warn_of_undeclared(connection, streams)
         finally:
             await connection.close()
-        async with self.database.engine.connect() as lent:
-            await check_declared(lent, streams)
 
     def stats(self) -> Stats:
         """What this process has and does now, in numbers; only while it is started."""

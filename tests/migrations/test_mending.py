@@ -14,10 +14,11 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.harness import Server, Sql, StepsFolder, connect_sql, free_port, migrate
+from tests.harness import RUN, Server, Sql, StepsFolder, connect_sql, free_port, migrate
 from tests.migrations.catalog import definitions_of
 from tests.migrations.test_refusals import serve, stream
 from tidelog.store.log import Numbering
+from tidelog.store.undeclared import warn_of_undeclared
 
 LIVE = """
     select group_id, id, version, data from (
@@ -130,6 +131,46 @@ async def test_a_stream_whose_name_folds_to_the_same_table_can_take_it(sql: Sql)
     assert "logged 1 items as created" in await declare(sql, "Note", "note")
     await check_fold(sql, "Note", "note")
     assert await sql.fetchval("select pg_get_viewdef('streams.note_history'::regclass) like '%Note%'")
+
+
+async def test_items_of_a_stream_that_was_renamed_in_its_file_alone_are_told_and_can_be_moved(
+    url: str, sql: Sql, steps: StepsFolder
+) -> None:
+    """By a migration and by a server, until the statements that are offered have run. What has no items isn't told."""
+    told = "streams.note has items, but no file declares the stream note"
+    steps.write("task_stream.py", stream("task"))
+    said = (await asyncio.to_thread(migrate, url, steps.path)).stderr
+    assert told in said
+    server = Server(url, steps.path, {}, free_port())
+    try:
+        await server.wait_until_ready()
+        (warning,) = [record["message"] for record in server.records("tidelog.streams")]
+    finally:
+        await server.stop()
+    assert told in warning and warning in said
+    (statements,) = STATEMENT.findall(warning)
+    await sql.execute(statements.replace("NEW", "task"))
+    assert [tuple(row) for row in await sql.fetch("select id, data from streams.task")] == [("a", {"id": "a", "n": 1})]
+    assert "note" not in (await asyncio.to_thread(migrate, url, steps.path)).stderr
+
+
+async def test_an_undeclared_stream_that_is_locked_or_forbidden_holds_up_no_start(
+    url: str, sql: Sql, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is said of it then."""
+    async with sql.transaction():
+        await sql.execute("lock table streams.note")
+        other = await asyncpg.connect(url)
+        await warn_of_undeclared(other, [])
+    nobody = f"tidelog_test_nobody_{RUN}"
+    await other.execute(f"create role {nobody}; grant usage on schema streams to {nobody}")
+    try:
+        await other.execute(f"grant select on streams.stream to {nobody}; set role {nobody}")
+        await warn_of_undeclared(other, [])
+    finally:
+        await other.execute(f"reset role; drop owned by {nobody}; drop role {nobody}")
+        await other.close()
+    assert "note" not in caplog.text
 
 
 # Gone.

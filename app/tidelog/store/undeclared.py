@@ -1,0 +1,44 @@
+"""Streams of the database that no file declares any more, such as those that were renamed in their files alone."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from tidelog.model.stream import Stream
+
+    Connection = asyncpg.Connection[Any]
+
+LOOK_SECONDS = 2.0  # at a table that may be locked: nothing waits for this longer
+OTHERS = """
+    select name, format('streams.%I', table_name) as full_name
+    from streams.stream
+    where name <> all ($1::text[]) and to_regclass(format('streams.%I', table_name)) is not null
+    order by name
+"""
+
+logger = logging.getLogger("tidelog.streams")
+
+
+async def warn_of_undeclared(connection: Connection, streams: Iterable[Stream]) -> None:
+    """Warn of streams that have items and aren't among `streams`. A table that can't be read now is left out."""
+    for name, full_name in await connection.fetch(OTHERS, [stream.name for stream in streams]):
+        look = f"select exists (select from {full_name})"  # noqa: S608 - quoted by Postgres
+        try:
+            has_items = await connection.fetchval(look, timeout=LOOK_SECONDS)
+        except (asyncpg.PostgresError, TimeoutError):
+            continue
+        if has_items:
+            logger.warning(
+                "%s has items, but no file declares the stream %s, so nobody can subscribe to it here. If it was "
+                "renamed, move them: `insert into streams.NEW (group_id, id, data) select group_id, id, data from "
+                "%s; delete from %s;`. If another application serves it, all is well",
+                full_name,
+                name,
+                full_name,
+                full_name,
+            )
