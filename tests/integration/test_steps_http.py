@@ -74,6 +74,35 @@ async def test_a_body_that_does_not_fit_is_refused_with_where_and_why(floor: Flo
         assert (await client.post("/run", json={"text": "hi"})).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("content", "content_type", "hint"),
+    [
+        (
+            b'{"id": "a"}',
+            "application/x-www-form-urlencoded",
+            "it came as application/x-www-form-urlencoded, and was not",
+        ),
+        (b'{"id": "a"}', "Text/Plain;charset=UTF-8", "it came as text/plain, and was not read as JSON"),
+        (b"{id: a}", None, "it came without a content type, and is not JSON"),
+        (b"{}", None, '"id" is a required property'),
+        (b"", None, "the request has no body"),
+        (b"{}", "application/json", '"id" is a required property'),
+        (b"{}", "application/vnd.api+json", '"id" is a required property'),
+    ],
+)
+async def test_a_body_that_was_not_read_as_json_and_does_not_fit_is_told_so(
+    floor: Floor, content: bytes, content_type: str | None, hint: str
+) -> None:
+    """curl and fetch() send another content type unless they are told; that a property is missing is no help then."""
+    schema = {"type": "object", "required": ["id"]}
+    headers = {} if content_type is None else {"content-type": content_type}
+    async with floor.client(step(echo, body_schema=schema)) as client:
+        error = (await client.post("/run", content=content, headers=headers)).json()["error"]
+    assert error["code"] == "body_invalid"
+    assert hint in error["message"]
+    assert ("it came" in error["message"]) == ("it came" in hint)
+
+
 async def test_a_class_checks_a_body_and_makes_it_whole(floor: Floor) -> None:
     """Its validators run, its defaults are filled in, and the handler gets plain JSON, also of a form."""
 
@@ -136,11 +165,18 @@ async def test_a_body_that_is_too_large_is_refused(floor: Floor) -> None:
 
 
 async def test_what_is_not_there_is_told_in_the_same_shape(floor: Floor) -> None:
-    """404, and 405 with the methods that are allowed."""
+    """404 with method and path, as they were sent; and 405 with the methods that are allowed."""
     async with floor.client(step(echo), step(echo, name="Get", method="GET", path="/rooms/:id")) as client:
         answer = await client.get("/nowhere")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        assert "nothing is served at GET /nowhere;" in answer.json()["error"]["message"]
+        answer = await client.post("/rooms/a%2Fb%00/" + "x" * 1000)
+        assert answer.status_code == 400  # NUL
+        answer = await client.post("/rooms/a%2Fb/" + "x" * 1000)
+        assert "nothing is served at POST /rooms/a%2Fb/xxx" in answer.json()["error"]["message"]
+        assert len(answer.text) < 400
         answer = await client.get("/run")
+        assert answer.json()["error"]["message"].startswith("/run does not take GET; it takes ")
         assert (answer.status_code, answer.json()["error"]["code"]) == (405, "method_not_allowed")
         assert set(answer.headers["allow"].split(", ")) == {"OPTIONS", "POST"}
         answer = await client.post("/rooms/1")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, cast
 
 from litestar import MediaType, Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
 from litestar.types import ExceptionHandlersMap
 
 from tidelog.errors import (
@@ -25,11 +25,13 @@ from tidelog.errors import (
     TidelogError,
     Violation,
 )
+from tidelog.logs.lines import printable
 from tidelog.store.failure import is_away, is_busy, is_conflict
 
 RETRY_CONFLICT_SECONDS = 1  # the other transaction is over by then
 RETRY_BUSY_SECONDS = 5  # about what a lock is waited for
 RETRY_DATABASE_SECONDS = 5  # about what a restart or a fail-over takes
+PATH_LENGTH_MAX = 200  # of what is told of a path where nothing is
 
 logger = logging.getLogger(__name__)
 
@@ -121,8 +123,26 @@ def _refusal(error: HTTPException) -> Failure:
     return Failure(error.status_code, code, error.detail, headers=headers)
 
 
+def _where_nothing_is(request: Request[Any, Any, Any], error: Exception, failure: Failure) -> Failure:
+    """With method and path, where nobody has said anything else: the two are wrong more often than they seem to be."""
+    if failure.message != HTTPStatus(failure.status).phrase:
+        return failure
+    # As it was sent: the scope's own path is where steps are hidden, see paths.py.
+    raw = request.scope.get("raw_path") or request.scope["path"].encode()
+    path = printable(raw.decode("latin-1"))[:PATH_LENGTH_MAX]
+    if isinstance(error, NotFoundException):
+        message = f"nothing is served at {request.method} {path}; /schema/openapi.json has all steps"
+    elif isinstance(error, MethodNotAllowedException):
+        message = f"{path} does not take {request.method}; it takes {failure.headers.get('allow', 'other methods')}"
+    else:
+        return failure
+    return replace(failure, message=message)
+
+
 def _answer(request: Request[Any, Any, Any], error: Exception) -> Response[dict[str, Any]]:
     failure = failure_of(error, f"{request.method} {request.url.path}")
+    if isinstance(error, HTTPException):
+        failure = _where_nothing_is(request, error, failure)
     return Response(failure.body(), status_code=failure.status, headers=failure.headers, media_type=MediaType.JSON)
 
 

@@ -47,7 +47,7 @@ class HttpInvocation:
         """`req`. Raises BodyInvalidError and QueryInvalidError."""
         req = self._incoming.req()
         if self._body_schema is not None:
-            req["body"] = _checked_body(self._body_schema, req["body"])
+            req["body"] = _checked_body(self._body_schema, req["body"], self._incoming)
         return req
 
     def accept(self, returned: Any) -> Answer:
@@ -98,14 +98,16 @@ class HttpInvocation:
         )
 
 
-def _checked_body(schema: Schema, body: Any) -> Any:
-    body, violations = schema.read(body)
+def _checked_body(schema: Schema, body: Any, incoming: Incoming) -> Any:
+    made, violations = schema.read(body)
     if violations:
         first = violations[0]
         raise BodyInvalidError(
-            f"the body does not fit the step's bodySchema: {first.path or 'the body'}: {first.message}", violations
+            f"the body does not fit the step's bodySchema: {first.path or 'the body'}: {first.message}"
+            + incoming.hint(body),
+            violations,
         )
-    return body
+    return made
 
 
 def _read_json(body: bytes) -> Any:

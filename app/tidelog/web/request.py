@@ -53,6 +53,17 @@ class Incoming:
             "rawBody": text,
         }
 
+    def hint(self, body: Any) -> str:
+        """What may be wrong with a `body` that doesn't fit, beside what is in it: that it wasn't read as JSON."""
+        kind = _kind_of(self.headers.get("content-type", ""))
+        if not self.body:
+            return "; the request has no body"
+        if not kind and isinstance(body, str):
+            return "; it came without a content type, and is not JSON"
+        if not kind or _is_json(kind):
+            return ""
+        return f"; it came as {kind:.80}, and was not read as JSON: send that with `content-type: application/json`"
+
 
 async def read_body(receive: Receive, headers: Mapping[str, str], size_max_bytes: int) -> bytes:
     """The whole body. Raises BodyTooLargeError as soon as it is known to be, and ClientGoneError."""
@@ -106,13 +117,13 @@ def _parse_body(body: bytes, content_type: str) -> tuple[str, Any]:
         raise BodyInvalidError(f"the body is not UTF-8: {error.reason} at byte {error.start}") from None
     if "\0" in text:
         raise BodyInvalidError(f"the body has {_NUL}")
-    kind = content_type.partition(";")[0].strip().lower()
+    kind = _kind_of(content_type)
     if kind == "application/x-www-form-urlencoded":
         try:
             return text, _parse_fields(text)
         except ValueError as error:
             raise BodyInvalidError(f"the form has {error}") from None
-    if kind and kind != "application/json" and not kind.endswith("+json"):
+    if kind and not _is_json(kind):
         return text, text
     try:
         value = from_json(body, allow_inf_nan=False)  # refuses lone surrogates, 4,301 digits and 200 levels, too
@@ -125,6 +136,14 @@ def _parse_body(body: bytes, content_type: str) -> tuple[str, Any]:
     if "\\u0000" in text and is_within(value, lambda one: isinstance(one, str) and "\0" in one):
         raise BodyInvalidError(f"the body has {_NUL}")
     return text, value
+
+
+def _kind_of(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
+
+
+def _is_json(kind: str) -> bool:
+    return kind == "application/json" or kind.endswith("+json")
 
 
 def _has_infinity(value: Any) -> bool:
