@@ -20,6 +20,15 @@ def shown(value: object) -> str:
         return f"a {type(value).__name__} that can't be shown"
 
 
+FORGOTTEN_AWAIT = "is an `await` missing before it?"
+_NOT_AWAITED = ("tidelog.runtime.calls.Call", "'coroutine'")  # in what others say of a value that they can't take
+
+
+def await_hint(message: str) -> str:
+    """What is said behind `message` if it is about a call that was not awaited; else nothing."""
+    return f": {FORGOTTEN_AWAIT}" if any(name in message for name in _NOT_AWAITED) else ""
+
+
 class TidelogError(Exception):
     """Something that Tidelog refused. `code` never changes between releases; the message may."""
 

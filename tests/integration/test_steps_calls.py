@@ -484,3 +484,93 @@ async def test_an_unknown_stream_is_what_python_expects(floor: Floor) -> None:
         return OK
 
     assert (await floor.post(handler)).status_code == 200
+
+
+async def _returned(context: Any, call: Any) -> Any:
+    return call
+
+
+async def _in_a_body(context: Any, call: Any) -> Any:
+    return {"status": 200, "body": {"item": call}}
+
+
+async def _in_an_item(context: Any, call: Any) -> Any:
+    await context.streams.chatMessage.set("g", "2", {"text": call})
+
+
+async def _as_an_item(context: Any, call: Any) -> Any:
+    await context.streams.chatMessage.set("g", "2", call)
+
+
+async def _as_a_key(context: Any, call: Any) -> Any:
+    await context.streams.chatMessage.get("g", call)
+
+
+async def _subscripted(context: Any, call: Any) -> Any:
+    return call["text"]
+
+
+async def _iterated(context: Any, call: Any) -> Any:
+    return [one["text"] for one in call]
+
+
+async def _searched(context: Any, call: Any) -> Any:
+    return "text" in call
+
+
+async def _unpacked(context: Any, call: Any) -> Any:
+    return {**call, "text": "b"}
+
+
+async def _asked_for(context: Any, call: Any) -> Any:
+    return call.get("text")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        _returned,
+        _in_a_body,
+        _in_an_item,
+        _as_an_item,
+        _as_a_key,
+        _subscripted,
+        _iterated,
+        _searched,
+        _unpacked,
+        _asked_for,
+    ],
+)
+async def test_a_call_that_is_taken_for_its_answer_asks_whether_an_await_is_missing(
+    floor: Floor, caplog: pytest.LogCaptureFixture, use: Any
+) -> None:
+    """The client is told nothing of it, the log where it was."""
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        return await use(context, context.streams.chatMessage.set("g", "1", {"text": "a"}))
+
+    assert (await floor.post(handler)).status_code == 500
+    assert "is an `await` missing before it?" in caplog.text
+
+
+async def test_what_a_context_or_a_stream_has_not_is_told_with_what_it_has(floor: Floor) -> None:
+    """And with what may have been meant; hasattr and getattr with a default are as ever."""
+
+    async def handler(req: dict[str, Any], context: Any) -> Any:
+        chat = context.streams.chatMessage
+        for what, name, message in (
+            (context, "stream", "a context has no 'stream': did you mean 'streams'? It has streams, db, logger"),
+            (context, "queue", "a context has no 'queue'. It has streams, db, "),
+            (chat, "update", "a stream has no 'update'. It has get, set, delete, get_group, getGroup, send"),
+            (chat, "getgroup", "did you mean 'get_group'?"),
+            (context.streams, "db", "no stream is named 'db'; declared are: chatMessage. SQLAlchemy's session is "),
+            (context.streams, "transaction", "tidelog.open's; a step is one transaction by itself"),
+        ):
+            with pytest.raises(AttributeError) as told:
+                getattr(what, name)
+            assert message in str(told.value)
+            assert not hasattr(what, name) and getattr(what, name, None) is None
+        assert not hasattr(chat, "__deepcopy__")
+        return OK
+
+    assert (await floor.post(handler)).status_code == 200

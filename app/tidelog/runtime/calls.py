@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from threading import get_ident
-from typing import Any
+from typing import Any, NoReturn
 
-from tidelog.errors import StepEndedError
+from tidelog.errors import FORGOTTEN_AWAIT, StepEndedError
 
 TASKS_KEPT_MAX = 64  # tasks kept for the end, before those that need no more looking after are sorted out
 
@@ -190,7 +190,17 @@ class CallFuture:
         """`done`, `result`, `exception` and whatever else its future has."""
         if name.startswith("_"):
             raise AttributeError(name)
+        if not hasattr(asyncio.Task, name):
+            raise AttributeError(f"a call on a stream has no {name!r}, and its answer may: {FORGOTTEN_AWAIT}")
         return getattr(self.future, name)
+
+    def __getitem__(self, key: object) -> NoReturn:
+        """What a dict or a list has, which is its answer."""
+        raise TypeError(f"a call on a stream is not its answer, of which {key!r:.80} is asked: {FORGOTTEN_AWAIT}")
+
+    def keys(self) -> NoReturn:
+        """Asked for by `{**call}` and `dict(call)`."""
+        raise TypeError(f"a call on a stream is not its answer: {FORGOTTEN_AWAIT}")
 
     def cancel(self, msg: Any | None = None) -> bool:
         """Like a task's: one that hasn't begun never does, one that runs is broken off."""

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tidelog.errors import ItemInvalidError, NotSupportedError, StreamUnknownError
 from tidelog.model.step import Step
 from tidelog.runtime.calls import Calls
+from tidelog.runtime.names import NO_STREAMS, no_attribute
 from tidelog.store.items import Items, Lend
 from tidelog.store.session import LentSession
 
@@ -60,6 +61,11 @@ class StreamCalls:
         """Send `event`, {"type", "data"}, to the subscribers of `channel`, {"groupId", "id"?}."""
         return self._run(self._send(channel, event))
 
+    if not TYPE_CHECKING:  # to type checkers it would say that there is everything
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, "a stream", name, ("get", "set", "delete", "get_group", "getGroup", "send"))
+
     async def _send(self, channel: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         if not isinstance(channel, Mapping) or "groupId" not in channel:
             raise ItemInvalidError(f'send: a channel is {{"groupId": ..., "id"?: ...}}, not {channel!r:.80}')
@@ -80,7 +86,8 @@ class Streams(Mapping[str, StreamCalls]):
         items = self._items.get(name)
         if items is None:
             known = ", ".join(sorted(self._items)) or "none"
-            raise StreamUnknownError(f"no stream is named {name!r}; declared are: {known}")
+            hint = f". {NO_STREAMS[name]}" if name in NO_STREAMS else ""
+            raise StreamUnknownError(f"no stream is named {name!r}; declared are: {known}{hint}")
         return StreamCalls(items, self._lend, self._run)
 
     def __getattr__(self, name: str) -> StreamCalls:
@@ -160,6 +167,11 @@ class StepContext:
         session = self._work.session
         session.follow(self.calls)
         return session
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise no_attribute(self, "a context", name, ("streams", "db", "logger", "trace_id", "traceId", "flows"))
 
     @property
     def state(self) -> NoReturn:

@@ -11,7 +11,7 @@ import asyncpg
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from tidelog.errors import ItemInvalidError, KeyInvalidError, shown
+from tidelog.errors import ItemInvalidError, KeyInvalidError, await_hint, shown
 from tidelog.json_text import is_within, parse
 from tidelog.model.stream import Stream
 from tidelog.store.checkout import AskAgainError
@@ -160,7 +160,7 @@ def to_json(value: Any) -> tuple[str, Any]:
         text = encode(value)
         text.encode()
     except (ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
-        raise ItemInvalidError(f"not JSON: {error}") from error
+        raise ItemInvalidError(f"not JSON: {error}{await_hint(str(error))}") from error
     plain = parse(text)
     if "\\u0000" in text and is_within(plain, lambda one: isinstance(one, str) and "\0" in one):
         raise ItemInvalidError("not storable: Postgres's jsonb can't hold the NUL character (\\u0000)")
@@ -179,7 +179,7 @@ def _key(what: str, key: str) -> str:
     if isinstance(key, int) and not isinstance(key, bool) and key.bit_length() <= _INT_KEY_BITS_MAX:
         key = str(key)  # JavaScript's habit, and Motia's: a key is a string, whatever was passed
     if not isinstance(key, str):
-        raise KeyInvalidError(f"{what} must be a string, not {shown(key)}", key)
+        raise KeyInvalidError(f"{what} must be a string, not {shown(key)}{await_hint(shown(key))}", key)
     try:
         size = len(key.encode())
     except UnicodeEncodeError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
-from tidelog.errors import AnswerInvalidError, shown
+from tidelog.errors import AnswerInvalidError, await_hint, shown
 from tidelog.json_text import write
 
 WITHOUT_BODY = frozenset({204, 205, 304})  # RFC 9110 15.3.5, 15.3.6 and 15.4.5
@@ -54,6 +54,7 @@ def encode_answer(answer: Any) -> Answer:
     if not isinstance(answer, Mapping):
         raise AnswerInvalidError(
             f'a handler returns {{"status": 200, "body": ...}}, with "headers" if it likes, not {shown(answer)}'
+            + await_hint(shown(answer))
         )
     if unknown := answer.keys() - _KEYS:
         raise AnswerInvalidError(f"an answer has status, body and headers, not {sorted(map(str, unknown))}")
@@ -82,7 +83,8 @@ def _encode_body(body: Any) -> tuple[bytes | None, bytes]:
             return b"text/plain; charset=utf-8", body.encode()
         return b"application/json", _encode_json(body)
     except (ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
-        raise AnswerInvalidError(f"the answer's body can't be sent as JSON: {error}") from error
+        hint = await_hint(str(error))
+        raise AnswerInvalidError(f"the answer's body can't be sent as JSON: {error}{hint}") from error
 
 
 def _encode_json(body: Any) -> bytes:
