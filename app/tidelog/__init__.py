@@ -7,7 +7,15 @@ only uses the client stays small.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from tidelog.errors import ItemInvalidError, KeyInvalidError, StreamUnknownError, TidelogError
+from tidelog.errors import (
+    CommitUnknownError,
+    DatabaseUnavailableError,
+    ItemInvalidError,
+    KeyInvalidError,
+    NoConnectionError,
+    StreamUnknownError,
+    TidelogError,
+)
 
 if TYPE_CHECKING:
     from tidelog.client import Client
@@ -20,9 +28,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Client",
+    "CommitUnknownError",
     "Context",
+    "DatabaseUnavailableError",
     "ItemInvalidError",
     "KeyInvalidError",
+    "NoConnectionError",
     "Stream",
     "StreamUnknownError",
     "Streams",

@@ -21,6 +21,7 @@ from tidelog.errors import PositionTooOldError, TransactionAbortedError
 from tidelog.feed.hint import HEAD_CHANNEL, PAUSE_SECONDS, hinted_head
 from tidelog.json_text import parse
 from tidelog.model.change import Operation
+from tidelog.store.connecting import told
 from tidelog.store.consumers import (
     Batch,
     Start,
@@ -166,7 +167,7 @@ async def _ask(statement: Awaitable[_T]) -> _T:
     try:
         return await statement
     except (OSError, asyncpg.InterfaceError) as error:  # TimeoutError is an OSError
-        raise InterruptedWorkError(f"{type(error).__name__}: {error}") from error
+        raise InterruptedWorkError(told(error)) from error
     except asyncpg.PostgresError as error:
         if not is_passing(error):
             raise

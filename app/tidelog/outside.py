@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
+import asyncpg
+
+from tidelog.errors import DatabaseUrlError, GrantMissingError, StreamsNotMigratedError
 from tidelog.model.stream import Stream
 from tidelog.runtime.awaited import AwaitedCalls, awaited_calls
 from tidelog.runtime.context import Streams
 from tidelog.settings import Settings
 from tidelog.store.autocommit import StepAutocommit
+from tidelog.store.connecting import first_connection
+from tidelog.store.declared import MIGRATE
 from tidelog.store.engine import Database
 from tidelog.store.items import Items
 from tidelog.store.share import Share
@@ -41,25 +47,36 @@ class OpenStreams(Streams):
 
 @asynccontextmanager
 async def open(
-    url: str, streams: Iterable[Stream] | None = None, *, connections_max: int = 4
+    url: str | None = None, streams: Iterable[Stream] | None = None, *, connections_max: int = 4
 ) -> AsyncIterator[OpenStreams]:
-    """The streams of the database at `url`: those that are given, or all that are declared there.
+    """The streams of the database at `url`, or of TIDELOG_DATABASE_URL: those that are given, or all declared there.
 
     A schema that was declared as a pydantic class is known to the database as JSON Schema: for what its validators say
-    beyond that, give the stream. A call that isn't awaited is an error. Raises OSError, asyncpg's errors, and
-    DatabaseUnavailableError in operations.
+    beyond that, give the stream. A call that isn't awaited is an error.
+
+    Raises DatabaseUrlError, DatabaseUnreachableError, StreamsNotMigratedError and GrantMissingError. Later on an
+    operation raises DatabaseUnavailableError if the database is away (nothing was stored), and CommitUnknownError if
+    the connection broke in a COMMIT; connections are opened anew by themselves, so the same again may succeed.
     """
     settings = Settings()
+    given_by = "TIDELOG_DATABASE_URL" if url is None else "tidelog.open"
+    url = settings.database_url if url is None else url
+    if url is None:
+        raise DatabaseUrlError(
+            "no database is named: write tidelog.open(url), or set TIDELOG_DATABASE_URL. `tidelog serve` shows the URL "
+            "of its embedded Postgres when it starts"
+        )
     database = Database(
         pool_size_max=connections_max,
         pool_timeout_seconds=settings.pool_timeout_seconds,
         pool_idle_seconds=settings.pool_idle_seconds,
         item_size_max_bytes=settings.body_size_max_bytes,
     )
+    declared = await _declared(url, given_by)
+    if streams is None:
+        streams = [Stream(name, json.loads(schema)) for name, schema in declared]
     await database.open(url)
     try:
-        if streams is None:
-            streams = await _declared(database)
         items = {one.name: Items(one, size_max_bytes=settings.body_size_max_bytes) for one in streams}
         with awaited_calls() as calls:
             yield OpenStreams(items, Share(database.pool, 1.0), calls)
@@ -67,10 +84,17 @@ async def open(
         await database.close()
 
 
-async def _declared(database: Database) -> list[Stream]:
-    connection = await database.connect()
+async def _declared(url: str, given_by: str) -> Sequence[Any]:
+    """Name and schema of each stream."""
+    connection = await first_connection(url, given_by=given_by)
     try:
-        rows = await connection.fetch(DECLARED)
+        return await connection.fetch(DECLARED)
+    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+        raise StreamsNotMigratedError(f"this database has no Tidelog tables yet: {MIGRATE}") from error
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise GrantMissingError(
+            f"the role may not read which streams there are ({error}): `grant usage on schema streams to ...; grant "
+            "select on streams.stream to ...;`"
+        ) from error
     finally:
         await connection.close()
-    return [Stream(name, json.loads(schema)) for name, schema in rows]

@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from pathlib import Path
 
 import asyncpg
 import pytest
 from pydantic import BaseModel, field_validator
+from sqlalchemy.engine import make_url
 
 import tidelog
-from tidelog import ItemInvalidError, Stream, StreamUnknownError, TidelogConfig
-from tidelog.errors import DatabaseUnavailableError
+from tests.harness import RUN, Databases, free_port
+from tidelog import (
+    DatabaseUnavailableError,
+    ItemInvalidError,
+    NoConnectionError,
+    Stream,
+    StreamUnknownError,
+    TidelogConfig,
+    TidelogError,
+)
+from tidelog.errors import DatabaseUrlError, GrantMissingError
+from tidelog.migrate import upgrade
+from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.settings import Settings
 
 FREE = "forbidden by a validator, not by the schema"
 
@@ -117,3 +131,80 @@ async def test_a_call_that_is_not_awaited_is_an_error(url: str) -> None:
             await streams.job.set("all", "1", {"title": "awaited"})
             streams.job.set("all", "2", {"title": "forgotten"})
     assert await commits(url) == [1]
+
+
+async def test_a_program_need_not_name_the_database_of_the_environment(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is told how to name one where there is none."""
+    monkeypatch.delenv("TIDELOG_DATABASE_URL", raising=False)
+    with pytest.raises(DatabaseUrlError, match=r"tidelog\.open\(url\), or set TIDELOG_DATABASE_URL"):
+        async with tidelog.open():
+            pass
+    monkeypatch.setenv("TIDELOG_DATABASE_URL", url)
+    async with tidelog.open() as streams:
+        await streams.job.set("all", "1", {"title": "there"})
+        assert await streams.job.get("all", "1") == {"id": "1", "title": "there"}
+
+
+@pytest.mark.parametrize("given", [None, [JOB]])
+async def test_what_keeps_a_program_from_its_database_is_told_with_what_to_do(
+    databases: Databases, given: list[Stream] | None
+) -> None:
+    """By errors of ours, as a server's start tells it; also where the streams are given."""
+    empty = await databases.create()
+
+    async def refusal(url: str) -> TidelogError:
+        with pytest.raises(TidelogError) as refused:
+            async with tidelog.open(url, given):
+                pass
+        return refused.value
+
+    try:
+        unmigrated = await refusal(empty)
+        assert unmigrated.code == "streams_not_migrated" and "`tidelog migrate`" in str(unmigrated)
+        absent = await refusal(make_url(empty).set(database="absent").render_as_string(hide_password=False))
+        assert absent.code == "database_unreachable" and "database of tidelog.open" in str(absent)
+        assert 'make it ("create database ..."), or correct the name' in str(absent)
+        closed = await refusal(f"postgresql://u:hush-hush@127.0.0.1:{free_port()}/d")
+        assert "nothing listens there: does the server run" in str(closed) and "hush" not in str(closed)
+        connection = await asyncpg.connect(empty)
+        await asyncio.to_thread(upgrade, Settings(database_url=empty), [JOB])
+        role = f"tidelog_test_outside_{RUN}"
+        await connection.execute(f"create role {role}")
+        try:
+            with pytest.raises(GrantMissingError, match="grant usage on schema streams"):
+                await denied(empty, role)
+        finally:
+            await connection.execute(f"drop role {role}")
+            await connection.close()
+    finally:
+        await databases.drop(empty)
+
+
+async def denied(url: str, role: str) -> None:
+    """Open it as a role that may nothing."""
+    async with tidelog.open(f"{url}{'&' if '?' in url else '?'}options=-c%20role%3D{role}"):
+        pass
+
+
+async def test_an_operation_while_the_database_is_away_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    """A worker's, on the embedded Postgres whose server has stopped; it goes on when that is back."""
+    embedded = EmbeddedPostgres(tmp_path / "data")
+    try:
+        url = await asyncio.to_thread(embedded.start)
+        await asyncio.to_thread(upgrade, Settings(database_url=url), [JOB])
+        async with tidelog.open(url) as streams:
+            await streams.job.set("all", "1", {"title": "before"})
+            await asyncio.to_thread(embedded.stop)
+            with suppress(DatabaseUnavailableError):  # it may be this one that finds out
+                await streams.job.get("all", "1")
+            with pytest.raises(NoConnectionError) as away:
+                await streams.job.get("all", "1")
+            socket = make_url(url).query["host"]
+            assert f"no connection to the database: {socket}" in str(away.value)
+            assert "The embedded Postgres does while `tidelog serve` does" in str(away.value)
+            await asyncio.to_thread(embedded.start)
+            assert await streams.job.get("all", "1") == {"id": "1", "title": "before"}
+    finally:
+        await asyncio.to_thread(embedded.stop)

@@ -67,8 +67,10 @@ def connector(url: str) -> Connector:
     return connect
 
 
-async def first_connection(url: str, **server_settings: str) -> asyncpg.Connection[Any]:
-    """A connection, for the start: what is wrong is told to a person.
+async def first_connection(
+    url: str, *, given_by: str = "TIDELOG_DATABASE_URL", **server_settings: str
+) -> asyncpg.Connection[Any]:
+    """A connection, for the start: what is wrong is told to a person, who knows the URL by what it was `given_by`.
 
     Raises DatabaseUrlError or DatabaseUnreachableError: one line, without the password.
     """
@@ -80,7 +82,12 @@ async def first_connection(url: str, **server_settings: str) -> asyncpg.Connecti
         notes = getattr(error, "__notes__", [])
         cause = "; ".join(notes) or f"{' and '.join(target.places)}: {_why(error, target.host_timeout_seconds)}"
         cause = " ".join(Redaction.of_database(url).text(cause).split())
-        raise DatabaseUnreachableError(f"can't connect to the database of TIDELOG_DATABASE_URL: {cause}") from error
+        raise DatabaseUnreachableError(f"can't connect to the database of {given_by}: {cause}") from error
+
+
+def told(error: BaseException) -> str:
+    """What a connection failed on: where and why if it could not be opened, else the error itself."""
+    return "; ".join(getattr(error, "__notes__", [])) or f"{type(error).__name__}: {error}"
 
 
 def _from(first: int, count: int) -> Sequence[int]:
@@ -104,7 +111,9 @@ def _why(error: BaseException, timeout_seconds: float) -> str:
             return f"no such host ({error.strerror}): is its name right?"
         case TimeoutError():
             return f"no answer in {timeout_seconds:g} s: are host and port right, and does a firewall let us through?"
-        case ConnectionRefusedError() | FileNotFoundError():
+        case FileNotFoundError():  # of a socket
+            return "nothing listens there: does the server run? The embedded Postgres does while `tidelog serve` does"
+        case ConnectionRefusedError():
             return "nothing listens there: does the server run, and is the port right?"
         case ConnectionError() if "rejected SSL" in said:
             return "what listens there takes no TLS, or is no Postgres: are sslmode and port right?"

@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
 from tidelog.errors import NoConnectionError
+from tidelog.store.connecting import told
 from tidelog.store.failure import TROUBLE, is_away, is_crowded, is_outdated
 from tidelog.store.lent import ANSWER_TIMEOUT_SECONDS, Lent
 from tidelog.store.liveness import LOOK_SECONDS, Connect, is_answer_lost, is_writable
@@ -175,7 +176,7 @@ class Pool:
                         self._lower_limit(others)
                     self._free_place()
                     if not (others and is_crowded(error)):
-                        raise NoConnectionError(f"no connection to the database: {error!r}") from error
+                        raise NoConnectionError(f"no connection to the database: {told(error)}") from error
                 except BaseException:
                     self._free_place()
                     raise
