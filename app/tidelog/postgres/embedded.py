@@ -79,9 +79,10 @@ class EmbeddedPostgres:
         with self._turn():
             holders = self._open_lock(HOLDERS_LOCK)
             try:
-                if not _is_locked(holders):
-                    return False
+                fcntl.flock(holders, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._cluster.stop()
+            except BlockingIOError:
+                return False
             finally:
                 os.close(holders)
         return True
