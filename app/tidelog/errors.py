@@ -335,6 +335,12 @@ class PositionForeignError(TidelogError):
     code = "position_foreign"
 
 
+class ServerUnreachableError(TidelogError, ConnectionError):
+    """A client's first connection could not be made: nobody is there, or the way is wrong. It may be tried again."""
+
+    code = "server_unreachable"
+
+
 class ServerRefusedError(TidelogError):
     """The server refused a client's connection, or closed it for good: coming back would end the same."""
 

@@ -19,19 +19,26 @@ import itertools
 import json
 import logging
 import random
+import socket as sockets
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus, InvalidURI
 from websockets.typing import Subprotocol
 
 from tidelog.client.group import GroupState
 from tidelog.client.messages import Frame
 from tidelog.client.subscription import Subscription
-from tidelog.errors import ServerNotUnderstoodError, ServerRefusedError, SubscriptionRefusedError
+from tidelog.errors import (
+    ServerNotUnderstoodError,
+    ServerRefusedError,
+    ServerUnreachableError,
+    SubscriptionRefusedError,
+)
 from tidelog.json_text import parse
 
 logger = logging.getLogger("tidelog.client")
@@ -52,9 +59,9 @@ DELAY_MAX_SECONDS = 10.0
 class Client:
     """A connection to a Tidelog server, to be used with `async with`.
 
-    The first connection is made at once, so that a wrong address shows itself: `async with` raises OSError if nobody
-    is there, ServerRefusedError if it is denied. Later it is made again whenever it is lost, and every subscription
-    goes on from its position.
+    The first connection is made at once, so that a wrong address shows itself: `async with` raises
+    ServerUnreachableError, an OSError, if nobody is there, and ServerRefusedError if it is denied. Later it is made
+    again whenever it is lost, and every subscription goes on from its position.
 
     All subscriptions share the connection. One whose consumer is slow lets at most MESSAGES_MAX messages wait for it;
     then the connection is not read, which holds up the others, too: a consumer that must not be held up takes a client
@@ -68,6 +75,7 @@ class Client:
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         self._url = url
+        self._shown = _without_secrets(url)
         self._options: dict[str, Any] = {
             "compression": None,
             "max_size": FRAME_SIZE_MAX_BYTES,
@@ -88,7 +96,10 @@ class Client:
     async def __aenter__(self) -> Self:
         if self._running is not None:
             raise RuntimeError("this client was used already: make a new one")
-        socket = await self._connect()
+        try:
+            socket = await self._connect()
+        except OSError as error:
+            raise ServerUnreachableError(f"can't connect to {self._shown}: {_why(error)}") from error
         self._running = asyncio.create_task(self._run(socket))
         return self
 
@@ -155,13 +166,17 @@ class Client:
         """Raises ServerRefusedError, or what is worth another try."""
         try:
             socket = await connect(self._url, subprotocols=[DIALECT], **self._options)
+        except InvalidURI as error:
+            raise ServerRefusedError(
+                f"{self._shown} is no address of a WebSocket: write ws://host:port, or wss:// where there is TLS"
+            ) from error
         except Exception as error:
             if _may_pass(error):
                 raise
-            raise ServerRefusedError(f"{self._url} refused the connection: {error}") from error
+            raise ServerRefusedError(f"{self._shown} refused the connection: {error}") from error
         if socket.subprotocol != DIALECT:
             await socket.close()
-            raise ServerRefusedError(f"{self._url} does not speak {DIALECT}: is it a Tidelog server, and new enough?")
+            raise ServerRefusedError(f"{self._shown} does not speak {DIALECT}: is it a Tidelog server, and new enough?")
         return socket
 
     async def _run(self, socket: ClientConnection) -> None:
@@ -174,8 +189,8 @@ class Client:
                 code = socket.close_code or 1006
                 if code not in COME_BACK:
                     reason = socket.close_reason or self._complaint or "no reason given"
-                    raise ServerRefusedError(f"{self._url} closed the connection with code {code}: {reason}", code)
-                logger.info("%s closed the connection with code %d, coming back", self._url, code)
+                    raise ServerRefusedError(f"{self._shown} closed the connection with code {code}: {reason}", code)
+                logger.info("%s closed the connection with code %d, coming back", self._shown, code)
                 socket = await self._connect_again(at_once=was_useful and code == COME_BACK_AT_ONCE)
         except Exception as error:
             self._failure = error
@@ -192,7 +207,7 @@ class Client:
             except ServerRefusedError:
                 raise
             except Exception as error:
-                logger.warning("no connection to %s, trying again: %s", self._url, error)
+                logger.warning("no connection to %s, trying again: %s", self._shown, _why(error))
             await asyncio.sleep(next(self._delays))
 
     async def _serve(self, socket: ClientConnection) -> bool:
@@ -207,7 +222,7 @@ class Client:
         except ConnectionClosed:
             pass
         except (LookupError, TypeError, ValueError) as error:
-            raise ServerNotUnderstoodError(f"{self._url} sent a frame that is not {DIALECT}: {error!r}") from error
+            raise ServerNotUnderstoodError(f"{self._shown} sent a frame that is not {DIALECT}: {error!r}") from error
         finally:
             self._socket = None
             await socket.close()
@@ -234,7 +249,7 @@ class Client:
             case "snapshot" | "live" | "reset":
                 ids = [frame["subscription"]]
             case "status":
-                logger.info("%s: the server's feed is %s", self._url, frame["feed"])
+                logger.info("%s: the server's feed is %s", self._shown, frame["feed"])
                 self._reach(frame["position"], frame.get("epoch"))
                 return False
             case "error":
@@ -260,11 +275,11 @@ class Client:
         id = frame.get("subscription")
         if id is None or code == "subscription_exists":
             self._complaint = f"{code}: {message}"
-            logger.warning("%s complains: %s", self._url, self._complaint)
+            logger.warning("%s complains: %s", self._shown, self._complaint)
             return
         self._asked.discard(id)
         if code == ASK_AGAIN and id in self._subscriptions and self._socket is not None:
-            logger.warning("%s: %s", self._url, message)
+            logger.warning("%s: %s", self._shown, message)
             self._subscriptions[id].is_live = False  # the others go on without it
             task = asyncio.create_task(self._ask_again(self._socket, self._subscriptions[id]))
             self._asking_again.add(task)
@@ -281,6 +296,30 @@ def _may_pass(error: Exception) -> bool:
         return error.response.status_code >= 500
     # A connection that ends in the middle of the handshake is an InvalidMessage from EOFError.
     return isinstance(error, OSError) or (isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError))
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with the way to the server, and what to do."""
+    match error:
+        case sockets.gaierror():
+            return f"no such host ({error.strerror}): is its name right?"
+        case TimeoutError():
+            return "no answer in time: are host and port right, and does a firewall let us through?"
+        case OSError() if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
+            return f"nothing listens there: does the server run, and is the port right? ({error})"
+        case _:
+            return str(error) or type(error).__name__
+
+
+def _without_secrets(url: str) -> str:
+    """For messages: a user, a password or a token that is in the URL is not shown."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "the server's address"
+    if not parts.netloc:
+        return url.partition("?")[0].rpartition("@")[2]
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _delays() -> Iterator[float]:

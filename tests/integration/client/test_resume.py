@@ -22,7 +22,7 @@ from tests.integration.client.scripted_server import (
     take,
 )
 from tidelog.client import Change, Client, Commit, Event, Item, Live, Reset, Snapshot
-from tidelog.errors import ServerRefusedError
+from tidelog.errors import ServerRefusedError, ServerUnreachableError
 
 COME_BACK = (1000, 1001, 1011, 1012, 1013)
 GIVE_UP = (1008, 1009, 4400, 4401, 4403)
@@ -253,11 +253,32 @@ async def test_since_and_epoch_belong_together(client: Client) -> None:
         client.subscribe("chatMessage", "general", since=7)
 
 
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("ws://me:hush-hush@127.0.0.1:{port}/a?authToken=hush-hush", "ws://127.0.0.1:{port}/a: nothing listens there"),
+        ("ws://localhost:{port}", "ws://localhost:{port}: nothing listens there: does the server run"),
+        ("ws://no.such.invalid", "can't connect to ws://no.such.invalid: no such host"),
+        ("http://127.0.0.1:{port}?t=hush-hush", "http://127.0.0.1:{port} is no address of a WebSocket: write ws://"),
+        ("localhost:{port}?t=hush-hush", "localhost:{port} is no address of a WebSocket: write ws://"),
+    ],
+)
+async def test_an_address_that_leads_nowhere_is_named_with_what_to_look_at(url: str, message: str) -> None:
+    """Without the secrets that it may have."""
+    port = free_port()
+    with pytest.raises((ServerUnreachableError, ServerRefusedError)) as failed:
+        async with Client(url.format(port=port), proxy=None):
+            pass
+    assert message.format(port=port) in str(failed.value)
+    assert "hush" not in str(failed.value)
+
+
 async def test_a_first_connection_that_fails_is_raised(server: ScriptedServer) -> None:
     """Nobody there, not allowed, or not a server of this dialect: all before anything is subscribed."""
-    with pytest.raises(OSError):
+    with pytest.raises(OSError) as unreachable:
         async with Client(f"ws://127.0.0.1:{free_port()}", proxy=None):
             pass
+    assert isinstance(unreachable.value, ServerUnreachableError)
     server.refusals = [401]
     with pytest.raises(ServerRefusedError, match="401"):
         async with Client(server.url, proxy=None):
