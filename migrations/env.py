@@ -23,11 +23,11 @@ from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
 from tidelog.store.connecting import connector, first_connection
-from tidelog.store.declared import Declared, declaration_sql, declare_streams, refuse_troubles
 from tidelog.store.failure import is_passing
 from tidelog.store.log import LIFT_TRANSACTION_TIMEOUT
 from tidelog.store.migration_lock import MIGRATION_SETTINGS, lock_versions, take_migration_lock
 from tidelog.store.requirements import check_not_newer, check_server
+from tidelog.store.stream_tables import Declared, declaration_sql, declare_streams, refuse_troubles
 from tidelog.store.undeclared import warn_of_undeclared
 
 logger = logging.getLogger("tidelog.migrations")

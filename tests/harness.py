@@ -26,7 +26,7 @@ import httpx
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
 
-from tidelog.postgres.account import BIN
+from tidelog.postgres.os_user import BIN
 from tidelog.testing import databases, settling
 from tidelog.testing.databases import RUN as RUN
 from tidelog.testing.databases import database_url_of as database_url_of

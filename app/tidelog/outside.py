@@ -16,10 +16,10 @@ from tidelog.runtime.context import Streams
 from tidelog.settings import Settings
 from tidelog.store.autocommit import StepAutocommit
 from tidelog.store.connecting import first_connection
-from tidelog.store.declared import MIGRATE
 from tidelog.store.engine import Database
 from tidelog.store.items import Items
 from tidelog.store.share import Share
+from tidelog.store.stream_tables import MIGRATE
 from tidelog.store.transaction import StepTransaction
 
 DECLARED = "select name, schema::text from streams.stream order by name"

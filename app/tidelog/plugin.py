@@ -45,9 +45,9 @@ from tidelog.settings import Settings
 from tidelog.store.archive import Archive
 from tidelog.store.capacity import warn_if_short
 from tidelog.store.connecting import first_connection
-from tidelog.store.declared import check_declared
 from tidelog.store.engine import Database
 from tidelog.store.requirements import check_grants, check_revision, check_server
+from tidelog.store.stream_tables import check_stream_tables
 from tidelog.store.undeclared import warn_of_undeclared
 from tidelog.store.url import DatabaseUrl
 from tidelog.web.access import AccessLog
@@ -286,7 +286,7 @@ class Tidelog:
             await check_revision(connection)
             await check_grants(connection, streams)
             async with self.database.engine.connect() as lent:
-                await check_declared(lent, streams)
+                await check_stream_tables(lent, streams)
             await warn_of_undeclared(connection, streams)
         finally:
             await connection.close()

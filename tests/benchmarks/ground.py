@@ -13,8 +13,8 @@ import asyncpg
 
 from tests.benchmarks.cpu import cpu_seconds
 from tests.harness import database_url_of, migrate, processes_below
-from tidelog.postgres.account import BIN
 from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.postgres.os_user import BIN
 
 BENCH_STREAM = """
 config = {

@@ -10,17 +10,17 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.consumer_floor import ConsumerFloor, numbering, open_consumer_floor, start_process
+from tests.consumer_fixtures import ConsumerKit, numbering, open_consumer_kit, start_process
 
 KILLS = 8
 PROCESSES = 2
 
 
 @pytest.fixture
-async def floor(database_url: str) -> AsyncIterator[ConsumerFloor]:
-    async with open_consumer_floor(database_url) as floor:
+async def kit(database_url: str) -> AsyncIterator[ConsumerKit]:
+    async with open_consumer_kit(database_url) as kit:
         with numbering(database_url):
-            yield floor
+            yield kit
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
@@ -29,64 +29,64 @@ def kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-async def at_work(floor: ConsumerFloor, processes: list[subprocess.Popen[bytes]]) -> int:
+async def at_work(kit: ConsumerKit, processes: list[subprocess.Popen[bytes]]) -> int:
     """Which of the processes had the latest effect: killed, it must be followed by another."""
-    pid = await floor.connection.fetchval("select pid from effects order by ordinal desc limit 1")
+    pid = await kit.connection.fetchval("select pid from effects order by ordinal desc limit 1")
     return [process.pid for process in processes].index(pid)
 
 
 @pytest.mark.parametrize("batch_max", [1, 5])
-async def test_effects_happen_once_whoever_is_killed_whenever(floor: ConsumerFloor, seed: int, batch_max: int) -> None:
+async def test_effects_happen_once_whoever_is_killed_whenever(kit: ConsumerKit, seed: int, batch_max: int) -> None:
     """Two processes of one consumer, one of them killed with -9 again and again, at random moments of their work.
 
     Every change has its effect once, in the order of the feed.
     """
     rng = random.Random(seed)  # noqa: S311 - no secret
-    processes = [start_process(floor.url, "mailer", batch_max=batch_max) for _ in range(PROCESSES)]
+    processes = [start_process(kit.url, "mailer", batch_max=batch_max) for _ in range(PROCESSES)]
     try:
         written = 0
         for round in range(KILLS):
             for number in range(rng.randint(5, 25)):
                 items = [f"{round}-{number}-{item}" for item in range(rng.randint(1, 4))]
-                await floor.post(*items)
+                await kit.post(*items)
                 written += len(items)
-            await floor.until_effects(rng.randint(max(1, written - 40), written))
-            victim = rng.randrange(PROCESSES) if round else await at_work(floor, processes)
+            await kit.until_effects(rng.randint(max(1, written - 40), written))
+            victim = rng.randrange(PROCESSES) if round else await at_work(kit, processes)
             kill(processes.pop(victim))
-            processes.append(start_process(floor.url, "mailer", batch_max=batch_max))
-        await floor.until_effects(written)
-        assert await floor.effects() == await floor.log()
-        assert await floor.connection.fetchval("select count(distinct pid) > 1 from effects")
+            processes.append(start_process(kit.url, "mailer", batch_max=batch_max))
+        await kit.until_effects(written)
+        assert await kit.effects() == await kit.log()
+        assert await kit.connection.fetchval("select count(distinct pid) > 1 from effects")
     finally:
         for process in processes:
             kill(process)
 
 
-async def test_a_frozen_process_is_followed_and_does_no_harm_when_it_thaws(floor: ConsumerFloor) -> None:
+async def test_a_frozen_process_is_followed_and_does_no_harm_when_it_thaws(kit: ConsumerKit) -> None:
     """SIGSTOP inside its transaction: the server ends that when its time is over, and another process goes on."""
-    frozen = start_process(floor.url, "mailer", timeout_seconds=3)
+    frozen = start_process(kit.url, "mailer", timeout_seconds=3)
     follower = None
     try:
-        await floor.until_registered("mailer")
+        await kit.until_registered("mailer")
         written = 0
         async with asyncio.timeout(120):
             while True:
                 for _ in range(20):
-                    await floor.post(*(str(item) for item in range(50)))
-                    await floor.connection.execute("delete from streams.chat_message")
-                await floor.numbered(written := written + 40)
+                    await kit.post(*(str(item) for item in range(50)))
+                    await kit.connection.execute("delete from streams.chat_message")
+                await kit.numbered(written := written + 40)
                 frozen.send_signal(signal.SIGSTOP)
-                if await floor.is_working("mailer"):
+                if await kit.is_working("mailer"):
                     break
                 frozen.send_signal(signal.SIGCONT)
-        follower = start_process(floor.url, "mailer", timeout_seconds=3)
-        head = await floor.head()
-        await floor.until_position("mailer", head)
+        follower = start_process(kit.url, "mailer", timeout_seconds=3)
+        head = await kit.head()
+        await kit.until_position("mailer", head)
         frozen.send_signal(signal.SIGCONT)
         kill(follower)
-        await floor.post("last")
-        await floor.until_position("mailer", head + 1)
-        assert await floor.effects() == await floor.log()
+        await kit.post("last")
+        await kit.until_position("mailer", head + 1)
+        assert await kit.effects() == await kit.log()
     finally:
         frozen.send_signal(signal.SIGCONT)
         kill(frozen)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.harness import READY_TIMEOUT_SECONDS, Server, Subscriber
-from tests.integration.sequencer_floor import Log, backend_of_sequencer
+from tests.integration.sequencer_fixtures import Log, backend_of_sequencer
 
 
 async def is_ready(server: Server) -> bool:

@@ -9,14 +9,14 @@ import asyncpg
 import pytest
 
 from tests.harness import Databases
-from tests.integration.sequencer_floor import Log, connected
-from tests.integration.step_floor import FloorTemplate, make_floor_template
+from tests.integration.sequencer_fixtures import Log, connected
+from tests.integration.step_fixtures import StepTemplate, make_step_template
 from tidelog.store.log import FEED_SETTINGS
 
 
 @pytest.fixture(scope="session")
-async def floor_template(databases: Databases) -> AsyncIterator[FloorTemplate]:
-    async with make_floor_template(databases) as template:
+async def step_template(databases: Databases) -> AsyncIterator[StepTemplate]:
+    async with make_step_template(databases) as template:
         yield template
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.feed_insides import go_on_from
 from tests.harness import eventually, until_numbered
-from tests.integration.sequencer_floor import connected, sequencing
+from tests.integration.sequencer_fixtures import connected, sequencing
 from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
 from tidelog.consumer import consume
 from tidelog.feed.subscription import PositionSubscription

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.integration.restore_floor import cluster, replica_of
+from tests.integration.restore_fixtures import cluster, replica_of
 from tests.proxy import target_of
 from tidelog.store.connecting import connector
 from tidelog.store.driver import OUR_OPTIONS, _keep_alive, connection_class

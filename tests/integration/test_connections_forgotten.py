@@ -15,7 +15,7 @@ import uvicorn
 
 from tests.feed_insides import tasks_of
 from tests.harness import ROOT, eventually
-from tests.integration.sequencer_floor import connected, sequencing
+from tests.integration.sequencer_fixtures import connected, sequencing
 from tests.integration.test_outlet import SUBSCRIBES, client_frame, raw_connection
 from tests.integration.test_rejoin import Feed
 from tidelog.runtime.discovery import discover

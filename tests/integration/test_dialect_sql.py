@@ -9,7 +9,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.integration.sequencer_floor import connected
+from tests.integration.sequencer_fixtures import connected
 from tidelog.feed.fan_out import Channel, Touched, deliver
 from tidelog.feed.messages import Messages
 from tidelog.feed.subscription import CommitHead, Subscription

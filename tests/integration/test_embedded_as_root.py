@@ -17,7 +17,7 @@ import pytest
 from tests.harness import are_gone, processes_below
 from tests.integration.test_embedded import copy, remember, remembered
 from tidelog.errors import EmbeddedPostgresError
-from tidelog.postgres import account, place, reach
+from tidelog.postgres import os_user, place, reach
 from tidelog.postgres.embedded import EmbeddedPostgres
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="it is about root")
@@ -175,18 +175,18 @@ def test_data_does_not_leave_a_volume(home: Path, monkeypatch: pytest.MonkeyPatc
 async def test_programs_out_of_reach_are_copied(home: Path, roots: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A virtual environment in root's home, made under a strict umask, stays as it is."""
     packages = home / "packages"
-    shutil.copytree(account.INSTALL, packages / account.INSTALL.relative_to(account.SITE_PACKAGES))
-    shutil.copytree(account.LIBRARIES, packages / account.LIBRARIES.relative_to(account.SITE_PACKAGES))
+    shutil.copytree(os_user.INSTALL, packages / os_user.INSTALL.relative_to(os_user.SITE_PACKAGES))
+    shutil.copytree(os_user.LIBRARIES, packages / os_user.LIBRARIES.relative_to(os_user.SITE_PACKAGES))
     for name in ("INSTALL", "LIBRARIES", "BIN"):
-        monkeypatch.setattr(account, name, packages / getattr(account, name).relative_to(account.SITE_PACKAGES))
-    monkeypatch.setattr(account, "SITE_PACKAGES", packages)
-    (account.BIN / "postgres").chmod(0o700)
+        monkeypatch.setattr(os_user, name, packages / getattr(os_user, name).relative_to(os_user.SITE_PACKAGES))
+    monkeypatch.setattr(os_user, "SITE_PACKAGES", packages)
+    (os_user.BIN / "postgres").chmod(0o700)
     embedded = EmbeddedPostgres(home / "chat" / ".tidelog")
     await remember(embedded.start(), "tide")
     embedded.stop()
     assert await remembered(embedded.start()) == ["tide"]
     embedded.stop()
-    assert (mode_of(home), mode_of(account.BIN / "postgres")) == (0o700, 0o700)
+    assert (mode_of(home), mode_of(os_user.BIN / "postgres")) == (0o700, 0o700)
     (copied,) = found(roots, "programs*")
     assert not [path for path in found(copied, "**/*") if not path.is_symlink() and mode_of(path) & 0o022]
 
@@ -228,7 +228,7 @@ def test_a_stranger_does_not_keep_the_user_from_being_made(roots: Path) -> None:
     etc = os.open("/etc", os.O_RDONLY)
     try:
         fcntl.flock(etc, fcntl.LOCK_EX)
-        with account._one_process_at_a_time():
+        with os_user._one_process_at_a_time():
             assert as_nobody(OPEN, roots / "user.lock") == "Permission denied"
     finally:
         os.close(etc)

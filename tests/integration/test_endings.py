@@ -10,7 +10,7 @@ import pytest
 
 from tests.feed_insides import left_of
 from tests.harness import eventually
-from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.integration.sequencer_fixtures import Log, connected, sequencing
 from tests.integration.test_rejoin import TOPIC, Feed, Person, write
 from tests.integration.test_sequencer_standby import process_of_backend
 from tidelog.errors import StreamUnknownError

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.harness import Databases, Server, Subscriber, database_url_of, free_port, migrate
-from tests.integration.restore_floor import (
+from tests.integration.restore_fixtures import (
     HISTORY,
     UNNUMBERED_CHANGES,
     adopt,
@@ -25,7 +25,7 @@ from tests.integration.restore_floor import (
     run,
     spend_xids,
 )
-from tests.integration.sequencer_floor import WAIT_SECONDS, Log, connected, sequencing
+from tests.integration.sequencer_fixtures import WAIT_SECONDS, Log, connected, sequencing
 from tidelog.store.epoch import enter_epoch
 from tidelog.store.log import FEED_SETTINGS, Numbering
 

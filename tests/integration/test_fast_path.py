@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.integration.sequencer_floor import connected
+from tests.integration.sequencer_fixtures import connected
 from tidelog.feed.fast_path import ROWS_MAX
 from tidelog.model.change import Commit
 from tidelog.store.log import FEED_SETTINGS, Numbering

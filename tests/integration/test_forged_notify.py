@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from tests.harness import eventually
-from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.integration.sequencer_fixtures import Log, connected, sequencing
 from tests.integration.test_rejoin import Feed, Person, write
 from tidelog.consumer import Commit, consume
 from tidelog.feed.hint import hinted_head

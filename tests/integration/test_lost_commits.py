@@ -15,8 +15,8 @@ from sqlalchemy.engine import make_url
 
 from tests.conftest import StartServer, server_starter
 from tests.harness import Databases, Frame, Server, Subscriber, View, database_url_of, migrate
-from tests.integration.restore_floor import cluster, replica_of
-from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.integration.restore_fixtures import cluster, replica_of
+from tests.integration.sequencer_fixtures import Log, connected, sequencing
 from tests.peer import Peer, fold, peer
 from tests.proxy import Proxy, target_of, through
 

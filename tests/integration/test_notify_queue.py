@@ -12,8 +12,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.harness import Databases, eventually, migrate
-from tests.integration.restore_floor import cluster
-from tests.integration.sequencer_floor import connected, sequencing
+from tests.integration.restore_fixtures import cluster
+from tests.integration.sequencer_fixtures import connected, sequencing
 from tests.integration.test_forged_notify import live
 from tests.integration.test_rejoin import Feed, write
 from tests.integration.test_sequencer_trouble import IS_ASLEEP, restart

@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import StartServer
 from tests.harness import Server, eventually
-from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.integration.sequencer_fixtures import Log, connected, sequencing
 from tidelog.feed import watch
 from tidelog.feed.watch import Watch
 from tidelog.store.log import Numbering

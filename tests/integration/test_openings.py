@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.conftest import server_starter
 from tests.harness import RUN, Databases, Server, Sql, StepsFolder, Subscriber, eventually, seen_of
-from tests.integration.sequencer_floor import connected
+from tests.integration.sequencer_fixtures import connected
 from tests.peer import Peer, peer
 from tidelog.client import Live, Snapshot, connection
 

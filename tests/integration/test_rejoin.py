@@ -14,7 +14,7 @@ from sqlalchemy.engine import make_url
 
 from tests.feed_insides import go_on_from, tasks_of
 from tests.harness import ROOT, Databases, Frame, eventually
-from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.integration.sequencer_fixtures import Log, connected, sequencing
 from tests.peer import fold
 from tidelog.errors import TidelogError
 from tidelog.feed.broadcaster import Broadcaster

@@ -12,7 +12,7 @@ import pytest
 
 from tests.feed_insides import left_of, tasks_of, turns_of
 from tests.harness import Databases, eventually, until_numbered
-from tests.integration.sequencer_floor import connected, sequencing
+from tests.integration.sequencer_fixtures import connected, sequencing
 from tests.integration.test_rejoin import Feed, Person, write
 from tidelog import backoff as backoff_module
 from tidelog.feed.catch_up import replay as replay_module

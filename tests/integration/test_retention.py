@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 from pydantic import ValidationError
 
-from tests.integration.sequencer_floor import WAIT_SECONDS, Log, connected, sequencing
+from tests.integration.sequencer_fixtures import WAIT_SECONDS, Log, connected, sequencing
 from tidelog.settings import Settings
 from tidelog.store.log import Numbering
 from tidelog.store.retention import read_floor, remove_commits

@@ -9,7 +9,7 @@ import asyncpg
 import pytest
 
 from tests.harness import eventually
-from tests.integration.sequencer_floor import connected
+from tests.integration.sequencer_fixtures import connected
 from tests.integration.test_rejoin import TOPIC, Feed, check, write
 from tests.integration.test_unreadable_rows import BAD, live, numbered, refusals, until_live
 from tidelog.feed.fast_path import ROWS_MAX

@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.integration.sequencer_floor import Log, backend_of_sequencer, connected, sequencing
+from tests.integration.sequencer_fixtures import Log, backend_of_sequencer, connected, sequencing
 from tidelog.store.log import FEED_SETTINGS, FEW_ROWS, NUMBER_FEW, NUMBER_MANY, Numbering
 
 

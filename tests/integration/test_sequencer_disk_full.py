@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from tests.harness import RUN
-from tests.integration.sequencer_floor import WAIT_SECONDS, Log, sequencing
+from tests.integration.sequencer_fixtures import WAIT_SECONDS, Log, sequencing
 
 TABLESPACE = f"tiny_{RUN}"
 

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.harness import RUN
-from tests.integration.sequencer_floor import WAIT_SECONDS, Log, backend_of_sequencer, connected, sequencing
+from tests.integration.sequencer_fixtures import WAIT_SECONDS, Log, backend_of_sequencer, connected, sequencing
 from tidelog.numbering import standby
 from tidelog.numbering.standby import END_FROZEN, Standby
 from tidelog.store.holders import SEQUENCER_NAME

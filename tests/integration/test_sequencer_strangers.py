@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.harness import RUN, Server, Subscriber, eventually, free_port
-from tests.integration.sequencer_floor import (
+from tests.integration.sequencer_fixtures import (
     Log,
     backend_of_sequencer,
     connected,

@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.harness import Databases, migrate
-from tests.integration.restore_floor import cluster, run
-from tests.integration.sequencer_floor import (
+from tests.integration.restore_fixtures import cluster, run
+from tests.integration.sequencer_fixtures import (
     WAIT_SECONDS,
     Log,
     backend_of_sequencer,

@@ -15,7 +15,7 @@ from websockets.asyncio.client import connect
 from tests.conftest import StartServer
 from tests.faults.wire import handshake
 from tests.harness import Server, Sql, Subscriber, connect_sql, eventually, free_port, until_numbered, uvicorn_command
-from tests.integration.sequencer_floor import connected, sequencing
+from tests.integration.sequencer_fixtures import connected, sequencing
 from tests.integration.test_outlet import SUBSCRIBES, client_frame
 from tests.integration.test_rejoin import Feed, Person
 from tests.peer import fold

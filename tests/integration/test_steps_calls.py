@@ -14,7 +14,7 @@ import pytest
 from pydantic import BaseModel, model_serializer
 from sqlalchemy import text
 
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 from tidelog.errors import ItemInvalidError, KeyInvalidError, StepEndedError, StreamUnknownError
 
 OK = {"status": 200, "body": "ok"}
@@ -24,9 +24,9 @@ both = pytest.mark.parametrize("transaction", [True, False])
 
 
 @pytest.fixture
-async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
-    async with open_floor(floor_template) as floor:
-        yield floor
+async def kit(step_template: StepTemplate) -> AsyncIterator[StepKit]:
+    async with open_steps(step_template) as kit:
+        yield kit
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def noise() -> Any:
 
 
 @both
-async def test_an_awaited_write_does_not_overtake_earlier_ones(floor: Floor, transaction: bool) -> None:
+async def test_an_awaited_write_does_not_overtake_earlier_ones(kit: StepKit, transaction: bool) -> None:
     """The last state that was written is the one that is stored."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -51,12 +51,12 @@ async def test_an_awaited_write_does_not_overtake_earlier_ones(floor: Floor, tra
         chat.delete("g", "y")
         return {"status": 200, "body": await chat.get("g", "x")}
 
-    assert (await floor.post(handler, transaction=transaction)).json()["text"] == "completed"
-    assert await floor.query(HISTORY) == ["writing", "still writing", "completed"]
+    assert (await kit.post(handler, transaction=transaction)).json()["text"] == "completed"
+    assert await kit.query(HISTORY) == ["writing", "still writing", "completed"]
 
 
 @both
-async def test_calls_take_effect_in_the_order_in_which_they_were_made(floor: Floor, transaction: bool) -> None:
+async def test_calls_take_effect_in_the_order_in_which_they_were_made(kit: StepKit, transaction: bool) -> None:
     """However they are awaited: out of order, gathered, by other tasks, or not at all."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -75,12 +75,12 @@ async def test_calls_take_effect_in_the_order_in_which_they_were_made(floor: Flo
         chat.delete("g", "8")
         return OK
 
-    assert (await floor.post(handler, transaction=transaction)).status_code == 200
-    assert await floor.query(HISTORY) == [*(str(n) for n in range(9)), "delete"]
+    assert (await kit.post(handler, transaction=transaction)).status_code == 200
+    assert await kit.query(HISTORY) == [*(str(n) for n in range(9)), "delete"]
 
 
 @both
-async def test_an_event_keeps_its_place_among_calls(floor: Floor, transaction: bool) -> None:
+async def test_an_event_keeps_its_place_among_calls(kit: StepKit, transaction: bool) -> None:
     """`send` before and after writes, not awaited."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -90,13 +90,13 @@ async def test_an_event_keeps_its_place_among_calls(floor: Floor, transaction: b
             await chat.set("g", "1", {"text": str(n)})
         return OK
 
-    assert (await floor.post(handler, transaction=transaction)).status_code == 200
+    assert (await kit.post(handler, transaction=transaction)).status_code == 200
     written = "select seq, data ->> 'text' as word from streams.change union all select seq, type from streams.event"
-    words = await floor.query(f"select word from ({written}) as written order by seq")
+    words = await kit.query(f"select word from ({written}) as written order by seq")
     assert words == ["before 0", "0", "before 1", "1", "before 2", "2"]
 
 
-async def test_a_call_that_is_not_awaited_is_seen_while_the_handler_runs(floor: Floor) -> None:
+async def test_a_call_that_is_not_awaited_is_seen_while_the_handler_runs(kit: StepKit) -> None:
     """Without a transaction each is stored at once: so an answer is streamed as it grows."""
     chunks: list[list[str]] = []
 
@@ -104,22 +104,22 @@ async def test_a_call_that_is_not_awaited_is_seen_while_the_handler_runs(floor: 
         for n in range(3):
             call = context.streams.chatMessage.set("g", "x", {"text": str(n)})
             await asyncio.wait([call])
-            chunks.append(await floor.query(HISTORY))
+            chunks.append(await kit.query(HISTORY))
         return OK
 
     async def sleeping(req: dict[str, Any], context: Any) -> Any:
         context.streams.chatMessage.set("g", "y", {"text": "seen"})
-        while "seen" not in await floor.query(HISTORY):
+        while "seen" not in await kit.query(HISTORY):
             pass
         return OK
 
-    assert (await floor.post(handler, transaction=False)).status_code == 200
+    assert (await kit.post(handler, transaction=False)).status_code == 200
     assert chunks == [["0"], ["0", "1"], ["0", "1", "2"]]
-    assert (await floor.post(sleeping, transaction=False)).status_code == 200
+    assert (await kit.post(sleeping, transaction=False)).status_code == 200
 
 
 @both
-async def test_a_call_is_a_task(floor: Floor, transaction: bool) -> None:
+async def test_a_call_is_a_task(kit: StepKit, transaction: bool) -> None:
     """done, result, callbacks, cancel; awaited twice; and all of asyncio takes it that takes a task."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -147,11 +147,11 @@ async def test_a_call_is_a_task(floor: Floor, transaction: bool) -> None:
         assert off.cancelled() and not off.cancel()
         return {"status": 200, "body": [item["id"] for item in await chat.get_group("g")]}
 
-    answer = await floor.post(handler, transaction=transaction)
+    answer = await kit.post(handler, transaction=transaction)
     assert (answer.status_code, answer.json()) == (200, ["1", "2", "3"])
 
 
-async def test_a_call_is_one_call_for_all_who_ask(floor: Floor) -> None:
+async def test_a_call_is_one_call_for_all_who_ask(kit: StepKit) -> None:
     """While it runs in the task that awaits it, which takes none of its own, others may await it, too."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -181,12 +181,12 @@ async def test_a_call_is_one_call_for_all_who_ask(floor: Floor) -> None:
         return OK
 
     reached: list[bool] = []
-    assert (await floor.post(handler)).json()["error"]["code"] == "transaction_aborted"
+    assert (await kit.post(handler)).json()["error"]["code"] == "transaction_aborted"
     assert reached
 
 
 @both
-async def test_a_call_passes_for_a_coroutine(floor: Floor, transaction: bool) -> None:
+async def test_a_call_passes_for_a_coroutine(kit: StepKit, transaction: bool) -> None:
     """create_task, task groups, wait_for, and a thread's run_coroutine_threadsafe; at once or later."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -210,13 +210,13 @@ async def test_a_call_passes_for_a_coroutine(floor: Floor, transaction: bool) ->
         assert (await asyncio.to_thread(in_a_thread))["id"] == "7"
         return {"status": 200, "body": [item["id"] for item in await chat.get_group("g")]}
 
-    assert (await floor.post(handler, transaction=transaction)).json() == list("1234567")
+    assert (await kit.post(handler, transaction=transaction)).json() == list("1234567")
 
 
-async def test_a_call_that_is_called_off_ends_alone(floor: Floor) -> None:
+async def test_a_call_that_is_called_off_ends_alone(kit: StepKit) -> None:
     """Whether it waits in the database, for its turn, or was only just made; what is made afterwards is stored."""
-    other = await asyncpg.connect(floor.url)
-    await floor.query("insert into streams.chat_message (group_id, id, data) values ('g', 'held', '{}')")
+    other = await asyncpg.connect(kit.url)
+    await kit.query("insert into streams.chat_message (group_id, id, data) values ('g', 'held', '{}')")
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         chat = context.streams.chatMessage
@@ -241,15 +241,15 @@ async def test_a_call_that_is_called_off_ends_alone(floor: Floor) -> None:
 
     async with other.transaction():
         await other.execute("select from streams.chat_message for update")
-        assert (await floor.post(handler, transaction=False)).status_code == 200
+        assert (await kit.post(handler, transaction=False)).status_code == 200
     await other.close()
-    assert sorted(await floor.ids()) == ["after", "held"]
+    assert sorted(await kit.ids()) == ["after", "held"]
 
 
 @pytest.mark.parametrize("how", ["alone", "before an awaited one", "as a task", "at the end"])
 @both
 async def test_an_error_that_nobody_awaited_fails_the_step(
-    floor: Floor, how: str, transaction: bool, noise: list[str]
+    kit: StepKit, how: str, transaction: bool, noise: list[str]
 ) -> None:
     """Its kind decides the answer, the step is rolled back, and asyncio has nothing to complain of."""
 
@@ -267,16 +267,16 @@ async def test_an_error_that_nobody_awaited_fails_the_step(
         return OK
 
     kept: list[Any] = []
-    answer = await floor.post(handler, transaction=transaction)
+    answer = await kit.post(handler, transaction=transaction)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "item_invalid")
     kept.clear()
     stored = [] if transaction else ["1", "3"] if how == "before an awaited one" else ["1"]
-    assert await floor.ids() == stored
+    assert await kit.ids() == stored
     gc.collect()
     assert noise == []
 
 
-async def test_an_error_that_was_caught_fails_nothing(floor: Floor, noise: list[str]) -> None:
+async def test_an_error_that_was_caught_fails_nothing(kit: StepKit, noise: list[str]) -> None:
     """Awaited at once, later, gathered, or asked for."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -297,16 +297,16 @@ async def test_an_error_that_was_caught_fails_nothing(floor: Floor, noise: list[
             await asyncio.create_task(chat.set("g", "4", None))
         return OK
 
-    assert (await floor.post(handler)).status_code == 200
-    assert await floor.ids() == ["3"]
+    assert (await kit.post(handler)).status_code == 200
+    assert await kit.ids() == ["3"]
     gc.collect()
     assert noise == []
 
 
 @pytest.mark.parametrize(("retries", "status"), [(0, 503), (1, 200)])
-async def test_a_conflict_in_a_call_that_nobody_awaited_is_one(floor: Floor, retries: int, status: int) -> None:
+async def test_a_conflict_in_a_call_that_nobody_awaited_is_one(kit: StepKit, retries: int, status: int) -> None:
     """The awaited call after it only says that the transaction has failed: the cause decides, and is run again."""
-    other = await asyncpg.connect(floor.url)
+    other = await asyncpg.connect(kit.url)
     theirs = other.transaction()
     await theirs.start()
     await other.execute("insert into streams.chat_message (group_id, id, data) values ('g', 'held', '{}')")
@@ -322,7 +322,7 @@ async def test_a_conflict_in_a_call_that_nobody_awaited_is_one(floor: Floor, ret
         await context.streams.chatMessage.set("g", "1", {"text": "mine"})
         return OK
 
-    answer = await floor.post(handler, retries=retries)
+    answer = await kit.post(handler, retries=retries)
     await other.close()
     assert answer.status_code == status
     if status == 503:
@@ -330,7 +330,7 @@ async def test_a_conflict_in_a_call_that_nobody_awaited_is_one(floor: Floor, ret
 
 
 async def test_the_error_of_a_call_is_in_the_log_with_the_handlers(
-    floor: Floor, caplog: pytest.LogCaptureFixture
+    kit: StepKit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What the handler raised itself is answered; the earlier error isn't lost."""
 
@@ -339,16 +339,16 @@ async def test_the_error_of_a_call_is_in_the_log_with_the_handlers(
         await asyncio.wait([call])
         raise ValueError("mine")
 
-    answer = await floor.post(handler)
+    answer = await kit.post(handler)
     assert answer.json()["error"]["code"] == "internal_error"
     assert "ValueError: mine" in caplog.text and "was not awaited failed: ItemInvalidError" in caplog.text
 
 
 @both
-async def test_a_failing_step_breaks_its_calls_off(floor: Floor, transaction: bool, noise: list[str]) -> None:
+async def test_a_failing_step_breaks_its_calls_off(kit: StepKit, transaction: bool, noise: list[str]) -> None:
     """Those that run and those that were only made; what is left of the handler can't make any more."""
-    await floor.query("insert into streams.chat_message (group_id, id, data) values ('g', 'held', '{}')")
-    other = await asyncpg.connect(floor.url)
+    await kit.query("insert into streams.chat_message (group_id, id, data) values ('g', 'held', '{}')")
+    other = await asyncpg.connect(kit.url)
     left: list[asyncio.Task[Any]] = []
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -367,21 +367,21 @@ async def test_a_failing_step_breaks_its_calls_off(floor: Floor, transaction: bo
     ended = asyncio.Event()
     async with other.transaction():
         await other.execute("select from streams.chat_message for update")
-        assert (await floor.post(handler, transaction=transaction)).status_code == 500
+        assert (await kit.post(handler, transaction=transaction)).status_code == 500
     await other.close()
     ended.set()
     with pytest.raises(StepEndedError):
         await left.pop()
-    assert await floor.ids() == ["held"] and floor.connections_out() == 0
+    assert await kit.ids() == ["held"] and kit.connections_out() == 0
     gc.collect()
     assert noise == []
 
 
 @both
-async def test_a_call_after_the_end_is_refused(floor: Floor, transaction: bool) -> None:
+async def test_a_call_after_the_end_is_refused(kit: StepKit, transaction: bool) -> None:
     """Where it is made, so that it is heard of without an await; also while the last calls are waited for."""
-    other = await asyncpg.connect(floor.url)
-    await floor.query("insert into streams.chat_message (group_id, id, data) values ('g', 'held', '{}')")
+    other = await asyncpg.connect(kit.url)
+    await kit.query("insert into streams.chat_message (group_id, id, data) values ('g', 'held', '{}')")
     returned, refused = asyncio.Event(), asyncio.Event()
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -399,7 +399,7 @@ async def test_a_call_after_the_end_is_refused(floor: Floor, transaction: bool) 
         return OK
 
     left: list[Any] = []
-    async with floor.client(step(handler, transaction=transaction)) as client:
+    async with kit.client(step(handler, transaction=transaction)) as client:
         async with other.transaction():
             await other.execute("select from streams.chat_message for update")
             posting = asyncio.create_task(client.post("/run"))
@@ -408,11 +408,11 @@ async def test_a_call_after_the_end_is_refused(floor: Floor, transaction: bool) 
         assert (await posting).status_code == 200
     await other.close()
     await left[0]
-    assert await floor.query("select data ->> 'text' from streams.chat_message") == ["waits"]
+    assert await kit.query("select data ->> 'text' from streams.chat_message") == ["waits"]
 
 
 @both
-async def test_a_statement_of_db_comes_after_the_calls_before_it(floor: Floor, transaction: bool) -> None:
+async def test_a_statement_of_db_comes_after_the_calls_before_it(kit: StepKit, transaction: bool) -> None:
     """execute, get and a savepoint, after calls that were not awaited."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -430,11 +430,11 @@ async def test_a_statement_of_db_comes_after_the_calls_before_it(floor: Floor, t
                     raise ZeroDivisionError
         return {"status": 200, "body": seen}
 
-    assert (await floor.post(handler, transaction=transaction)).json() == [1, 2, 3]
-    assert ("kept" in await floor.ids()) == transaction
+    assert (await kit.post(handler, transaction=transaction)).json() == [1, 2, 3]
+    assert ("kept" in await kit.ids()) == transaction
 
 
-async def test_a_call_runs_in_its_callers_context(floor: Floor) -> None:
+async def test_a_call_runs_in_its_callers_context(kit: StepKit) -> None:
     """Context variables are those of the place where it was made, as with a task."""
     tenant = contextvars.ContextVar("tenant", default="nobody")
 
@@ -452,10 +452,10 @@ async def test_a_call_runs_in_its_callers_context(floor: Floor) -> None:
         await chat.set("g", "eve", Note())
         return {"status": 200, "body": [item["text"] for item in await chat.get_group("g")]}
 
-    assert (await floor.post(handler)).json() == ["ada", "bob", "eve"]
+    assert (await kit.post(handler)).json() == ["ada", "bob", "eve"]
 
 
-async def test_a_plain_handlers_calls_still_wait(floor: Floor) -> None:
+async def test_a_plain_handlers_calls_still_wait(kit: StepKit) -> None:
     """In a thread each call answers what it did, and the next line finds it done."""
 
     def handler(req: dict[str, Any], context: Any) -> Any:
@@ -465,10 +465,10 @@ async def test_a_plain_handlers_calls_still_wait(floor: Floor) -> None:
         chat.set("g", "1", {"text": "b"})
         return {"status": 200, "body": chat.get("g", "1")}
 
-    assert (await floor.post(handler)).json()["text"] == "b"
+    assert (await kit.post(handler)).json()["text"] == "b"
 
 
-async def test_an_unknown_stream_is_what_python_expects(floor: Floor) -> None:
+async def test_an_unknown_stream_is_what_python_expects(kit: StepKit) -> None:
     """hasattr, getattr with a default, and a mapping's get."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -483,7 +483,7 @@ async def test_an_unknown_stream_is_what_python_expects(floor: Floor) -> None:
                 _ = streams["nope"]
         return OK
 
-    assert (await floor.post(handler)).status_code == 200
+    assert (await kit.post(handler)).status_code == 200
 
 
 async def _returned(context: Any, call: Any) -> Any:
@@ -542,18 +542,18 @@ async def _asked_for(context: Any, call: Any) -> Any:
     ],
 )
 async def test_a_call_that_is_taken_for_its_answer_asks_whether_an_await_is_missing(
-    floor: Floor, caplog: pytest.LogCaptureFixture, use: Any
+    kit: StepKit, caplog: pytest.LogCaptureFixture, use: Any
 ) -> None:
     """The client is told nothing of it, the log where it was."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         return await use(context, context.streams.chatMessage.set("g", "1", {"text": "a"}))
 
-    assert (await floor.post(handler)).status_code == 500
+    assert (await kit.post(handler)).status_code == 500
     assert "is an `await` missing before it?" in caplog.text
 
 
-async def test_what_a_context_or_a_stream_has_not_is_told_with_what_it_has(floor: Floor) -> None:
+async def test_what_a_context_or_a_stream_has_not_is_told_with_what_it_has(kit: StepKit) -> None:
     """And with what may have been meant; hasattr and getattr with a default are as ever."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -573,4 +573,4 @@ async def test_what_a_context_or_a_stream_has_not_is_told_with_what_it_has(floor
         assert not hasattr(chat, "__deepcopy__")
         return OK
 
-    assert (await floor.post(handler)).status_code == 200
+    assert (await kit.post(handler)).status_code == 200

@@ -13,23 +13,23 @@ import pytest
 import uvicorn
 from sqlalchemy import text
 
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 
 OK = {"status": 200, "body": "ok"}
 REQUEST = b"POST /run HTTP/1.1\r\nhost: steps\r\ncontent-length: 0\r\n\r\n"
 
 
 @pytest.fixture
-async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
-    async with open_floor(floor_template) as floor:
-        yield floor
+async def kit(step_template: StepTemplate) -> AsyncIterator[StepKit]:
+    async with open_steps(step_template) as kit:
+        yield kit
 
 
 @asynccontextmanager
-async def served(floor: Floor, handler: Any, **parts: Any) -> AsyncIterator[int]:
+async def served(kit: StepKit, handler: Any, **parts: Any) -> AsyncIterator[int]:
     """The step on a real server; returns its port."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(floor.app(step(handler, **parts)), log_config=None, timeout_graceful_shutdown=10)
+    config = uvicorn.Config(kit.app(step(handler, **parts)), log_config=None, timeout_graceful_shutdown=10)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
@@ -39,13 +39,13 @@ async def served(floor: Floor, handler: Any, **parts: Any) -> AsyncIterator[int]
         await serving
 
 
-async def no_step_runs(floor: Floor) -> None:
+async def no_step_runs(kit: StepKit) -> None:
     """Wait until the pool has its connections back."""
-    while floor.connections_out() > 0:  # noqa: ASYNC110 - the pool has no event for it
+    while kit.connections_out() > 0:  # noqa: ASYNC110 - the pool has no event for it
         await asyncio.sleep(0)
 
 
-async def test_a_client_that_goes_away_rolls_its_step_back(floor: Floor) -> None:
+async def test_a_client_that_goes_away_rolls_its_step_back(kit: StepKit) -> None:
     """The handler is cancelled where it stands, and nothing is stored."""
     wrote, cancelled = asyncio.Event(), asyncio.Event()
 
@@ -58,19 +58,19 @@ async def test_a_client_that_goes_away_rolls_its_step_back(floor: Floor) -> None
             cancelled.set()
         return OK
 
-    async with served(floor, handler) as port:
+    async with served(kit, handler) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(REQUEST)
         await wrote.wait()
         writer.close()
         await cancelled.wait()
-        await no_step_runs(floor)
-    assert await floor.ids() == []
+        await no_step_runs(kit)
+    assert await kit.ids() == []
 
 
 @pytest.mark.parametrize(("gone", "ids"), [(True, []), (False, ["1"])])
 async def test_a_client_that_went_away_from_a_quick_step_rolls_it_back(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch, gone: bool, ids: list[str]
+    kit: StepKit, monkeypatch: pytest.MonkeyPatch, gone: bool, ids: list[str]
 ) -> None:
     """It is looked for before the commit, if the handler returned before it was listened to."""
     monkeypatch.setattr("tidelog.runtime.watch.WATCH_AFTER_SECONDS", 3600)
@@ -90,14 +90,14 @@ async def test_a_client_that_went_away_from_a_quick_step_rolls_it_back(
         return OK
 
     scope: Any = {"type": "http", "method": "POST", "path": "/run", "headers": [], "query_string": b""}
-    await floor.app(step(handler))(scope, receive, send)
+    await kit.app(step(handler))(scope, receive, send)
     assert (sent[0]["status"] == 200) is not gone
-    assert await floor.ids() == ids
-    assert floor.connections_out() == 0
+    assert await kit.ids() == ids
+    assert kit.connections_out() == 0
 
 
 async def test_an_error_is_told_whether_the_client_has_gone_or_not(
-    floor: Floor, caplog: pytest.LogCaptureFixture
+    kit: StepKit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A quick handler's bug is in the log, though nobody waits for the answer any more."""
     messages = [{"type": "http.request"}, {"type": "http.disconnect"}]
@@ -113,12 +113,12 @@ async def test_an_error_is_told_whether_the_client_has_gone_or_not(
         raise ValueError("a bug")
 
     scope: Any = {"type": "http", "method": "POST", "path": "/run", "headers": [], "query_string": b""}
-    await floor.app(step(handler))(scope, receive, send)
+    await kit.app(step(handler))(scope, receive, send)
     assert sent[0]["status"] == 500
     assert "a bug" in caplog.text
 
 
-async def test_a_handler_that_swallows_its_cancellation_is_not_committed(floor: Floor) -> None:
+async def test_a_handler_that_swallows_its_cancellation_is_not_committed(kit: StepKit) -> None:
     """Whatever it returns after its client has gone, its step is rolled back."""
     wrote, swallowed = asyncio.Event(), asyncio.Event()
 
@@ -131,18 +131,18 @@ async def test_a_handler_that_swallows_its_cancellation_is_not_committed(floor: 
             swallowed.set()
         return OK
 
-    async with served(floor, handler) as port:
+    async with served(kit, handler) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(REQUEST)
         await wrote.wait()
         writer.close()
         await swallowed.wait()
-        await no_step_runs(floor)
-    assert await floor.ids() == []
+        await no_step_runs(kit)
+    assert await kit.ids() == []
 
 
 @pytest.mark.parametrize("use_db", [False, True])
-async def test_a_statement_that_waits_in_the_database_is_broken_off(floor: Floor, use_db: bool) -> None:
+async def test_a_statement_that_waits_in_the_database_is_broken_off(kit: StepKit, use_db: bool) -> None:
     """A step that waits for a lock gives its connection back when its client goes away."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -154,9 +154,9 @@ async def test_a_statement_that_waits_in_the_database_is_broken_off(floor: Floor
         return OK
 
     if not use_db:
-        await floor.query("insert into streams.chat_message (group_id, id, data) values ('general', '2', '{}')")
-    blocker = await asyncpg.connect(floor.url)
-    async with blocker.transaction(), served(floor, handler) as port:
+        await kit.query("insert into streams.chat_message (group_id, id, data) values ('general', '2', '{}')")
+    blocker = await asyncpg.connect(kit.url)
+    async with blocker.transaction(), served(kit, handler) as port:
         await blocker.execute("select from streams.chat_message for update")
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(REQUEST)
@@ -164,17 +164,17 @@ async def test_a_statement_that_waits_in_the_database_is_broken_off(floor: Floor
             "select pid from pg_stat_activity where datname = current_database() "
             "and wait_event_type in ('Lock', 'Timeout') and state = 'active'"
         )
-        while not await floor.query(waits):
+        while not await kit.query(waits):
             pass
         writer.close()
-        while await floor.query(waits):
+        while await kit.query(waits):
             pass
-        await no_step_runs(floor)
+        await no_step_runs(kit)
     await blocker.close()
-    assert await floor.ids() == ([] if use_db else ["2"])
+    assert await kit.ids() == ([] if use_db else ["2"])
 
 
-async def test_a_plain_handlers_thread_can_do_nothing_more_when_its_client_has_gone(floor: Floor) -> None:
+async def test_a_plain_handlers_thread_can_do_nothing_more_when_its_client_has_gone(kit: StepKit) -> None:
     """A thread can't be cancelled, but its next call on a stream is refused, and nothing is stored."""
     wrote, ended = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -183,7 +183,7 @@ async def test_a_plain_handlers_thread_can_do_nothing_more_when_its_client_has_g
     def handler(req: dict[str, Any], context: Any) -> Any:
         context.streams.chatMessage.set("general", "1", {"text": "hi"})
         loop.call_soon_threadsafe(wrote.set)
-        asyncio.run_coroutine_threadsafe(no_step_runs(floor), loop).result()
+        asyncio.run_coroutine_threadsafe(no_step_runs(kit), loop).result()
         try:
             context.streams.chatMessage.set("general", "2", {"text": "late"})
         except Exception as error:
@@ -191,17 +191,17 @@ async def test_a_plain_handlers_thread_can_do_nothing_more_when_its_client_has_g
         loop.call_soon_threadsafe(ended.set)
         return OK
 
-    async with served(floor, handler) as port:
+    async with served(kit, handler) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(REQUEST)
         await wrote.wait()
         writer.close()
         await ended.wait()
     assert [type(error).__name__ for error in errors] == ["StepEndedError"]
-    assert await floor.ids() == []
+    assert await kit.ids() == []
 
 
-async def test_a_client_that_goes_away_while_sending_never_starts_its_step(floor: Floor) -> None:
+async def test_a_client_that_goes_away_while_sending_never_starts_its_step(kit: StepKit) -> None:
     """Half a body is no request."""
     ran: list[Any] = []
 
@@ -209,7 +209,7 @@ async def test_a_client_that_goes_away_while_sending_never_starts_its_step(floor
         ran.append(req)
         return OK
 
-    async with served(floor, handler) as port:
+    async with served(kit, handler) as port:
         _, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(b"POST /run HTTP/1.1\r\nhost: steps\r\ncontent-length: 10\r\n\r\n{")
         await writer.drain()
@@ -222,13 +222,13 @@ async def test_a_client_that_goes_away_while_sending_never_starts_its_step(floor
     assert len(ran) == 1
 
 
-async def test_one_connection_serves_many_requests(floor: Floor) -> None:
+async def test_one_connection_serves_many_requests(kit: StepKit) -> None:
     """Watching for the client's going does not eat its next request."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         return {"status": 200, "body": await context.streams.chatMessage.set("g", "1", {"text": req["rawBody"]})}
 
-    async with served(floor, handler) as port:
+    async with served(kit, handler) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for n in range(20):
             body = b'"%d"' % n
@@ -258,7 +258,7 @@ class Foreign:
 
 
 @pytest.mark.parametrize("has_gone", [False, True])
-async def test_a_server_may_have_futures_of_its_own(floor: Floor, has_gone: bool) -> None:
+async def test_a_server_may_have_futures_of_its_own(kit: StepKit, has_gone: bool) -> None:
     """Granian's: nothing is left waiting for the client behind a step that was committed."""
     asked = Foreign({"type": "http.disconnect"} if has_gone else None)
     coming = [Foreign({"type": "http.request", "body": b"{}", "more_body": False}), asked]
@@ -273,6 +273,6 @@ async def test_a_server_may_have_futures_of_its_own(floor: Floor, has_gone: bool
 
     scope: Any = {"type": "http", "method": "POST", "path": "/run", "raw_path": b"/run", "query_string": b""}
     scope |= {"headers": [], "scheme": "http", "server": ("steps", 80), "client": ("client", 1), "state": {}}
-    await floor.app(step(handler))(scope, lambda: coming.pop(0), send)  # type: ignore[arg-type, return-value]
+    await kit.app(step(handler))(scope, lambda: coming.pop(0), send)  # type: ignore[arg-type, return-value]
     assert asked.is_cancelled is not has_gone
-    assert await floor.ids() == ([] if has_gone else ["1"])
+    assert await kit.ids() == ([] if has_gone else ["1"])

@@ -13,19 +13,19 @@ from pydantic import BaseModel
 from sqlalchemy import text
 from sqlalchemy.exc import InvalidRequestError
 
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 from tidelog.errors import ItemInvalidError, NotSupportedError, StepEndedError, StreamUnknownError
 
 OK = {"status": 200, "body": "ok"}
 
 
 @pytest.fixture
-async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
-    async with open_floor(floor_template) as floor:
-        yield floor
+async def kit(step_template: StepTemplate) -> AsyncIterator[StepKit]:
+    async with open_steps(step_template) as kit:
+        yield kit
 
 
-async def test_calls_at_the_same_time_share_the_transaction(floor: Floor) -> None:
+async def test_calls_at_the_same_time_share_the_transaction(kit: StepKit) -> None:
     """asyncio.gather over streams and db: one connection serves them one after the other."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -37,13 +37,13 @@ async def test_calls_at_the_same_time_share_the_transaction(floor: Floor) -> Non
         )
         return OK
 
-    assert (await floor.post(handler)).status_code == 200
-    assert len(await floor.ids()) == 100
-    assert await floor.query("select count(distinct xid) from streams.change") == [1]
+    assert (await kit.post(handler)).status_code == 200
+    assert len(await kit.ids()) == 100
+    assert await kit.query("select count(distinct xid) from streams.change") == [1]
 
 
 @pytest.mark.parametrize("transaction", [True, False])
-async def test_a_call_that_nobody_awaited_is_made_before_the_answer(floor: Floor, transaction: bool) -> None:
+async def test_a_call_that_nobody_awaited_is_made_before_the_answer(kit: StepKit, transaction: bool) -> None:
     """Motia's authors leave `await` out; the calls are made in their order, and before the commit."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -54,13 +54,13 @@ async def test_a_call_that_nobody_awaited_is_made_before_the_answer(floor: Floor
         await chat.set("general", "2", {"text": "awaited"})
         return OK
 
-    assert (await floor.post(handler, transaction=transaction)).status_code == 200
+    assert (await kit.post(handler, transaction=transaction)).status_code == 200
     query = "select data ->> 'text' from streams.change where id = '1' order by seq"
-    assert await floor.query(query) == [str(n) for n in range(200)]
-    assert await floor.query("select data::text from streams.event") == ['{"n": 1}']
+    assert await kit.query(query) == [str(n) for n in range(200)]
+    assert await kit.query("select data::text from streams.event") == ['{"n": 1}']
 
 
-async def test_a_call_that_was_made_a_task_is_waited_for(floor: Floor) -> None:
+async def test_a_call_that_was_made_a_task_is_waited_for(kit: StepKit) -> None:
     """create_task without awaiting the task: its write is in the commit."""
     tasks = []
 
@@ -68,12 +68,12 @@ async def test_a_call_that_was_made_a_task_is_waited_for(floor: Floor) -> None:
         tasks.append(asyncio.create_task(context.streams.chatMessage.set("general", "1", {"text": "hi"})))
         return OK
 
-    assert (await floor.post(handler)).status_code == 200
-    assert await floor.ids() == ["1"]
+    assert (await kit.post(handler)).status_code == 200
+    assert await kit.ids() == ["1"]
     assert (await tasks[0])["id"] == "1"
 
 
-async def test_a_call_that_nobody_awaited_fails_the_step_if_it_fails(floor: Floor) -> None:
+async def test_a_call_that_nobody_awaited_fails_the_step_if_it_fails(kit: StepKit) -> None:
     """An error that the author did not look for is not lost."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -82,13 +82,13 @@ async def test_a_call_that_nobody_awaited_fails_the_step_if_it_fails(floor: Floo
         context.streams.chatMessage.set("general", "3", {"text": "hi"})
         return OK
 
-    answer = await floor.post(handler)
+    answer = await kit.post(handler)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "item_invalid")
-    assert await floor.ids() == []
+    assert await kit.ids() == []
 
 
 @pytest.mark.parametrize("transaction", [True, False])
-async def test_a_context_ends_with_its_handler(floor: Floor, transaction: bool) -> None:
+async def test_a_context_ends_with_its_handler(kit: StepKit, transaction: bool) -> None:
     """A background task that kept it gets a clear error, and writes into nobody's transaction."""
     kept: list[Any] = []
 
@@ -97,7 +97,7 @@ async def test_a_context_ends_with_its_handler(floor: Floor, transaction: bool) 
         kept.extend([context, context.db])
         return OK
 
-    assert (await floor.post(handler, transaction=transaction)).status_code == 200
+    assert (await kit.post(handler, transaction=transaction)).status_code == 200
     context, db = kept
     with pytest.raises(StepEndedError, match="has returned"):
         await context.streams.chatMessage.set("general", "1", {"text": "late"})
@@ -105,12 +105,12 @@ async def test_a_context_ends_with_its_handler(floor: Floor, transaction: bool) 
         _ = context.db
     with pytest.raises((StepEndedError, InvalidRequestError)):
         await db.execute(text("insert into orders values ('late')"))
-    assert await floor.ids() == await floor.query("select id from orders") == []
-    assert floor.connections_out() == 0
+    assert await kit.ids() == await kit.query("select id from orders") == []
+    assert kit.connections_out() == 0
 
 
 @pytest.mark.parametrize("transaction", [True, False])
-async def test_a_plain_handler_runs_in_a_thread_and_its_calls_wait(floor: Floor, transaction: bool) -> None:
+async def test_a_plain_handler_runs_in_a_thread_and_its_calls_wait(kit: StepKit, transaction: bool) -> None:
     """`def handler`: the same streams without await, in the same transaction; no session."""
 
     def handler(req: dict[str, Any], context: Any) -> Any:
@@ -124,23 +124,23 @@ async def test_a_plain_handler_runs_in_a_thread_and_its_calls_wait(floor: Floor,
             raise ValueError
         return {"status": 200, "body": stored}
 
-    assert (await floor.post(handler, json="raise", transaction=transaction)).status_code == 500
-    assert await floor.ids() == ([] if transaction else ["1"])
-    answer = await floor.post(handler, json="fine", transaction=transaction)
+    assert (await kit.post(handler, json="raise", transaction=transaction)).status_code == 500
+    assert await kit.ids() == ([] if transaction else ["1"])
+    answer = await kit.post(handler, json="fine", transaction=transaction)
     assert answer.json() == {"text": "hi", "id": "1"}
 
 
 @pytest.mark.timeout(60)
-async def test_a_plain_handler_that_lets_stop_iteration_out_is_answered(floor: Floor) -> None:
+async def test_a_plain_handler_that_lets_stop_iteration_out_is_answered(kit: StepKit) -> None:
     """next() without a default is a mistake of the step, not a request that hangs."""
 
     def handler(req: dict[str, Any]) -> Any:
         return next(iter(()))
 
-    assert (await floor.post(handler)).status_code == 500
+    assert (await kit.post(handler)).status_code == 500
 
 
-async def test_a_handler_may_do_without_the_context(floor: Floor) -> None:
+async def test_a_handler_may_do_without_the_context(kit: StepKit) -> None:
     """handler(req), async or plain."""
 
     async def of_req(req: dict[str, Any]) -> Any:
@@ -150,10 +150,10 @@ async def test_a_handler_may_do_without_the_context(floor: Floor) -> None:
         return {"status": 200, "body": req["body"]}
 
     for handler in (of_req, plain):
-        assert (await floor.post(handler, json={"a": 1})).json() == {"a": 1}
+        assert (await kit.post(handler, json={"a": 1})).json() == {"a": 1}
 
 
-async def test_an_event_goes_with_the_commit(floor: Floor) -> None:
+async def test_an_event_goes_with_the_commit(kit: StepKit) -> None:
     """send stores the event in the step's transaction, whatever its size up to the limit."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -166,14 +166,14 @@ async def test_an_event_goes_with_the_commit(floor: Floor) -> None:
             await chat.send({"id": "1"}, {"type": "seen", "data": {}})
         return OK
 
-    assert (await floor.post(handler)).status_code == 200
-    rows = await floor.query(
+    assert (await kit.post(handler)).status_code == 200
+    rows = await kit.query(
         "select (stream, group_id, id, type, length(data::text))::text from streams.event order by seq"
     )
     assert rows == ["(chatMessage,general,,typing,9009)", "(chatMessage,general,1,seen,4)"]
 
 
-async def test_an_item_may_be_a_pydantic_object(floor: Floor) -> None:
+async def test_an_item_may_be_a_pydantic_object(kit: StepKit) -> None:
     """set takes what pydantic can turn into an object; what it can't is refused before it reaches Postgres."""
 
     class Message(BaseModel):
@@ -186,10 +186,10 @@ async def test_an_item_may_be_a_pydantic_object(floor: Floor) -> None:
                 await chat.set("general", "2", wrong)
         return {"status": 200, "body": await chat.set("general", "1", Message(text="hi"))}
 
-    assert (await floor.post(handler)).json() == {"text": "hi", "id": "1"}
+    assert (await kit.post(handler)).json() == {"text": "hi", "id": "1"}
 
 
-async def test_an_unknown_stream_is_an_error_that_lists_the_known(floor: Floor) -> None:
+async def test_an_unknown_stream_is_an_error_that_lists_the_known(kit: StepKit) -> None:
     """By attribute and by name."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -200,10 +200,10 @@ async def test_an_unknown_stream_is_an_error_that_lists_the_known(floor: Floor) 
         assert list(context.streams) == ["chatMessage"] and "nope" not in context.streams
         return OK
 
-    assert (await floor.post(handler)).status_code == 200
+    assert (await kit.post(handler)).status_code == 200
 
 
-async def test_what_tidelog_does_not_have_says_so(floor: Floor) -> None:
+async def test_what_tidelog_does_not_have_says_so(kit: StepKit) -> None:
     """emit and state are not dropped silently."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -213,10 +213,10 @@ async def test_what_tidelog_does_not_have_says_so(floor: Floor) -> None:
             await context.state.get("a", "b")
         return {"status": 200, "body": context.flows}
 
-    assert (await floor.post(handler, flows=("chat",))).json() == ["chat"]
+    assert (await kit.post(handler, flows=("chat",))).json() == ["chat"]
 
 
-async def test_the_logger_says_step_trace_and_data(floor: Floor, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_logger_says_step_trace_and_data(kit: StepKit, caplog: pytest.LogCaptureFixture) -> None:
     """context.logger writes through Python's logging, as the place that called it."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -226,7 +226,7 @@ async def test_the_logger_says_step_trace_and_data(floor: Floor, caplog: pytest.
         return OK
 
     with caplog.at_level(logging.INFO, logger="tidelog.steps"):
-        async with floor.client(step(handler, flows=("chat",))) as client:
+        async with kit.client(step(handler, flows=("chat",))) as client:
             await client.post("/run", headers={"x-trace-id": "my-trace.1"})
     first, second = caplog.records
     about = {"step": "Run", "trace_id": "my-trace.1", "flows": ["chat"]}

@@ -12,15 +12,15 @@ from litestar.handlers import BaseRouteHandler
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
 
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 
 SECRET = "let me in"  # noqa: S105 - nobody's
 
 
 @pytest.fixture
-async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
-    async with open_floor(floor_template) as floor:
-        yield floor
+async def kit(step_template: StepTemplate) -> AsyncIterator[StepKit]:
+    async with open_steps(step_template) as kit:
+        yield kit
 
 
 async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -45,37 +45,37 @@ class UserMiddleware(ASGIMiddleware):
         await next_app(scope, receive, send)
 
 
-async def test_a_step_runs_only_if_the_applications_guards_let_it(floor: Floor) -> None:
+async def test_a_step_runs_only_if_the_applications_guards_let_it(kit: StepKit) -> None:
     """Async or plain, each; the body is not even read."""
     for each in (guard, plain_guard):
-        async with floor.client(step(handler), guards=[each]) as client:
+        async with kit.client(step(handler), guards=[each]) as client:
             refused = await client.post("/run", content=b"{")
             assert refused.status_code == 401
             assert refused.json() == {"error": {"code": "unauthorized", "message": "not without the secret"}}
-            assert await floor.ids() == []
-    async with floor.client(step(handler), guards=[guard]) as client:
+            assert await kit.ids() == []
+    async with kit.client(step(handler), guards=[guard]) as client:
         assert (await client.post("/run", headers={"x-secret": SECRET})).text == "done"
-        assert await floor.ids() == ["i"]
+        assert await kit.ids() == ["i"]
 
 
-async def test_a_guard_sees_what_a_middleware_found_out(floor: Floor) -> None:
+async def test_a_guard_sees_what_a_middleware_found_out(kit: StepKit) -> None:
     """Whoever authenticates does so in a middleware: it runs before."""
     seen: list[str] = []
 
     def note(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         seen.append(connection.user)
 
-    async with floor.client(step(handler), guards=[note], middleware=[UserMiddleware()]) as client:
+    async with kit.client(step(handler), guards=[note], middleware=[UserMiddleware()]) as client:
         assert (await client.post("/run")).status_code == 200
     assert seen == ["ada"]
 
 
-async def test_a_guard_that_fails_lets_nobody_in(floor: Floor) -> None:
+async def test_a_guard_that_fails_lets_nobody_in(kit: StepKit) -> None:
     """An error of its own is as good as no."""
 
     def broken(_: ASGIConnection[Any, Any, Any, Any], __: BaseRouteHandler) -> None:
         raise RuntimeError("no")
 
-    async with floor.client(step(handler), guards=[broken]) as client:
+    async with kit.client(step(handler), guards=[broken]) as client:
         assert (await client.post("/run")).status_code == 500
-    assert await floor.ids() == []
+    assert await kit.ids() == []

@@ -12,13 +12,13 @@ import pytest
 from litestar.exceptions import PermissionDeniedException
 from pydantic import BaseModel, field_validator
 
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 
 
 @pytest.fixture(scope="module")
-async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
-    async with open_floor(floor_template) as floor:
-        yield floor
+async def kit(step_template: StepTemplate) -> AsyncIterator[StepKit]:
+    async with open_steps(step_template) as kit:
+        yield kit
 
 
 async def echo(req: dict[str, Any]) -> Any:
@@ -26,9 +26,9 @@ async def echo(req: dict[str, Any]) -> Any:
     return {"status": 200, "body": req}
 
 
-async def test_a_handler_gets_the_whole_request(floor: Floor) -> None:
+async def test_a_handler_gets_the_whole_request(kit: StepKit) -> None:
     """Path and query parameters, headers in lower case, the body parsed and raw."""
-    async with floor.client(step(echo, path="/rooms/:room/messages/:data")) as client:
+    async with kit.client(step(echo, path="/rooms/:room/messages/:data")) as client:
         answer = await client.post(
             "/rooms/caf%C3%A9/messages/1?a=1&b=2&b=3&empty=&c=%C3%A9",
             content=b'{"text": "hi"}',
@@ -41,7 +41,7 @@ async def test_a_handler_gets_the_whole_request(floor: Floor) -> None:
     assert (req["body"], req["rawBody"]) == ({"text": "hi"}, '{"text": "hi"}')
 
 
-async def test_two_steps_may_share_a_path_and_name_its_parameters_differently(floor: Floor) -> None:
+async def test_two_steps_may_share_a_path_and_name_its_parameters_differently(kit: StepKit) -> None:
     """GET /rooms/:room and POST /rooms/:id are two steps; each gets its own name."""
     steps = (
         step(echo, name="Get", method="GET", path="/rooms/:room"),
@@ -49,21 +49,21 @@ async def test_two_steps_may_share_a_path_and_name_its_parameters_differently(fl
         step(echo, name="Delete", method="DELETE", path="/rooms/:state"),
         step(echo, name="Put", method="PUT", path="/rooms/fixed"),
     )
-    async with floor.client(*steps) as client:
+    async with kit.client(*steps) as client:
         assert (await client.get("/rooms/a")).json()["pathParams"] == {"room": "a"}
         assert (await client.post("/rooms/a")).json()["pathParams"] == {"id": "a"}
         assert (await client.delete("/rooms/a")).json()["pathParams"] == {"state": "a"}
         assert (await client.put("/rooms/fixed")).json()["pathParams"] == {}
 
 
-async def test_a_body_that_does_not_fit_is_refused_with_where_and_why(floor: Floor) -> None:
+async def test_a_body_that_does_not_fit_is_refused_with_where_and_why(kit: StepKit) -> None:
     """400 with a JSON Pointer and a message for each violation; the handler doesn't run."""
 
     class Body(BaseModel):
         text: str
         count: int = 0
 
-    async with floor.client(step(echo, body_schema=Body)) as client:
+    async with kit.client(step(echo, body_schema=Body)) as client:
         answer = await client.post("/run", json={"text": 1, "count": "x"})
         assert answer.status_code == 400
         error = answer.json()["error"]
@@ -91,19 +91,19 @@ async def test_a_body_that_does_not_fit_is_refused_with_where_and_why(floor: Flo
     ],
 )
 async def test_a_body_that_was_not_read_as_json_and_does_not_fit_is_told_so(
-    floor: Floor, content: bytes, content_type: str | None, hint: str
+    kit: StepKit, content: bytes, content_type: str | None, hint: str
 ) -> None:
     """curl and fetch() send another content type unless they are told; that a property is missing is no help then."""
     schema = {"type": "object", "required": ["id"]}
     headers = {} if content_type is None else {"content-type": content_type}
-    async with floor.client(step(echo, body_schema=schema)) as client:
+    async with kit.client(step(echo, body_schema=schema)) as client:
         error = (await client.post("/run", content=content, headers=headers)).json()["error"]
     assert error["code"] == "body_invalid"
     assert hint in error["message"]
     assert ("it came" in error["message"]) == ("it came" in hint)
 
 
-async def test_a_class_checks_a_body_and_makes_it_whole(floor: Floor) -> None:
+async def test_a_class_checks_a_body_and_makes_it_whole(kit: StepKit) -> None:
     """Its validators run, its defaults are filled in, and the handler gets plain JSON, also of a form."""
 
     class Body(BaseModel):
@@ -122,7 +122,7 @@ async def test_a_class_checks_a_body_and_makes_it_whole(floor: Floor) -> None:
         return {"status": 200, "body": req["body"]}
 
     whole = {"text": "hi", "count": 2, "at": "2026-01-31T00:00:00Z"}
-    async with floor.client(step(body, body_schema=Body)) as client:
+    async with kit.client(step(body, body_schema=Body)) as client:
         assert (await client.post("/run", json={"text": " hi ", "count": 2})).json() == whole
         assert (await client.post("/run", data={"text": "hi", "count": "2"})).json() == whole
         answer = await client.post("/run", json={"text": " ", "at": "yesterday"})
@@ -131,10 +131,10 @@ async def test_a_class_checks_a_body_and_makes_it_whole(floor: Floor) -> None:
     assert "say something" in details[0]["message"]
 
 
-async def test_formats_of_a_body_are_checked(floor: Floor) -> None:
+async def test_formats_of_a_body_are_checked(kit: StepKit) -> None:
     """A dict's date-time is one."""
     schema = {"properties": {"at": {"type": "string", "format": "date-time"}}}
-    async with floor.client(step(echo, body_schema=schema)) as client:
+    async with kit.client(step(echo, body_schema=schema)) as client:
         assert (await client.post("/run", json={"at": "yesterday"})).status_code == 400
         assert (await client.post("/run", json={"at": "2026-01-31T00:00:00Z"})).status_code == 200
 
@@ -144,29 +144,29 @@ async def test_formats_of_a_body_are_checked(floor: Floor) -> None:
     [b"{", b'{"a": NaN}', b'"\xff"', b"[" * 5000 + b"]" * 5000, b'"\\ud800"'],
     ids=["broken", "NaN", "not UTF-8", "deep", "lone surrogate"],
 )
-async def test_a_body_that_is_not_json_is_refused(floor: Floor, body: bytes) -> None:
+async def test_a_body_that_is_not_json_is_refused(kit: StepKit, body: bytes) -> None:
     """400, whatever is wrong with it."""
-    async with floor.client(step(echo)) as client:
+    async with kit.client(step(echo)) as client:
         answer = await client.post("/run", content=body, headers={"content-type": "application/json"})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "body_invalid")
 
 
-async def test_a_body_that_is_too_large_is_refused(floor: Floor) -> None:
+async def test_a_body_that_is_too_large_is_refused(kit: StepKit) -> None:
     """413, with its length declared or not."""
 
     async def chunks() -> AsyncIterator[bytes]:
         for _ in range(20):
             yield b" " * 1000
 
-    async with floor.client(step(echo)) as client:
+    async with kit.client(step(echo)) as client:
         for content in (b" " * 10_001, chunks()):
             answer = await client.post("/run", content=content)
             assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
 
-async def test_what_is_not_there_is_told_in_the_same_shape(floor: Floor) -> None:
+async def test_what_is_not_there_is_told_in_the_same_shape(kit: StepKit) -> None:
     """404 with method and path, as they were sent; and 405 with the methods that are allowed."""
-    async with floor.client(step(echo), step(echo, name="Get", method="GET", path="/rooms/:id")) as client:
+    async with kit.client(step(echo), step(echo, name="Get", method="GET", path="/rooms/:id")) as client:
         answer = await client.get("/nowhere")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
         assert "nothing is served at GET /nowhere;" in answer.json()["error"]["message"]
@@ -183,16 +183,16 @@ async def test_what_is_not_there_is_told_in_the_same_shape(floor: Floor) -> None
         assert (answer.status_code, set(answer.headers["allow"].split(", "))) == (405, {"GET", "HEAD", "OPTIONS"})
 
 
-async def test_an_author_may_refuse_with_litestars_exceptions(floor: Floor) -> None:
+async def test_an_author_may_refuse_with_litestars_exceptions(kit: StepKit) -> None:
     """A 4xx exception is meant for the client; the step rolls back as with any exception."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         await context.streams.chatMessage.set("refused", "1", {"text": "hi"})
         raise PermissionDeniedException("members only")
 
-    answer = await floor.post(handler)
+    answer = await kit.post(handler)
     assert (answer.status_code, answer.json()["error"]) == (403, {"code": "forbidden", "message": "members only"})
-    assert await floor.query("select id from streams.chat_message where group_id = 'refused'") == []
+    assert await kit.query("select id from streams.chat_message where group_id = 'refused'") == []
 
 
 @pytest.mark.parametrize(
@@ -209,37 +209,37 @@ async def test_an_author_may_refuse_with_litestars_exceptions(floor: Floor) -> N
     ],
 )
 async def test_an_answer_goes_out_as_what_it_is(
-    floor: Floor, answer: Any, content_type: str | None, body: bytes
+    kit: StepKit, answer: Any, content_type: str | None, body: bytes
 ) -> None:
     """JSON, text, bytes, nothing; a content-type that is given stays."""
 
     async def handler(req: dict[str, Any]) -> Any:
         return answer
 
-    response = await floor.post(handler)
+    response = await kit.post(handler)
     assert response.status_code == answer["status"]
     assert response.headers.get("content-type") == content_type
     assert response.content == body
 
 
-async def test_headers_may_have_several_values(floor: Floor) -> None:
+async def test_headers_may_have_several_values(kit: StepKit) -> None:
     """A list of values is that header several times."""
 
     async def handler(req: dict[str, Any]) -> Any:
         return {"status": 200, "headers": {"Set-Cookie": ["a=1", "b=2"], "X-One": "1"}}
 
-    response = await floor.post(handler)
+    response = await kit.post(handler)
     assert response.headers.get_list("set-cookie") == ["a=1", "b=2"]
     assert response.headers["x-one"] == "1"
 
 
-async def test_a_header_cannot_smuggle_another(floor: Floor) -> None:
+async def test_a_header_cannot_smuggle_another(kit: StepKit) -> None:
     """Line breaks in a header are an invalid answer."""
 
     async def handler(req: dict[str, Any]) -> Any:
         return {"status": 200, "headers": {"x-name": req["body"]}}
 
-    assert (await floor.post(handler, json="a\r\nset-cookie: evil=1")).status_code == 500
+    assert (await kit.post(handler, json="a\r\nset-cookie: evil=1")).status_code == 500
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ async def test_a_header_cannot_smuggle_another(floor: Floor) -> None:
         ({}, None),
     ],
 )
-async def test_the_trace_id_is_the_callers_or_new(floor: Floor, headers: Any, trace_id: str | None) -> None:
+async def test_the_trace_id_is_the_callers_or_new(kit: StepKit, headers: Any, trace_id: str | None) -> None:
     """It is in the context and in the answer, also of a step that fails."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -263,7 +263,7 @@ async def test_the_trace_id_is_the_callers_or_new(floor: Floor, headers: Any, tr
             raise ValueError
         return {"status": 200, "body": context.trace_id}
 
-    async with floor.client(step(handler)) as client:
+    async with kit.client(step(handler)) as client:
         answer = await client.post("/run", headers=headers)
         assert answer.headers["x-trace-id"] == answer.text
         assert trace_id in (None, answer.text) and len(answer.text) >= 7
@@ -272,7 +272,7 @@ async def test_the_trace_id_is_the_callers_or_new(floor: Floor, headers: Any, tr
 
 
 async def test_a_body_that_misses_its_response_schema_is_sent_and_logged(
-    floor: Floor, caplog: pytest.LogCaptureFixture
+    kit: StepKit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As in Motia, a responseSchema is documentation; the log says where the step departs from it."""
 
@@ -281,13 +281,13 @@ async def test_a_body_that_misses_its_response_schema_is_sent_and_logged(
 
     schemas = {200: {"type": "object", "required": ["id"]}}
     with caplog.at_level(logging.WARNING):
-        assert (await floor.post(handler, json={"id": 1}, response_schemas=schemas)).status_code == 200
+        assert (await kit.post(handler, json={"id": 1}, response_schemas=schemas)).status_code == 200
         assert not caplog.records
-        assert (await floor.post(handler, json={}, response_schemas=schemas)).status_code == 200
+        assert (await kit.post(handler, json={}, response_schemas=schemas)).status_code == 200
     assert "responseSchema" in caplog.text
 
 
-async def test_the_openapi_document_has_the_steps(floor: Floor) -> None:
+async def test_the_openapi_document_has_the_steps(kit: StepKit) -> None:
     """Paths with their parameters, bodies and answers, and every reference leads somewhere."""
 
     class Author(BaseModel):
@@ -308,7 +308,7 @@ async def test_the_openapi_document_has_the_steps(floor: Floor) -> None:
         ),
         step(echo, name="ListMessages", method="GET", path="/rooms/:id"),
     )
-    async with floor.client(*steps) as client:
+    async with kit.client(*steps) as client:
         response = await client.get("/schema/openapi.json")
     document = response.json()
     assert list(document["paths"]) == ["/rooms/{room}"]

@@ -11,7 +11,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 from tidelog.json_text import parse, write
 
 DIGITS = "7" * 20_000  # Python's int() ends at 4300
@@ -25,9 +25,9 @@ ODD = {
 
 
 @pytest.fixture(scope="module")
-async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
-    async with open_floor(floor_template) as floor:
-        yield floor
+async def kit(step_template: StepTemplate) -> AsyncIterator[StepKit]:
+    async with open_steps(step_template) as kit:
+        yield kit
 
 
 async def store(req: dict[str, Any], context: Any) -> Any:
@@ -65,10 +65,10 @@ STORE_AT = "/items/:id"
     ],
 )
 async def test_what_the_client_sent_and_cannot_be_stored_is_400(
-    floor: Floor, url: str, body: bytes, code: str | None
+    kit: StepKit, url: str, body: bytes, code: str | None
 ) -> None:
     """With a code, as the client can mend it; what can be stored is, and comes back."""
-    async with floor.client(step(store, path=STORE_AT)) as client:
+    async with kit.client(step(store, path=STORE_AT)) as client:
         answer = await client.post(url, content=body, headers={"content-type": "application/json"})
     if code is None:
         assert answer.status_code == 201 and parse(answer.text) == {**parse(body.decode()), "id": "a"}
@@ -76,14 +76,14 @@ async def test_what_the_client_sent_and_cannot_be_stored_is_400(
         assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
 
 
-async def test_a_text_that_is_too_large_for_an_item_is_400(floor: Floor) -> None:
+async def test_a_text_that_is_too_large_for_an_item_is_400(kit: StepKit) -> None:
     """The body was just within the limit, and the step put a little to it."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         item = {"text": req["body"]["text"], "author": "ada", "note": "n" * 100}
         return {"status": 201, "body": await context.streams.chatMessage.set("g", "large", item)}
 
-    answer = await floor.post(handler, json={"text": "x" * 9_950})
+    answer = await kit.post(handler, json={"text": "x" * 9_950})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "item_invalid")
 
 
@@ -92,7 +92,7 @@ async def test_a_text_that_is_too_large_for_an_item_is_400(floor: Floor) -> None
     ("numbers", "status"), [("1e+300, " * 60 + "1", 201), ("1e+300, " * 100 + "1", 400), ("7, " * 2500 + "7", 201)]
 )
 async def test_what_grows_too_large_in_the_database_is_the_clients_to_mend(
-    floor: Floor, write: str, numbers: str, status: int
+    kit: StepKit, write: str, numbers: str, status: int
 ) -> None:
     """A number of 300 digits comes in six characters; what only gets spaces is as large as it came."""
 
@@ -104,7 +104,7 @@ async def test_what_grows_too_large_in_the_database_is_the_clients_to_mend(
             await stream.send({"groupId": "g"}, {"type": "numbers", "data": numbers})
         return {"status": 201, "body": "ok"}
 
-    async with floor.client(step(handler)) as client:
+    async with kit.client(step(handler)) as client:
         answer = await client.post("/run", content=f'{{"n": [{numbers}]}}')
     assert answer.status_code == status
     if status == 400:
@@ -112,19 +112,19 @@ async def test_what_grows_too_large_in_the_database_is_the_clients_to_mend(
         assert "bytes as JSON text; at most 20000 are taken" in answer.json()["error"]["message"]
 
 
-async def test_an_item_too_deep_for_its_readers_is_the_steps_own_fault(floor: Floor) -> None:
+async def test_an_item_too_deep_for_its_readers_is_the_steps_own_fault(kit: StepKit) -> None:
     """As the refusals are that come before the database; nothing of it is stored, and the next step is served."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         await context.streams.chatMessage.set("g", "beside", {"text": "a"})
         await context.streams.chatMessage.set("g", "deep", {"text": "a", "n": parse("[" * 300 + "]" * 300)})
 
-    answer = await floor.post(handler)
+    answer = await kit.post(handler)
     assert (answer.status_code, answer.json()["error"]["code"]) == (500, "item_invalid")
-    assert await floor.query("select id from streams.chat_message where id in ('beside', 'deep')") == []
+    assert await kit.query("select id from streams.chat_message where id in ('beside', 'deep')") == []
 
 
-async def test_a_constraint_of_the_authors_own_is_no_limit_of_ours(floor: Floor) -> None:
+async def test_a_constraint_of_the_authors_own_is_no_limit_of_ours(kit: StepKit) -> None:
     """Its error is the database's, and the step's to handle."""
 
     caught: list[str | None] = []
@@ -135,25 +135,25 @@ async def test_a_constraint_of_the_authors_own_is_no_limit_of_ours(floor: Floor)
         except asyncpg.CheckViolationError as error:
             caught.append(error.constraint_name)
 
-    connection = await asyncpg.connect(floor.url)
+    connection = await asyncpg.connect(kit.url)
     try:
         await connection.execute(
             "alter table streams.chat_message add constraint polite check (data ->> 'text' <> 'forbidden') not valid"
         )
-        await floor.post(handler)
+        await kit.post(handler)
         await connection.execute("alter table streams.chat_message drop constraint polite")
     finally:
         await connection.close()
     assert caught == ["polite"]
 
 
-async def test_violations_of_the_streams_schema_say_where(floor: Floor) -> None:
+async def test_violations_of_the_streams_schema_say_where(kit: StepKit) -> None:
     """As those of a bodySchema do."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         await context.streams.chatMessage.set("g", "v", {"text": req["body"]["said"], "author": "ada"})
 
-    answer = await floor.post(handler, json={"said": {"no": "text"}})
+    answer = await kit.post(handler, json={"said": {"no": "text"}})
     assert answer.status_code == 400
     assert answer.json()["error"]["details"] == [{"path": "/text", "message": '{"no":"text"} is not of type "string"'}]
 
@@ -163,7 +163,7 @@ async def test_violations_of_the_streams_schema_say_where(floor: Floor) -> None:
     [("", 400), ("x" * 257, 400), ("é" * 129, 400), (5, 400), (None, 400), ("é" * 128, 200), ("x" * 256, 200)],
 )
 async def test_an_events_type_that_the_client_sent_and_cannot_be_one_is_400(
-    floor: Floor, type: Any, status: int
+    kit: StepKit, type: Any, status: int
 ) -> None:
     """It is refused here, and not by the database: an error there is the step's, and undoes its transaction."""
 
@@ -171,23 +171,23 @@ async def test_an_events_type_that_the_client_sent_and_cannot_be_one_is_400(
         await context.streams.chatMessage.send({"groupId": "g"}, {"type": req["body"]["type"], "data": {}})
         return {"status": 200}
 
-    answer = await floor.post(handler, json={"type": type})
+    answer = await kit.post(handler, json={"type": type})
     assert answer.status_code == status
     assert status == 200 or answer.json()["error"]["code"] == "item_invalid"
 
 
-async def test_it_is_400_from_a_group_of_tasks_too(floor: Floor) -> None:
+async def test_it_is_400_from_a_group_of_tasks_too(kit: StepKit) -> None:
     """asyncio.TaskGroup raises a group of errors."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(context.streams.chatMessage.set(req["body"]["id"], "a", {"text": "a"}))
 
-    answer = await floor.post(handler, json={"id": LONG})
+    answer = await kit.post(handler, json={"id": LONG})
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "key_invalid")
 
 
-async def test_what_the_step_made_itself_stays_its_own_error(floor: Floor, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_the_step_made_itself_stays_its_own_error(kit: StepKit, caplog: pytest.LogCaptureFixture) -> None:
     """A key that it put together, a field that it forgot, a value that the client never sent: 500, and logged."""
 
     async def key(req: dict[str, Any], context: Any) -> Any:
@@ -216,16 +216,16 @@ async def test_what_the_step_made_itself_stays_its_own_error(floor: Floor, caplo
         for code, those in handlers.items():
             for handler in those:
                 caplog.clear()
-                answer = await floor.post(handler, json={"text": "hello"})
+                answer = await kit.post(handler, json={"text": "hello"})
                 assert (answer.status_code, answer.json()["error"]["code"]) == (500, code), handler.__name__
                 assert len(caplog.records) == 1
 
 
 @pytest.fixture
-async def odd_group(floor: Floor, request: pytest.FixtureRequest) -> str:
+async def odd_group(kit: StepKit, request: pytest.FixtureRequest) -> str:
     """A group with an ordinary item at each end and odd ones between, stored by SQL before it was refused."""
     group = request.node.name
-    connection = await asyncpg.connect(floor.url)
+    connection = await asyncpg.connect(kit.url)
     try:
         await connection.execute("alter table streams.chat_message disable trigger tidelog_record")
         for id, data in {"first": '{"text": "1"}', **ODD, "last": '{"text": "2"}'}.items():
@@ -241,7 +241,7 @@ async def odd_group(floor: Floor, request: pytest.FixtureRequest) -> str:
     return group
 
 
-async def test_an_odd_item_keeps_nobody_from_reading_its_group(floor: Floor, odd_group: str) -> None:
+async def test_an_odd_item_keeps_nobody_from_reading_its_group(kit: StepKit, odd_group: str) -> None:
     """Every item is listed, read and answered as it is stored: huge and deep ones are just that."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -251,11 +251,11 @@ async def test_an_odd_item_keeps_nobody_from_reading_its_group(floor: Floor, odd
         assert [str(item["id"]) for item in one_by_one] == [str(item["id"]) for item in items]
         return {"status": 200, "body": items}
 
-    answer = await floor.post(handler)
+    answer = await kit.post(handler)
     assert answer.status_code == 200
     items = {item["id"]: item for item in parse(answer.text)}
     assert list(items) == ["first", *ODD, "last"]
-    stored = await floor.query("select data::text from streams.chat_message where group_id = $1", odd_group)
+    stored = await kit.query("select data::text from streams.chat_message where group_id = $1", odd_group)
     assert {item["id"]: str_of(item["n"]) for item in items.values() if "n" in item} == {
         item["id"]: str_of(item["n"]) for item in map(parse, stored) if "n" in item
     }
@@ -267,7 +267,7 @@ def str_of(value: Any) -> str:
     return write(value, repr)
 
 
-async def test_an_odd_item_can_be_replaced_and_deleted(floor: Floor, odd_group: str) -> None:
+async def test_an_odd_item_can_be_replaced_and_deleted(kit: StepKit, odd_group: str) -> None:
     """What is answered is the item as it was, or as it is now."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -275,7 +275,7 @@ async def test_an_odd_item_can_be_replaced_and_deleted(floor: Floor, odd_group: 
         replaced = await stream.set(odd_group, "digits", {"text": "plain"})
         return {"status": 200, "body": [replaced, await stream.delete(odd_group, "deep")]}
 
-    answer = await floor.post(handler)
+    answer = await kit.post(handler)
     assert answer.status_code == 200
     replaced, deleted = parse(answer.text)
     assert replaced == {"id": "digits", "text": "plain"}
@@ -283,7 +283,7 @@ async def test_an_odd_item_can_be_replaced_and_deleted(floor: Floor, odd_group: 
 
 
 async def test_a_body_that_is_deep_or_huge_is_checked_against_its_response_schema(
-    floor: Floor, caplog: pytest.LogCaptureFixture
+    kit: StepKit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It is JSON, and fits, whatever pydantic says to its depth."""
 
@@ -291,14 +291,14 @@ async def test_a_body_that_is_deep_or_huge_is_checked_against_its_response_schem
         return {"status": 200, "body": {"deep": parse(DEEP), "digits": parse(DIGITS)}}
 
     with caplog.at_level(logging.WARNING):
-        answer = await floor.post(handler, response_schemas={200: {"required": ["deep"]}})
+        answer = await kit.post(handler, response_schemas={200: {"required": ["deep"]}})
     assert answer.status_code == 200 and not caplog.records
 
 
-async def test_a_refusal_is_short_however_long_the_value(floor: Floor) -> None:
+async def test_a_refusal_is_short_however_long_the_value(kit: StepKit) -> None:
     """A few hundred characters for each violation, not the value again."""
     schema = {"additionalProperties": {"type": "integer"}}
-    async with floor.client(step(store, path=STORE_AT, body_schema=schema)) as client:
+    async with kit.client(step(store, path=STORE_AT, body_schema=schema)) as client:
         for body in ({"a": "x" * 9_000}, {"n" * 9_000: "x"}, {str(n): "x" for n in range(500)}):
             answer = await client.post("/items/a", content=json.dumps(body))
             assert answer.status_code == 400 and len(answer.content) < 10_000

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from tests.conftest import StartServer
 from tests.harness import StepsFolder, eventually
-from tests.integration.step_floor import FloorTemplate, open_floor, step, together
+from tests.integration.step_fixtures import StepTemplate, open_steps, step, together
 
 OK = {"status": 200, "body": "ok"}
 POOL_SIZE = 4
@@ -69,11 +69,11 @@ async def locked(url: str, sql: str = LOCK) -> AsyncIterator[asyncpg.Connection[
 @pytest.mark.parametrize("use", [by_stream, by_session, by_advisory_lock])
 @pytest.mark.parametrize("transaction", [True, False])
 async def test_a_step_that_waits_for_a_lock_leaves_connections_to_the_others(
-    floor_template: FloorTemplate, use: Use, transaction: bool
+    step_template: StepTemplate, use: Use, transaction: bool
 ) -> None:
     """However many ask for what is locked, and in whatever way; they are served when it is free."""
     async with (
-        open_floor(floor_template, pool_size_max=POOL_SIZE, step_pool_share=SHARE / POOL_SIZE) as floor,
+        open_steps(step_template, pool_size_max=POOL_SIZE, step_pool_share=SHARE / POOL_SIZE) as floor,
         floor.client(stuck(use, transaction=transaction), step(free)) as client,
     ):
         async with locked(floor.url):
@@ -86,7 +86,7 @@ async def test_a_step_that_waits_for_a_lock_leaves_connections_to_the_others(
 
 
 @pytest.mark.parametrize("use", [by_stream, by_session, by_advisory_lock])
-async def test_a_lock_is_not_waited_for_for_ever(floor_template: FloorTemplate, use: Use) -> None:
+async def test_a_lock_is_not_waited_for_for_ever(step_template: StepTemplate, use: Use) -> None:
     """503 with the code of a conflict, for who waits for a connection of the step's, too; a step may say otherwise."""
 
     async def is_patient(context: Any) -> None:
@@ -95,8 +95,8 @@ async def test_a_lock_is_not_waited_for_for_ever(floor_template: FloorTemplate, 
 
     steps = stuck(use), step(stuck(is_patient).handler, name="Patient", path="/patient")
     async with (
-        open_floor(
-            floor_template, pool_size_max=POOL_SIZE, step_pool_share=SHARE / POOL_SIZE, step_lock_timeout_seconds=0.05
+        open_steps(
+            step_template, pool_size_max=POOL_SIZE, step_pool_share=SHARE / POOL_SIZE, step_lock_timeout_seconds=0.05
         ) as floor,
         floor.client(*steps) as client,
     ):
@@ -110,7 +110,7 @@ async def test_a_lock_is_not_waited_for_for_ever(floor_template: FloorTemplate, 
         assert await together(client, ["/stuck"] * 2 * SHARE) == [200] * 2 * SHARE
 
 
-async def test_who_waits_for_the_steps_other_runs_is_told_so(floor_template: FloorTemplate) -> None:
+async def test_who_waits_for_the_steps_other_runs_is_told_so(step_template: StepTemplate) -> None:
     """Not that the database is away: by a code of its own, also from within a group of tasks."""
 
     async def in_a_group(context: Any) -> None:
@@ -118,8 +118,8 @@ async def test_who_waits_for_the_steps_other_runs_is_told_so(floor_template: Flo
             tasks.create_task(by_stream(context))
 
     async with (
-        open_floor(
-            floor_template, pool_size_max=POOL_SIZE, step_pool_share=SHARE / POOL_SIZE, pool_timeout_seconds=0.05
+        open_steps(
+            step_template, pool_size_max=POOL_SIZE, step_pool_share=SHARE / POOL_SIZE, pool_timeout_seconds=0.05
         ) as floor,
         floor.client(stuck(in_a_group)) as client,
     ):
@@ -133,10 +133,10 @@ async def test_who_waits_for_the_steps_other_runs_is_told_so(floor_template: Flo
         assert await together(client, ["/stuck"] * SHARE) == [200] * SHARE
 
 
-async def test_who_goes_away_while_waiting_takes_nothing_with_them(floor_template: FloorTemplate) -> None:
+async def test_who_goes_away_while_waiting_takes_nothing_with_them(step_template: StepTemplate) -> None:
     """Of what they would have got the next ones are served."""
     async with (
-        open_floor(floor_template, pool_size_max=POOL_SIZE, step_pool_share=SHARE / POOL_SIZE) as floor,
+        open_steps(step_template, pool_size_max=POOL_SIZE, step_pool_share=SHARE / POOL_SIZE) as floor,
         floor.client(stuck(by_stream)) as client,
     ):
         async with locked(floor.url):

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
 from tests.harness import RUN, eventually
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 from tidelog.store.driver import DriverConnection
 from tidelog.store.engine import Database
 
@@ -48,9 +48,9 @@ LEFT = {
 
 
 @pytest.fixture
-async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
-    async with open_floor(floor_template, pool_size_max=1) as floor:
-        yield floor
+async def kit(step_template: StepTemplate) -> AsyncIterator[StepKit]:
+    async with open_steps(step_template, pool_size_max=1) as kit:
+        yield kit
 
 
 async def backend(context: Any) -> int:
@@ -60,7 +60,7 @@ async def backend(context: Any) -> int:
 
 @pytest.mark.parametrize("transaction", [True, False])
 @pytest.mark.parametrize("left", LEFT)
-async def test_the_next_caller_finds_the_session_as_it_was_opened(floor: Floor, left: str, transaction: bool) -> None:
+async def test_the_next_caller_finds_the_session_as_it_was_opened(kit: StepKit, left: str, transaction: bool) -> None:
     """Whatever a step set, locked, made or listened to is gone, and its connection is used on."""
     leave, look, expected = LEFT[left]
     pids, found = [], []
@@ -76,14 +76,14 @@ async def test_the_next_caller_finds_the_session_as_it_was_opened(floor: Floor, 
         return OK
 
     steps = step(first, transaction=transaction), step(second, path="/second", name="Second")
-    async with floor.client(*steps) as client:
+    async with kit.client(*steps) as client:
         assert [(await client.post(path)).status_code for path in ("/run", "/second")] == [200, 200]
     assert found == [expected]
     assert pids[0] == pids[1]
 
 
 @pytest.mark.parametrize("end", ["returned", "failed", "was cancelled"])
-async def test_locks_are_free_when_the_step_has_ended(floor: Floor, end: str) -> None:
+async def test_locks_are_free_when_the_step_has_ended(kit: StepKit, end: str) -> None:
     """However it ended, and though nobody uses its connection next."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -94,11 +94,11 @@ async def test_locks_are_free_when_the_step_has_ended(floor: Floor, end: str) ->
             raise asyncio.CancelledError
         return OK
 
-    await floor.post(handler)
-    assert await floor.query(HELD) == [0]
+    await kit.post(handler)
+    assert await kit.query(HELD) == [0]
 
 
-async def test_a_listener_on_the_drivers_connection_hears_nothing_of_later_steps(floor: Floor) -> None:
+async def test_a_listener_on_the_drivers_connection_hears_nothing_of_later_steps(kit: StepKit) -> None:
     """Also what the driver keeps for itself is gone."""
     heard: list[Any] = []
 
@@ -112,12 +112,12 @@ async def test_a_listener_on_the_drivers_connection_hears_nothing_of_later_steps
         await context.db.execute(text("notify gossip"))
         return OK
 
-    async with floor.client(step(listen), step(speak, path="/speak", name="Speak")) as client:
+    async with kit.client(step(listen), step(speak, path="/speak", name="Speak")) as client:
         assert [(await client.post(path)).status_code for path in ("/run", "/speak", "/speak")] == [200] * 3
     assert heard == []
 
 
-async def test_a_session_that_cannot_be_cleaned_is_closed(floor: Floor, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_session_that_cannot_be_cleaned_is_closed(kit: StepKit, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step is committed, so it answers as ever, and the next one has another connection."""
     monkeypatch.setattr(DriverConnection, "get_reset_query", lambda _: "select 1/0")
     pids = []
@@ -131,23 +131,23 @@ async def test_a_session_that_cannot_be_cleaned_is_closed(floor: Floor, monkeypa
         pids.append(await backend(context))
         return OK
 
-    async with floor.client(step(first), step(second, path="/second", name="Second")) as client:
+    async with kit.client(step(first), step(second, path="/second", name="Second")) as client:
         assert [(await client.post(path)).status_code for path in ("/run", "/second")] == [200, 200]
-    assert await floor.query("select id from orders") == ["o1"]
+    assert await kit.query("select id from orders") == ["o1"]
     assert pids[0] != pids[1]
-    assert floor.connections_out() == 0
+    assert kit.connections_out() == 0
 
 
-async def test_the_settings_of_the_connection_outlive_the_cleaning(floor: Floor) -> None:
+async def test_the_settings_of_the_connection_outlive_the_cleaning(kit: StepKit) -> None:
     """Those that we open it with, and those that the server gives to the role and the database."""
     role = f"tidelog_role_{RUN}"
-    name = make_url(floor.url).database
-    await floor.query(f"create role {role} login superuser")
+    name = make_url(kit.url).database
+    await kit.query(f"create role {role} login superuser")
     try:
-        await floor.query(f"alter role {role} in database \"{name}\" set role = 'pg_monitor'")
-        await floor.query(f"alter role {role} in database \"{name}\" set work_mem = '77MB'")
+        await kit.query(f"alter role {role} in database \"{name}\" set role = 'pg_monitor'")
+        await kit.query(f"alter role {role} in database \"{name}\" set work_mem = '77MB'")
         own = Database(pool_size_max=1, pool_timeout_seconds=60)
-        url = make_url(floor.url).set(username=role)
+        url = make_url(kit.url).set(username=role)
         await own.open(url.render_as_string(hide_password=False))
         found = []
 
@@ -157,15 +157,15 @@ async def test_the_settings_of_the_connection_outlive_the_cleaning(floor: Floor)
             await context.db.execute(text("reset role"))
             return OK
 
-        async with floor.client(step(handler), database=own) as client:
+        async with kit.client(step(handler), database=own) as client:
             assert [(await client.post("/run")).status_code for _ in range(2)] == [200, 200]
         await own.close()
         assert found == [("pg_monitor", "77MB", "off")] * 2
     finally:
-        await floor.query(f"drop role {role}")
+        await kit.query(f"drop role {role}")
 
 
-async def test_a_step_that_only_uses_streams_is_not_cleaned_up_after(floor: Floor) -> None:
+async def test_a_step_that_only_uses_streams_is_not_cleaned_up_after(kit: StepKit) -> None:
     """It can leave nothing; a round trip would be a third of what it costs."""
     said: list[str] = []
 
@@ -173,16 +173,16 @@ async def test_a_step_that_only_uses_streams_is_not_cleaned_up_after(floor: Floo
         await context.streams.chatMessage.set("general", "1", {"text": "hi"})
         return OK
 
-    await floor.post(handler)
-    lent = await floor.database.pool.check_out()
+    await kit.post(handler)
+    lent = await kit.database.pool.check_out()
     lent.driver.add_query_logger(lambda record: said.append(record.query))
-    await floor.database.pool.check_in(lent)
-    await floor.post(handler)
+    await kit.database.pool.check_in(lent)
+    await kit.post(handler)
     await eventually(lambda: "COMMIT" in said)  # the driver tells a moment later
     assert [sql.split()[0] for sql in said] == ["BEGIN", "insert", "COMMIT"]
 
 
-async def test_a_cleaned_session_keeps_what_the_driver_has_prepared(floor: Floor) -> None:
+async def test_a_cleaned_session_keeps_what_the_driver_has_prepared(kit: StepKit) -> None:
     """Statements of streams are not prepared anew because a step used SQL."""
     prepared: list[Any] = []
 
@@ -195,19 +195,19 @@ async def test_a_cleaned_session_keeps_what_the_driver_has_prepared(floor: Floor
         prepared.append((await context.db.execute(text(sql))).scalar_one())
         return OK
 
-    async with floor.client(step(write), step(look, path="/look", name="Look")) as client:
+    async with kit.client(step(write), step(look, path="/look", name="Look")) as client:
         for path in ("/run", "/look", "/run", "/look"):
             assert (await client.post(path)).status_code == 200
     assert len(set(prepared)) == 1
 
 
-async def test_a_session_that_is_given_back_early_is_clean(floor: Floor) -> None:
+async def test_a_session_that_is_given_back_early_is_clean(kit: StepKit) -> None:
     """A step without a transaction gives its session back at each commit of its own."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         await context.db.execute(text("select pg_advisory_lock(9, 9)"))
         await context.db.commit()
-        assert await floor.query(HELD) == [0]
+        assert await kit.query(HELD) == [0]
         return OK
 
-    assert (await floor.post(handler, transaction=False)).status_code == 200
+    assert (await kit.post(handler, transaction=False)).status_code == 200

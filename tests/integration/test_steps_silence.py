@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from tests.harness import eventually
-from tests.integration.step_floor import Floor, FloorTemplate, holding, open_floor, step, together
+from tests.integration.step_fixtures import StepKit, StepTemplate, holding, open_steps, step, together
 from tests.proxy import Proxy, target_of, through
 from tidelog.store import lent, liveness, pool
 from tidelog.store.engine import Database
@@ -33,13 +33,13 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @asynccontextmanager
-async def behind_proxy(template: FloorTemplate) -> AsyncIterator[tuple[Floor, Proxy]]:
-    """A floor whose steps reach the database by a network that can go silent."""
-    async with open_floor(template) as floor, Proxy(target_of(floor.url)) as proxy:
+async def behind_proxy(template: StepTemplate) -> AsyncIterator[tuple[StepKit, Proxy]]:
+    """A kit whose steps reach the database by a network that can go silent."""
+    async with open_steps(template) as kit, Proxy(target_of(kit.url)) as proxy:
         own = Database(pool_size_max=POOL_SIZE, pool_timeout_seconds=60)
-        await own.open(through(floor.url, proxy))
+        await own.open(through(kit.url, proxy))
         try:
-            yield Floor(floor.url, own, floor.settings), proxy
+            yield StepKit(kit.url, own, kit.settings), proxy
         finally:
             await own.close()
 
@@ -50,98 +50,98 @@ async def read(context: Any) -> None:
 
 @pytest.mark.parametrize("transaction", [True, False])
 async def test_connections_that_were_lost_in_the_pool_serve_nobody(
-    floor_template: FloorTemplate, transaction: bool
+    step_template: StepTemplate, transaction: bool
 ) -> None:
     """The first that finds one out says BEGIN on another; the others are looked at before they are lent."""
     warm, run = holding(POOL_SIZE, read), holding(POOL_SIZE, read)
     steps = step(warm, path="/warm", name="Warm"), step(run, transaction=transaction)
-    async with behind_proxy(floor_template) as (floor, proxy), floor.client(*steps) as client:
+    async with behind_proxy(step_template) as (kit, proxy), kit.client(*steps) as client:
         assert await together(client, ["/warm"] * POOL_SIZE) == [200] * POOL_SIZE
         proxy.silence()
         if transaction:
             assert await together(client, ["/run"] * POOL_SIZE) == [200] * POOL_SIZE
-        assert await eventually(lambda: is_served(floor, transaction))
-    assert floor.connections_out() == 0
+        assert await eventually(lambda: is_served(kit, transaction))
+    assert kit.connections_out() == 0
 
 
-async def is_served(floor: Floor, transaction: bool) -> bool:
+async def is_served(kit: StepKit, transaction: bool) -> bool:
     async def handler(req: dict[str, Any], context: Any) -> Any:
         await read(context)
         return OK
 
-    return (await floor.post(handler, transaction=transaction)).status_code == 200
+    return (await kit.post(handler, transaction=transaction)).status_code == 200
 
 
 @pytest.mark.parametrize("transaction", [True, False])
 async def test_a_step_whose_network_goes_silent_is_told_to_come_back(
-    floor_template: FloorTemplate, transaction: bool
+    step_template: StepTemplate, transaction: bool
 ) -> None:
     """In the middle of its work: nothing of a transaction is stored; without one, it is to look at what is."""
-    async with behind_proxy(floor_template) as (floor, proxy):
+    async with behind_proxy(step_template) as (kit, proxy):
 
         async def handler(req: dict[str, Any], context: Any) -> Any:
             await context.streams.chatMessage.set("general", "1", {"text": "hi"})
             if not transaction:
-                await floor.database.pool.check_in(await floor.database.pool.check_out())
+                await kit.database.pool.check_in(await kit.database.pool.check_out())
             proxy.silence()
             await context.streams.chatMessage.set("general", "2", {"text": "hi"})
             return OK
 
-        answer = await floor.post(handler, transaction=transaction)
+        answer = await kit.post(handler, transaction=transaction)
         code = "database_unavailable" if transaction else "commit_unknown"
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, code)
         assert answer.headers.get("retry-after") == ("5" if transaction else None)
-        assert await floor.ids() == ([] if transaction else ["1"])
-        assert await is_served(floor, transaction)
+        assert await kit.ids() == ([] if transaction else ["1"])
+        assert await is_served(kit, transaction)
 
 
-async def test_a_commit_without_an_answer_is_told_as_unknown(floor_template: FloorTemplate) -> None:
+async def test_a_commit_without_an_answer_is_told_as_unknown(step_template: StepTemplate) -> None:
     """It may have been stored."""
-    async with behind_proxy(floor_template) as (floor, proxy):
+    async with behind_proxy(step_template) as (kit, proxy):
 
         async def handler(req: dict[str, Any], context: Any) -> Any:
             await context.streams.chatMessage.set("general", "1", {"text": "hi"})
             proxy.silence()
             return OK
 
-        answer = await floor.post(handler)
+        answer = await kit.post(handler)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "commit_unknown")
         assert "retry-after" not in answer.headers
-        assert await is_served(floor, True)
+        assert await is_served(kit, True)
 
 
-async def test_a_step_that_failed_does_not_wait_for_its_rollback(floor_template: FloorTemplate) -> None:
+async def test_a_step_that_failed_does_not_wait_for_its_rollback(step_template: StepTemplate) -> None:
     """Its own error is what its client is told, though ROLLBACK gets no answer."""
-    async with behind_proxy(floor_template) as (floor, proxy):
+    async with behind_proxy(step_template) as (kit, proxy):
 
         async def handler(req: dict[str, Any], context: Any) -> Any:
             await context.streams.chatMessage.set("general", "1", {"text": "hi"})
             proxy.silence()
             raise ValueError
 
-        assert (await floor.post(handler)).status_code == 500
-        assert await is_served(floor, True)
-        assert floor.connections_out() == 0
+        assert (await kit.post(handler)).status_code == 500
+        assert await is_served(kit, True)
+        assert kit.connections_out() == 0
 
 
-async def test_a_statement_that_waits_for_a_lock_waits_on(floor_template: FloorTemplate) -> None:
+async def test_a_statement_that_waits_for_a_lock_waits_on(step_template: StepTemplate) -> None:
     """However long: the server is at work on it, and says so when asked."""
-    async with behind_proxy(floor_template) as (floor, _):
+    async with behind_proxy(step_template) as (kit, _):
 
         async def handler(req: dict[str, Any], context: Any) -> Any:
             await context.streams.chatMessage.set("general", "1", {"text": "hi"})
             return OK
 
-        await floor.post(handler)
-        other = await asyncpg.connect(floor.url)
+        await kit.post(handler)
+        other = await asyncpg.connect(kit.url)
         theirs = other.transaction()
         await theirs.start()
         await other.execute("select from streams.chat_message for update")
         expected: list[float] = []
-        answer = asyncio.create_task(floor.post(handler))
+        answer = asyncio.create_task(kit.post(handler))
 
         def is_given_more_time() -> bool:
-            expected.extend(it.due_at for it in floor.database.pool._lent if it.due_at not in (*expected, lent.NEVER))
+            expected.extend(it.due_at for it in kit.database.pool._lent if it.due_at not in (*expected, lent.NEVER))
             return len(expected) > 2
 
         await eventually(is_given_more_time)
@@ -150,32 +150,32 @@ async def test_a_statement_that_waits_for_a_lock_waits_on(floor_template: FloorT
         assert (await answer).status_code == 200
 
 
-async def test_a_long_statement_of_the_author_runs_as_long_as_it_takes(floor_template: FloorTemplate) -> None:
+async def test_a_long_statement_of_the_author_runs_as_long_as_it_takes(step_template: StepTemplate) -> None:
     """Nobody asks after what runs by context.db; keep-alives find out when its connection is dead."""
-    async with behind_proxy(floor_template) as (floor, _):
+    async with behind_proxy(step_template) as (kit, _):
 
         async def handler(req: dict[str, Any], context: Any) -> Any:
             await context.db.execute(text("select pg_sleep(1)"))
             return OK
 
-        assert (await floor.post(handler)).status_code == 200
+        assert (await kit.post(handler)).status_code == 200
 
 
-async def test_readiness_is_not_kept_by_connections_that_were_lost(floor_template: FloorTemplate) -> None:
+async def test_readiness_is_not_kept_by_connections_that_were_lost(step_template: StepTemplate) -> None:
     """It looks at one of them in vain, and at a new one then."""
-    async with behind_proxy(floor_template) as (floor, proxy):
-        async with floor.client(step(holding(POOL_SIZE, read))) as client:
+    async with behind_proxy(step_template) as (kit, proxy):
+        async with kit.client(step(holding(POOL_SIZE, read))) as client:
             assert await together(client, ["/run"] * POOL_SIZE) == [200] * POOL_SIZE
         proxy.silence()
-        assert await floor.database.trouble() is None
+        assert await kit.database.trouble() is None
 
 
-async def test_connections_are_kept_alive_at_both_ends(floor_template: FloorTemplate) -> None:
+async def test_connections_are_kept_alive_at_both_ends(step_template: StepTemplate) -> None:
     """Those of steps, of the feed and of the archive: a dead peer is found out by the system."""
-    async with behind_proxy(floor_template) as (floor, _):
-        taken = await floor.database.pool.check_out()
-        single = await floor.database.connect()
-        async with floor.database.archive_pool.acquire() as archive:
+    async with behind_proxy(step_template) as (kit, _):
+        taken = await kit.database.pool.check_out()
+        single = await kit.database.connect()
+        async with kit.database.archive_pool.acquire() as archive:
             for connection in (taken.driver, single, archive):
                 assert await connection.fetchval("select current_setting('tcp_keepalives_idle')") in ("5", "0")
                 end: socket.socket = connection._transport.get_extra_info("socket")  # type: ignore[union-attr]
@@ -183,5 +183,5 @@ async def test_connections_are_kept_alive_at_both_ends(floor_template: FloorTemp
                 if hasattr(socket, "TCP_USER_TIMEOUT"):
                     assert end.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
         await single.close()
-        await floor.database.pool.check_in(taken)
+        await kit.database.pool.check_in(taken)
         assert isinstance(taken, Lent)

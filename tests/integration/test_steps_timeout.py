@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from tests.conftest import StartServer
 from tests.harness import StepsFolder, eventually, free_port, uvicorn_command
-from tests.integration.step_floor import Floor, FloorTemplate, open_floor, step
+from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 from tidelog.errors import StepEndedError
 from tidelog.runtime.blocked import BlockedLoopWatch
 from tidelog.runtime.handler import step_in
@@ -29,9 +29,9 @@ SHORT_SECONDS = 0.5  # in which a step can begin on a busy machine, but not all 
 
 
 @pytest.fixture
-async def floor(floor_template: FloorTemplate) -> AsyncIterator[Floor]:
-    async with open_floor(floor_template, pool_size_max=2) as floor:
-        yield floor
+async def kit(step_template: StepTemplate) -> AsyncIterator[StepKit]:
+    async with open_steps(step_template, pool_size_max=2) as kit:
+        yield kit
 
 
 @pytest.fixture
@@ -66,9 +66,9 @@ def timed_out(answer: httpx.Response) -> bool:
 
 
 @pytest.mark.parametrize("where", ["asyncio", "db", "stream", "not awaited", "loop"])
-async def test_a_handler_that_takes_too_long_is_504_and_rolled_back(floor: Floor, where: str) -> None:
+async def test_a_handler_that_takes_too_long_is_504_and_rolled_back(kit: StepKit, where: str) -> None:
     """Wherever it stands: on something of its own, in the database, on its last calls, in the event loop's way."""
-    await floor.query("insert into streams.chat_message (group_id, id, data) values ('g', 'held', '{}')")
+    await kit.query("insert into streams.chat_message (group_id, id, data) values ('g', 'held', '{}')")
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         chat = context.streams.chatMessage
@@ -85,16 +85,16 @@ async def test_a_handler_that_takes_too_long_is_504_and_rolled_back(floor: Floor
             time.sleep(SHORT_SECONDS)  # noqa: ASYNC251 - what is tried
         return OK
 
-    other = await asyncpg.connect(floor.url)
+    other = await asyncpg.connect(kit.url)
     async with other.transaction():
         await other.execute("select from streams.chat_message for update")
-        assert timed_out(await floor.post(handler, timeout_seconds=SHORT_SECONDS))
+        assert timed_out(await kit.post(handler, timeout_seconds=SHORT_SECONDS))
     await other.close()
-    assert await floor.ids() == ["held"]
-    assert floor.connections_out() == 0
+    assert await kit.ids() == ["held"]
+    assert kit.connections_out() == 0
 
 
-async def test_handlers_that_hang_are_no_outage(floor: Floor) -> None:
+async def test_handlers_that_hang_are_no_outage(kit: StepKit) -> None:
     """More of them than there are connections: each gives its own back, and the next step is served."""
 
     async def hangs(req: dict[str, Any], context: Any) -> Any:
@@ -105,14 +105,14 @@ async def test_handlers_that_hang_are_no_outage(floor: Floor) -> None:
         return {"status": 200, "body": await context.streams.chatMessage.set("g", "2", {"text": "stored"})}
 
     steps = step(hangs, timeout_seconds=SHORT_SECONDS), step(writes, name="Writes", path="/writes")
-    async with floor.client(*steps) as client:
+    async with kit.client(*steps) as client:
         answers = await asyncio.gather(*(client.post("/run") for _ in range(6)))
         assert all(timed_out(answer) for answer in answers)
         assert (await client.post("/writes")).status_code == 200
-    assert await floor.ids() == ["2"]
+    assert await kit.ids() == ["2"]
 
 
-async def test_what_was_done_without_a_transaction_stays(floor: Floor) -> None:
+async def test_what_was_done_without_a_transaction_stays(kit: StepKit) -> None:
     """And the handler may clean up: a `finally` can still write."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -123,11 +123,11 @@ async def test_what_was_done_without_a_transaction_stays(floor: Floor) -> None:
         finally:
             await chat.set("g", "1", {"text": "broken off"})
 
-    assert timed_out(await floor.post(handler, transaction=False, timeout_seconds=SHORT_SECONDS))
-    assert await floor.query("select data ->> 'text' from streams.chat_message") == ["broken off"]
+    assert timed_out(await kit.post(handler, transaction=False, timeout_seconds=SHORT_SECONDS))
+    assert await kit.query("select data ->> 'text' from streams.chat_message") == ["broken off"]
 
 
-async def test_a_handler_that_swallows_its_cancellation_is_not_stored(floor: Floor) -> None:
+async def test_a_handler_that_swallows_its_cancellation_is_not_stored(kit: StepKit) -> None:
     """What it returns after its time is nothing; neither does it run again."""
     runs = 0
 
@@ -140,13 +140,13 @@ async def test_a_handler_that_swallows_its_cancellation_is_not_stored(floor: Flo
         except asyncio.CancelledError:
             return OK
 
-    assert timed_out(await floor.post(handler, timeout_seconds=SHORT_SECONDS, retries=3))
-    assert (await floor.ids(), runs) == ([], 1)
+    assert timed_out(await kit.post(handler, timeout_seconds=SHORT_SECONDS, retries=3))
+    assert (await kit.ids(), runs) == ([], 1)
 
 
 @pytest.mark.parametrize("transaction", [True, False])
 async def test_a_handler_that_cannot_be_cancelled_is_given_up(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, transaction: bool
+    kit: StepKit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, transaction: bool
 ) -> None:
     """Its client is answered, its connection is given back, its calls are refused; it may go on without them."""
     monkeypatch.setattr("tidelog.runtime.watch.CANCELLED_SECONDS", 0.05)
@@ -169,21 +169,21 @@ async def test_a_handler_that_cannot_be_cancelled_is_given_up(
         return OK
 
     client = Client()
-    app: Any = floor.app(step(handler, timeout_seconds=SHORT_SECONDS, transaction=transaction))
+    app: Any = kit.app(step(handler, timeout_seconds=SHORT_SECONDS, transaction=transaction))
     running = asyncio.create_task(app(SCOPE, client.receive, client.send))
     await client.answered.wait()
-    assert not ended.is_set() and floor.connections_out() == 0
+    assert not ended.is_set() and kit.connections_out() == 0
     assert client.sent[0]["status"] == 504 and b"step_timed_out" in client.sent[1]["body"]
     go.set()
     await running
     assert len(client.sent) == 2 and len(errors) == 1
     assert "it is given up" in caplog.text
-    assert await floor.ids() == ([] if transaction else ["1"])
+    assert await kit.ids() == ([] if transaction else ["1"])
 
 
 @pytest.mark.parametrize("transaction", [True, False])
 async def test_a_handler_that_ends_as_it_is_given_up_is_answered_once(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch, transaction: bool
+    kit: StepKit, monkeypatch: pytest.MonkeyPatch, transaction: bool
 ) -> None:
     """Not before the answer is out: a server makes a 500 of an application that returns without one."""
     monkeypatch.setattr("tidelog.runtime.watch.CANCELLED_SECONDS", 0.05)
@@ -198,15 +198,15 @@ async def test_a_handler_that_ends_as_it_is_given_up_is_answered_once(
                 return OK
 
     client = Client()
-    app: Any = floor.app(step(handler, timeout_seconds=SHORT_SECONDS, transaction=transaction))
+    app: Any = kit.app(step(handler, timeout_seconds=SHORT_SECONDS, transaction=transaction))
     await app(SCOPE, client.receive, client.send)
     assert [message.get("status") for message in client.sent] == [504, None]
-    assert floor.connections_out() == 0
+    assert kit.connections_out() == 0
 
 
-async def test_the_limit_is_the_steps_own_or_the_settings(floor: Floor) -> None:
+async def test_the_limit_is_the_steps_own_or_the_settings(kit: StepKit) -> None:
     """A step may raise it, or lift it; without its own it is the server's."""
-    floor.settings = floor.settings.model_copy(update={"step_timeout_seconds": SHORT_SECONDS})
+    kit.settings = kit.settings.model_copy(update={"step_timeout_seconds": SHORT_SECONDS})
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         await asyncio.sleep(2 * SHORT_SECONDS)
@@ -217,12 +217,12 @@ async def test_the_limit_is_the_steps_own_or_the_settings(floor: Floor) -> None:
         step(handler, name="Raised", path="/raised", timeout_seconds=60.0),
         step(handler, name="Lifted", path="/lifted", timeout_seconds=0.0),
     ]
-    async with floor.client(*steps) as client:
+    async with kit.client(*steps) as client:
         answers = await asyncio.gather(*(client.post(path) for path in ("/run", "/raised", "/lifted")))
     assert [answer.status_code for answer in answers] == [504, 200, 200]
 
 
-async def test_a_plain_handlers_thread_is_let_go_of(floor: Floor, gate: threading.Event) -> None:
+async def test_a_plain_handlers_thread_is_let_go_of(kit: StepKit, gate: threading.Event) -> None:
     """The request ends with 504 though the thread goes on, which can do nothing more on streams."""
     errors: list[Exception] = []
     ended = threading.Event()
@@ -237,19 +237,19 @@ async def test_a_plain_handlers_thread_is_let_go_of(floor: Floor, gate: threadin
         ended.set()
         return OK
 
-    assert timed_out(await floor.post(handler, timeout_seconds=SHORT_SECONDS))
-    assert floor.connections_out() == 0 and not ended.is_set()
+    assert timed_out(await kit.post(handler, timeout_seconds=SHORT_SECONDS))
+    assert kit.connections_out() == 0 and not ended.is_set()
     gate.set()
     await asyncio.to_thread(ended.wait)
     assert [type(error) for error in errors] == [StepEndedError]
-    assert await floor.ids() == []
+    assert await kit.ids() == []
 
 
 async def test_threads_that_never_end_starve_nobody_until_all_are_stuck(
-    floor: Floor, gate: threading.Event, caplog: pytest.LogCaptureFixture
+    kit: StepKit, gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Those let go of are replaced, up to a limit; then readiness says so, and steps answer at once. It heals."""
-    floor.threads = HandlerThreads(running_max=1, stuck_max=2)
+    kit.threads = HandlerThreads(running_max=1, stuck_max=2)
 
     def hangs(req: dict[str, Any]) -> Any:
         gate.wait()
@@ -259,31 +259,31 @@ async def test_threads_that_never_end_starve_nobody_until_all_are_stuck(
         return OK
 
     steps = step(hangs, timeout_seconds=SHORT_SECONDS), step(quick, name="Quick", path="/quick")
-    async with floor.client(*steps) as client:
+    async with kit.client(*steps) as client:
         for _ in range(2):
             assert timed_out(await client.post("/run"))
             assert (await client.post("/quick")).status_code == 200
-            assert floor.threads.trouble is None
+            assert kit.threads.trouble is None
         assert timed_out(await client.post("/run"))
-        assert floor.threads.trouble is not None and "Run" in floor.threads.trouble
+        assert kit.threads.trouble is not None and "Run" in kit.threads.trouble
         assert "3 such threads, of at most 3" in caplog.text
         answer = await client.post("/quick")
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "threads_stuck")
         gate.set()
-        await eventually(lambda: floor.threads.trouble is None)
+        await eventually(lambda: kit.threads.trouble is None)
         assert (await client.post("/quick")).status_code == 200
 
 
-async def test_a_thread_that_is_waited_for_counts_as_the_handlers_time(floor: Floor, gate: threading.Event) -> None:
+async def test_a_thread_that_is_waited_for_counts_as_the_handlers_time(kit: StepKit, gate: threading.Event) -> None:
     """A step that gets no thread in its time says so like any other."""
-    floor.threads = HandlerThreads(running_max=1, stuck_max=1)
+    kit.threads = HandlerThreads(running_max=1, stuck_max=1)
 
     def hangs(req: dict[str, Any]) -> Any:
         gate.wait()
         return OK
 
     steps = step(hangs), step(hangs, name="Waits", path="/waits", timeout_seconds=SHORT_SECONDS)
-    async with floor.client(*steps) as client:
+    async with kit.client(*steps) as client:
         holding = asyncio.create_task(client.post("/run"))
         assert timed_out(await client.post("/waits"))
         gate.set()
@@ -292,11 +292,11 @@ async def test_a_thread_that_is_waited_for_counts_as_the_handlers_time(floor: Fl
 
 
 async def test_postgres_ends_the_transaction_of_a_process_that_stands_still(
-    floor: Floor, caplog: pytest.LogCaptureFixture
+    kit: StepKit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A C call that doesn't return: its rows are free again; it is told as the time-out that it is, and not used on."""
     database = Database(pool_size_max=1, pool_timeout_seconds=60, step_idle_timeout_seconds=0.1)
-    await database.open(floor.url)
+    await database.open(kit.url)
     pids = []
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
@@ -308,21 +308,21 @@ async def test_postgres_ends_the_transaction_of_a_process_that_stands_still(
         return OK
 
     steps = step(handler), step(handler, name="Next", path="/next")
-    floor.settings = floor.settings.model_copy(update={"step_timeout_seconds": SHORT_SECONDS})
-    async with floor.client(steps[0], database=database) as client:
+    kit.settings = kit.settings.model_copy(update={"step_timeout_seconds": SHORT_SECONDS})
+    async with kit.client(steps[0], database=database) as client:
         assert timed_out(await client.post("/run"))
-        assert await floor.query("select pid from pg_stat_activity where pid = $1", pids[0]) == []
-    floor.settings = floor.settings.model_copy(update={"step_timeout_seconds": 60})
-    async with floor.client(steps[1], database=database) as client:
+        assert await kit.query("select pid from pg_stat_activity where pid = $1", pids[0]) == []
+    kit.settings = kit.settings.model_copy(update={"step_timeout_seconds": 60})
+    async with kit.client(steps[1], database=database) as client:
         assert (await client.post("/next")).status_code == 200
     await database.close()
-    assert await floor.ids() == ["1"] and pids[0] != pids[1]
+    assert await kit.ids() == ["1"] and pids[0] != pids[1]
 
 
-async def test_postgres_leaves_a_transaction_alone_for_its_steps_own_limit(floor: Floor) -> None:
+async def test_postgres_leaves_a_transaction_alone_for_its_steps_own_limit(kit: StepKit) -> None:
     """What stands behind the limit is as long as the limit of this step, and lifted with it; and for this step only."""
     database = Database(pool_size_max=1, pool_timeout_seconds=60, step_idle_timeout_seconds=90)
-    await database.open(floor.url)
+    await database.open(kit.url)
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         await context.streams.chatMessage.set("g", "1", {"text": "hi"})
@@ -334,14 +334,14 @@ async def test_postgres_leaves_a_transaction_alone_for_its_steps_own_limit(floor
         step(handler, name="Lifted", path="/lifted", timeout_seconds=0.0),
         step(handler),
     ]
-    async with floor.client(*steps, database=database) as client:
+    async with kit.client(*steps, database=database) as client:
         shown = [(await client.post(path)).text for path in ("/raised", "/lifted", "/run")]
     await database.close()
     assert shown == ["630s", "0", "90s"]
 
 
 async def test_a_step_that_blocks_the_event_loop_is_named(
-    floor: Floor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    kit: StepKit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """With the line, while it does so, and once; one that only waits is not."""
     monkeypatch.setattr("tidelog.runtime.blocked.BEAT_SECONDS", 0.01)
@@ -361,7 +361,7 @@ async def test_a_step_that_blocks_the_event_loop_is_named(
     watch = BlockedLoopWatch(step_in(steps))
     watch.start()
     try:
-        async with floor.client(*steps) as client:
+        async with kit.client(*steps) as client:
             waiting = asyncio.create_task(client.post("/waits"))
             await client.post("/run")
             assert (await waiting).status_code == 200

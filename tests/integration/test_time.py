@@ -12,7 +12,7 @@ from sqlalchemy.engine import make_url
 
 from tests.conftest import StartServer
 from tests.harness import Databases, Server, Subscriber, free_port
-from tests.integration.sequencer_floor import Log, connected, sequencing
+from tests.integration.sequencer_fixtures import Log, connected, sequencing
 from tidelog.store.epoch import begin_epoch
 from tidelog.store.log import WENT_BACK, Numbering, read_head
 from tidelog.store.retention import forget_events, read_floor, remove_commits

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from tests.harness import eventually
-from tests.integration.sequencer_floor import connected
+from tests.integration.sequencer_fixtures import connected
 from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
 from tidelog.feed.fast_path import FastPath
 from tidelog.feed.subscription import SyncSubscription

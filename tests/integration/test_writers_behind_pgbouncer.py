@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.harness import free_port
-from tests.integration.sequencer_floor import WAIT_SECONDS, Log, sequencing
+from tests.integration.sequencer_fixtures import WAIT_SECONDS, Log, sequencing
 
 NOBODY = 65534  # a user and a group that may do nothing
 

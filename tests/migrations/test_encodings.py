@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.harness import RUN, Databases, Server, Sql, StepsFolder, connect_sql, free_port, migrate
-from tests.integration.restore_floor import adopt
+from tests.integration.restore_fixtures import adopt
 from tests.migrations.test_refusals import serve
 from tidelog.consumer import consume
 from tidelog.errors import EncodingError

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.acceptance.test_readme import blocks
-from tests.consumer_floor import numbering
+from tests.consumer_fixtures import numbering
 from tests.harness import RUN, Server, Sql, StepsFolder, Subscriber, connect_sql, eventually, free_port, migrate
 from tests.migrations.catalog import objects_of
 from tests.migrations.test_refusals import serve

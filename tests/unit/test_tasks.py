@@ -44,7 +44,7 @@ class Work:
             raise error
 
 
-class Floor:
+class StepKit:
     """Tasks, and what they tell to whom."""
 
     def __init__(self, patience_seconds: float = 0.0, quiet_seconds: float = 3600) -> None:
@@ -84,7 +84,7 @@ async def test_an_error_of_cleaning_up_does_not_keep_a_task_alive() -> None:
         finally:
             raise ConnectionResetError
 
-    task = asyncio.create_task(Floor().patience.retrying(work))
+    task = asyncio.create_task(StepKit().patience.retrying(work))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -104,45 +104,45 @@ async def test_what_fails_though_the_database_is_there_is_given_up_and_named(
     error: Exception, end: type[Exception], of_all: str | None, of_streams: dict[str, str]
 ) -> None:
     """By whose trouble it is: that of a stream is not everybody's."""
-    floor = Floor()
+    kit = StepKit()
     with pytest.raises(end):
-        await floor.patience.retrying(Work([], after=error), "alpha")
-    assert (floor.troubles.of_all, floor.troubles.of_streams) == (of_all, of_streams)
+        await kit.patience.retrying(Work([], after=error), "alpha")
+    assert (kit.troubles.of_all, kit.troubles.of_streams) == (of_all, of_streams)
 
 
 @pytest.mark.parametrize("error", [FULL, LOCKED, DROPPED], ids=["everybody's", "for a time", "for good"])
 async def test_while_the_feed_is_interrupted_it_is_waited_for(error: Exception) -> None:
     """The database is away: whatever it looks like from here, it is not given up, and the reader tells of it."""
-    floor = Floor()
-    floor.is_interrupted = True
+    kit = StepKit()
+    kit.is_interrupted = True
     work = Work([error] * 20)
-    await floor.patience.retrying(work, "alpha")
+    await kit.patience.retrying(work, "alpha")
     assert work.tries == 21
-    assert (floor.troubles.of_all, floor.troubles.of_streams) == (None, {})
+    assert (kit.troubles.of_all, kit.troubles.of_streams) == (None, {})
 
 
 async def test_patience_begins_anew_after_an_interruption_and_with_any_progress() -> None:
     """What failed before it says nothing of what comes after."""
-    floor = Floor()
+    kit = StepKit()
     tries = 0
 
     async def work() -> None:
         nonlocal tries
         tries += 1
-        floor.progress.generation = max(0, tries - 10)
+        kit.progress.generation = max(0, tries - 10)
         if tries < 20:
             raise FULL
 
-    await floor.patience.retrying(work, mark=lambda: min(tries, 10))
+    await kit.patience.retrying(work, mark=lambda: min(tries, 10))
     with pytest.raises(SubscriptionUnavailableError):
-        await floor.patience.retrying(Work([], after=FULL), mark=lambda: None)
+        await kit.patience.retrying(Work([], after=FULL), mark=lambda: None)
 
 
 async def test_a_single_failure_is_nobodys_business(caplog: pytest.LogCaptureFixture) -> None:
     """A statement may learn that the database is lost before the reader does."""
-    floor = Floor(patience_seconds=3600)
-    await floor.patience.retrying(Work([FULL]), "alpha")
-    assert (lines(caplog), floor.troubles.of_all) == ([], None)
+    kit = StepKit(patience_seconds=3600)
+    await kit.patience.retrying(Work([FULL]), "alpha")
+    assert (lines(caplog), kit.troubles.of_all) == ([], None)
 
 
 async def test_what_a_connection_remembers_is_tried_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,79 +152,79 @@ async def test_what_a_connection_remembers_is_tried_again_at_once(monkeypatch: p
         raise AssertionError
 
     monkeypatch.setattr(backoff.Backoff, "wait", wait)
-    floor = Floor()
+    kit = StepKit()
     outdated = ItemsUnreadableError(asyncpg.InvalidCachedStatementError("cached plan must not change result type"))
-    await floor.patience.retrying(Work([outdated]), "alpha")
-    assert floor.troubles.of_streams == {}
+    await kit.patience.retrying(Work([outdated]), "alpha")
+    assert kit.troubles.of_streams == {}
 
 
 async def test_a_cause_is_logged_once_and_once_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
     """However many meet it, and however often; not before the last of them is served."""
-    floor = Floor(patience_seconds=3600)
+    kit = StepKit(patience_seconds=3600)
     others = [Work([FULL] * 50) for _ in range(3)]
     work = Work([], after=FULL)
-    trying = asyncio.create_task(floor.patience.retrying(work, "alpha"))
-    await asyncio.gather(*(floor.patience.retrying(other, "beta") for other in others))
-    assert floor.troubles.of_all == "OSError: [Errno 28] No space left on device"
+    trying = asyncio.create_task(kit.patience.retrying(work, "alpha"))
+    await asyncio.gather(*(kit.patience.retrying(other, "beta") for other in others))
+    assert kit.troubles.of_all == "OSError: [Errno 28] No space left on device"
     assert lines(caplog) == ["subscriptions can't be served: OSError: [Errno 28] No space left on device"]
     work.after = None
     await trying
-    assert floor.troubles.of_all is None
+    assert kit.troubles.of_all is None
     assert lines(caplog)[1:] == ["subscriptions can't be served: over: OSError: [Errno 28] No space left on device"]
 
 
 async def test_a_cause_that_changes_is_named_as_it_is_now() -> None:
     """Neither the one before nor both."""
-    floor = Floor(patience_seconds=3600, quiet_seconds=0)
+    kit = StepKit(patience_seconds=3600, quiet_seconds=0)
     work = Work([FULL, FULL, *[asyncpg.TooManyConnectionsError("too many connections")] * 2], after=LOCKED)
-    trying = asyncio.create_task(floor.patience.retrying(work, "alpha"))
-    await eventually(lambda: floor.troubles.of_streams and not floor.troubles.of_all)
-    assert floor.troubles.of_streams == {"alpha": f"LockNotAvailableError: {LOCKED}"}
+    trying = asyncio.create_task(kit.patience.retrying(work, "alpha"))
+    await eventually(lambda: kit.troubles.of_streams and not kit.troubles.of_all)
+    assert kit.troubles.of_streams == {"alpha": f"LockNotAvailableError: {LOCKED}"}
     trying.cancel()
     await asyncio.wait([trying])
 
 
 async def test_a_cause_is_over_when_others_are_served(caplog: pytest.LogCaptureFixture) -> None:
     """Though those who met it were sent away; a stream's cause is its own subscribers' to end."""
-    floor = Floor()
+    kit = StepKit()
     for error in (FULL, DROPPED):
         with pytest.raises(TidelogError):
-            await floor.patience.retrying(Work([], after=error), "alpha")
-    await floor.patience.retrying(Work([]), "beta")
-    assert (floor.troubles.of_all, floor.troubles.of_streams.keys()) == (None, {"alpha"})
-    await floor.patience.retrying(Work([]), "alpha")
-    assert floor.troubles.of_streams == {}
+            await kit.patience.retrying(Work([], after=error), "alpha")
+    await kit.patience.retrying(Work([]), "beta")
+    assert (kit.troubles.of_all, kit.troubles.of_streams.keys()) == (None, {"alpha"})
+    await kit.patience.retrying(Work([]), "alpha")
+    assert kit.troubles.of_streams == {}
 
 
 async def test_a_cause_that_nobody_meets_any_more_is_forgotten() -> None:
     """There may be nobody who would succeed."""
-    floor = Floor(quiet_seconds=0)
+    kit = StepKit(quiet_seconds=0)
     with pytest.raises(StreamUnreadableError):
-        await floor.patience.retrying(Work([], after=DROPPED), "alpha")
-    assert floor.troubles.of_streams
-    await eventually(lambda: not floor.troubles.of_streams)
+        await kit.patience.retrying(Work([], after=DROPPED), "alpha")
+    assert kit.troubles.of_streams
+    await eventually(lambda: not kit.troubles.of_streams)
 
 
 async def test_everybody_who_shares_what_failed_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """An error that was meant ends their subscriptions; a bug their connections, and is logged once, with its place."""
-    floor = Floor()
+    kit = StepKit()
     people: list[Any] = [object(), object()]
     served = [Subscription("s", person, Topic("alpha", "g")) for person in people]
 
     def spawn(error: Exception) -> asyncio.Task[None]:
-        return floor.tasks.spawn(floor.patience.retrying(Work([], after=error), "alpha"), lambda: served)
+        return kit.tasks.spawn(kit.patience.retrying(Work([], after=error), "alpha"), lambda: served)
 
     error = StreamUnknownError("no stream is named 'alpha'")
     await spawn(error)
-    assert floor.refused == [(subscription, error) for subscription in served]
-    assert not floor.unserved
+    assert kit.refused == [(subscription, error) for subscription in served]
+    assert not kit.unserved
     assert lines(caplog) == []
 
     for _ in range(3):
         await spawn(TypeError("a bug"))
-        await floor.patience.retrying(Work([]), "alpha")
-    assert list(floor.unserved) == people
+        await kit.patience.retrying(Work([]), "alpha")
+    assert list(kit.unserved) == people
     assert lines(caplog) == ["subscriptions to 'alpha' can't be served: TypeError: a bug"]
     assert caplog.records[0].levelno == logging.ERROR
     assert caplog.records[0].exc_info is not None
-    assert floor.troubles.of_streams == {"alpha": "TypeError: a bug"}
+    assert kit.troubles.of_streams == {"alpha": "TypeError: a bug"}

@@ -13,7 +13,7 @@ from tidelog.backoff import Backoff
 from tidelog.errors import StreamUnreadableError, SubscriptionUnavailableError
 from tidelog.feed.progress import Progress
 from tidelog.feed.trouble import Troubles
-from tidelog.store.failure import TROUBLE
+from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.snapshot import ItemsUnreadableError
 
 # For what lasts until somebody acts. A table that is dropped and made anew, by statements of their own, is not there
@@ -55,7 +55,7 @@ class Patience:
                     await work()
                 except ItemsUnreadableError as error:
                     pause = tries.note(error)
-                except TROUBLE as error:
+                except CONNECTION_ERRORS as error:
                     pause = tries.note(error)
                 else:
                     self._troubles.succeed(tries, stream)

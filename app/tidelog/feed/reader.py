@@ -12,7 +12,7 @@ from tidelog.backoff import Backoff
 from tidelog.feed.hint import EPOCH_CHANNEL, HEAD_CHANNEL, PAUSE_SECONDS, hinted_head
 from tidelog.feed.watch import WATCH_SECONDS, Watch
 from tidelog.store.epoch import server_of, until_begun
-from tidelog.store.failure import TROUBLE
+from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.live import LiveLog, read_live
 from tidelog.store.log import FEED_SETTINGS, Head, read_head
 
@@ -73,7 +73,7 @@ class Reader:
         while True:
             try:
                 await self._run_on_one_connection()
-            except TROUBLE as error:
+            except CONNECTION_ERRORS as error:
                 self._note_trouble(error)
                 logger.warning("connection lost, trying again: %s", self.trouble)
             except Exception as error:  # a bug of ours must not end the feed of everybody, nor go unseen
@@ -94,7 +94,7 @@ class Reader:
                 await self._check_epoch(connection)
         finally:
             self._fast_path.follow(None)
-            with contextlib.suppress(*TROUBLE):
+            with contextlib.suppress(*CONNECTION_ERRORS):
                 await connection.close(timeout=1)
 
     async def _join(self, connection: asyncpg.Connection[Any]) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidelog.backoff import Backoff
 from tidelog.store.deadline import deadline
-from tidelog.store.failure import TROUBLE
+from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.log import FEED_SETTINGS
 from tidelog.store.retention import forget_events, read_floor, remove_commits
 
@@ -46,7 +46,7 @@ class Housekeeper:
         while True:
             try:
                 await self._run_on_one_connection()
-            except TROUBLE as error:
+            except CONNECTION_ERRORS as error:
                 logger.warning("could not tidy, trying again: %s: %s", type(error).__name__, error)
             except Exception:  # a bug here must not end the sequencer, nor go unseen
                 logger.exception("the housekeeper failed, trying again")

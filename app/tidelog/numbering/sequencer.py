@@ -23,7 +23,7 @@ from tidelog.numbering.housekeeper import Housekeeper
 from tidelog.numbering.standby import Standby, SupersededError, sequencer_strangers
 from tidelog.store.deadline import deadline
 from tidelog.store.epoch import enter_epoch, server_of
-from tidelog.store.failure import TROUBLE
+from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.holders import SEQUENCER_NAME
 from tidelog.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT, Numbering
 
@@ -91,7 +91,7 @@ class Sequencer:
                 logger.warning("another process has given these numbers: standing by")
             except SupersededError as error:
                 logger.warning("%s: standing by", error)
-            except TROUBLE as error:
+            except CONNECTION_ERRORS as error:
                 self.trouble = f"{type(error).__name__}: {error}"
                 logger.warning("connection lost, trying again: %s", self.trouble)
             except Exception as error:  # a bug of ours must not end the feed of everybody, nor go unseen
@@ -115,7 +115,7 @@ class Sequencer:
                 await self._number_forever(connection, standby, epoch, server)
         finally:
             # Politely, so that the lock is free at once for the next; close() ends a dead connection itself.
-            with contextlib.suppress(*TROUBLE):
+            with contextlib.suppress(*CONNECTION_ERRORS):
                 await connection.close(timeout=CLOSE_TIMEOUT_SECONDS)
 
     @contextlib.asynccontextmanager

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 
 from tidelog.errors import EmbeddedPostgresError
-from tidelog.postgres.account import Account, account_for
+from tidelog.postgres.os_user import OsUser, os_user_for
 from tidelog.postgres.reach import roots_folder
 
 SUPERUSER = "postgres"
@@ -112,10 +112,10 @@ class Cluster:
             with suppress(OSError):
                 postmaster.socket_folder.rmdir()
 
-    def _account(self) -> Account:
-        return account_for(self._folder)
+    def _account(self) -> OsUser:
+        return os_user_for(self._folder)
 
-    def _initialize(self, account: Account) -> None:
+    def _initialize(self, account: OsUser) -> None:
         """Run initdb beside the final place: what is there was made whole."""
         if self._folder.exists() and any(self._folder.iterdir()):
             raise EmbeddedPostgresError(
@@ -139,7 +139,7 @@ class Cluster:
         )
         unfinished.rename(self._folder)
 
-    def _launch(self, account: Account) -> None:
+    def _launch(self, account: OsUser) -> None:
         self._clear_after_a_crash()
         if self._log.exists():
             self._log.replace(self._log.with_suffix(".log.1"))  # two runs are kept, not all
@@ -215,7 +215,7 @@ class Cluster:
                         pids.add(process.pid)
         return pids
 
-    def _socket_folder(self, account: Account) -> Path:
+    def _socket_folder(self, account: OsUser) -> Path:
         """The data's folder if its path can be a socket's, or else a new one with a name that nobody can foresee."""
         if _is_fit_for_socket(self._folder):
             return self._folder
@@ -245,7 +245,7 @@ class Cluster:
         )
 
 
-def _run(account: Account, folder: Path, program: str, *arguments: str, stdin: str = "") -> None:
+def _run(account: OsUser, folder: Path, program: str, *arguments: str, stdin: str = "") -> None:
     """Run one of the wheel's programs in `folder`. Raises EmbeddedPostgresError with what it said."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     try:

@@ -13,9 +13,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tidelog.errors import EmbeddedPostgresError
-from tidelog.postgres.account import BIN, check_owner, is_roots, owner_of
 from tidelog.postgres.cluster import SUPERUSER, Cluster
 from tidelog.postgres.locks import locked, open_lock
+from tidelog.postgres.os_user import BIN, check_owner, is_roots, owner_of
 from tidelog.postgres.place import DATA, HOLDERS_LOCK, TURN_LOCK, home_of
 
 DATABASE = "tidelog"

@@ -1,6 +1,6 @@
 """Where the embedded server has its data and its locks.
 
-As root it runs as another user (account.py), who can't pass through a folder such as /root. No folder is opened for
+As root it runs as another user (os_user.py), who can't pass through a folder such as /root. No folder is opened for
 that user: the data is put where it can be reached, and a link in the data directory leads to it.
 """
 
@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tidelog.errors import EmbeddedPostgresError
-from tidelog.postgres.account import ROOTS_ACCOUNT, Account, roots_account
+from tidelog.postgres.os_user import ROOTS_OS_USER, OsUser, roots_os_user
 from tidelog.postgres.reach import ROOTS_FOLDER, closed_folders, roots_folder
 
 DATA = "postgres"
@@ -53,7 +53,7 @@ def home_of(data_dir: Path) -> Path:
 
 def _find_place(data: Path) -> None:
     """Leave the data to be made where it was asked for, if its user will get there; else link to another place."""
-    account = roots_account()
+    account = roots_os_user()
     assert account.uid is not None and account.gid is not None  # noqa: S101 - it is a user's
     closed = closed_folders(data, account.uid, account.gid)
     if closed and closed[0] == data.parent and _let_in(data.parent, account):
@@ -62,7 +62,7 @@ def _find_place(data: Path) -> None:
         return
     if volume := next((folder for folder in _below(closed[-1], data) if folder.is_mount()), None):
         raise EmbeddedPostgresError(
-            f"Postgres runs as {ROOTS_ACCOUNT}, who may not pass through {closed[-1]}, and the data is to stay on "
+            f"Postgres runs as {ROOTS_OS_USER}, who may not pass through {closed[-1]}, and the data is to stay on "
             f"the volume {volume}: mount it where everybody may pass, and set TIDELOG_DATA_DIR to that"
         )
     project = re.sub(r"[^A-Za-z0-9]+", "-", data.parent.parent.name).strip("-")[:NAME_LENGTH_MAX]
@@ -75,14 +75,14 @@ def _find_place(data: Path) -> None:
         return
     logger.warning(
         "embedded Postgres: its user %s may not pass through %s, so the data is in %s, and %s leads there",
-        ROOTS_ACCOUNT,
+        ROOTS_OS_USER,
         closed[-1],
         home,
         data,
     )
 
 
-def _let_in(folder: Path, account: Account) -> bool:
+def _let_in(folder: Path, account: OsUser) -> bool:
     """Let the account's group, and nobody else, into a folder of root's that has nothing but what is Tidelog's."""
     found = folder.stat()
     if found.st_uid != 0 or found.st_mode & 0o077 or not {entry.name for entry in folder.iterdir()} <= OURS:

@@ -20,7 +20,7 @@ from tidelog.model.position import ResetReason
 from tidelog.model.stream import Stream
 from tidelog.store.bulk import Bulk
 from tidelog.store.engine import Database
-from tidelog.store.failure import TROUBLE
+from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.log import read_head
 from tidelog.store.queries import load
 from tidelog.store.reading import Only, Page, PageRequest, read_page
@@ -191,7 +191,7 @@ async def _time_limit(seconds: float) -> AsyncIterator[None]:
     try:
         async with asyncio.timeout(seconds) as limit:
             yield
-    except TROUBLE as error:  # perhaps of a connection that had to be closed
+    except CONNECTION_ERRORS as error:  # perhaps of a connection that had to be closed
         if not limit.expired():
             raise
         raise ItemsUnreadableError(TimeoutError(f"a snapshot took over {seconds} s"), may_pass=True) from error

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 from tidelog.model.change import Commit, Topic
-from tidelog.store.failure import ROW_TROUBLE, is_of_a_row
+from tidelog.store.failure import ROW_ERRORS, is_of_a_row
 from tidelog.store.queries import load
 from tidelog.store.reading import COMMIT_ROWS_MAX, COMMIT_SIZE_MAX_BYTES, Assembly
 
@@ -87,7 +87,7 @@ class Bulk:
                     return False
                 try:
                     rows = await self._fetch(TOUCHED_GROUPS[table], xid, stream, groups[-1], TOPICS_AT_ONCE)
-                except ROW_TROUBLE as error:
+                except ROW_ERRORS as error:
                     if not is_of_a_row(error):
                         raise
                     return False  # a name can't be read, so nobody has it
@@ -131,7 +131,7 @@ class Bulk:
             page = dict(keys[begin : begin + at_once])
             try:
                 rows = await self._fetch(READ_ROWS, commit.xid, list(page), PAGE_BYTES_MAX, COMMIT_SIZE_MAX_BYTES)
-            except ROW_TROUBLE as error:
+            except ROW_ERRORS as error:
                 if not is_of_a_row(error):
                     raise
                 if len(page) > 1:

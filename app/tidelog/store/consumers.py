@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from uuid import UUID
 
 from tidelog.errors import PositionForeignError, PositionTooOldError, StreamsNotMigratedError, StreamUnknownError
-from tidelog.store.declared import MIGRATE
 from tidelog.store.encoding import check_encoding_of
 from tidelog.store.queries import load
 from tidelog.store.reading import COMMITS_AT_ONCE, Only, PageRequest, read_page
+from tidelog.store.stream_tables import MIGRATE
 
 if TYPE_CHECKING:
     import asyncpg

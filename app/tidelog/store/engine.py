@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from tidelog.errors import DatabaseUnavailableError
 from tidelog.store.connecting import Connector, connector
 from tidelog.store.driver import DriverConnection
-from tidelog.store.failure import TROUBLE, is_crowded
+from tidelog.store.failure import CONNECTION_ERRORS, is_crowded
 from tidelog.store.liveness import is_writable
 from tidelog.store.log import FEED_SETTINGS
 from tidelog.store.pool import Pool
@@ -135,7 +135,7 @@ class Database:
             async with asyncio.timeout(TROUBLE_TIMEOUT_SECONDS):
                 if await self._is_writable() or await self._is_writable():
                     return None
-        except (*TROUBLE, SQLAlchemyError, DatabaseUnavailableError) as error:
+        except (*CONNECTION_ERRORS, SQLAlchemyError, DatabaseUnavailableError) as error:
             return f"{type(error).__name__}: {error}"
         return "it takes no writes: the server is a standby, or default_transaction_read_only is on"
 
@@ -149,7 +149,7 @@ class Database:
             return await self._is_writable_for_others()
         is_good = False
         try:
-            with suppress(*TROUBLE):
+            with suppress(*CONNECTION_ERRORS):
                 is_good = await is_writable(lent.driver)
         finally:
             if not is_good:
@@ -160,7 +160,7 @@ class Database:
     async def _is_writable_for_others(self) -> bool:
         try:
             connection = await self.connect()
-        except TROUBLE as error:
+        except CONNECTION_ERRORS as error:
             if is_crowded(error):
                 return True  # the server lives, and those who have the connections are at work
             raise

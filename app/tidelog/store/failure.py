@@ -32,11 +32,11 @@ PASSING = (*LOST, READ_ONLY, "40", "53", "55P03", "58")
 # page or TOAST value; and more memory than there is.
 OF_A_ROW = ("22", "54", "XX", "53200")
 # What reading rows raises then; the second is asyncpg's. Ask is_of_a_row() which of the first.
-ROW_TROUBLE = (asyncpg.PostgresError, UnicodeDecodeError)
+ROW_ERRORS = (asyncpg.PostgresError, UnicodeDecodeError)
 
 # What a lost, broken, silent or restarting database looks like from a connection. The last is asyncpg's when its
 # connection ends in the middle of a statement ("cannot switch to state ...").
-TROUBLE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+CONNECTION_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tidelog.model.change import Commit, Topic
 from tidelog.store.bulk import Bulk
-from tidelog.store.failure import ROW_TROUBLE, is_of_a_row
+from tidelog.store.failure import ROW_ERRORS, is_of_a_row
 from tidelog.store.queries import load
 from tidelog.store.reading import PAGE_BYTES_MAX, PAGE_ROWS_MAX, whole_commits
 
@@ -70,7 +70,7 @@ async def read_live(
         until = min(last, number + commits_at_once)
         try:
             rows = await log.page(number + 1, until)
-        except ROW_TROUBLE as error:
+        except ROW_ERRORS as error:
             if not is_of_a_row(error):
                 raise
             # One of them has a row that can't be read: the others come in smaller pages, and it by itself.

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import asyncpg
 
 from tidelog.store.deadline import deadline
-from tidelog.store.failure import TROUBLE, is_crowded
+from tidelog.store.failure import CONNECTION_ERRORS, is_crowded
 from tidelog.store.lent import ANSWER_TIMEOUT_SECONDS, NEVER, Lent
 from tidelog.store.queries import load
 
@@ -57,5 +57,5 @@ async def _is_at_work(pid: int, connect: Connect) -> bool:
                 return bool(await connection.fetchval(IS_AT_WORK, pid))
             finally:
                 connection.terminate()
-    except TROUBLE as error:
+    except CONNECTION_ERRORS as error:
         return is_crowded(error)  # then the server lives, and has no room for the question

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 
 from tidelog.store.epoch import known_epoch
-from tidelog.store.failure import ROW_TROUBLE, is_notify_queue_full, is_of_a_row
+from tidelog.store.failure import ROW_ERRORS, is_notify_queue_full, is_of_a_row
 from tidelog.store.notify_queue import NotifyQueue
 from tidelog.store.queries import load
 
@@ -93,7 +93,7 @@ class Numbering:
         """
         try:
             row = await self._number(connection, NUMBER_FEW, FEW_ROWS, tell_rows_max)
-        except ROW_TROUBLE as error:
+        except ROW_ERRORS as error:
             if not tell_rows_max or not is_of_a_row(error):
                 raise
             # What a row holds could not be told. It is for the readers to find which; here all get their numbers.

@@ -21,7 +21,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from tidelog.errors import NoConnectionError
 from tidelog.store.connecting import told
-from tidelog.store.failure import TROUBLE, is_away, is_crowded, is_outdated
+from tidelog.store.failure import CONNECTION_ERRORS, is_away, is_crowded, is_outdated
 from tidelog.store.lent import ANSWER_TIMEOUT_SECONDS, Lent
 from tidelog.store.liveness import LOOK_SECONDS, Connect, is_answer_lost, is_writable
 
@@ -297,7 +297,7 @@ class Pool:
         try:
             if lent.opened_at > self._outdated_at and await is_writable(lent.driver):
                 lent.suspicions, lent.is_spent = suspicions, False
-        except TROUBLE as error:
+        except CONNECTION_ERRORS as error:
             logger.info("a connection is no good any more: %r", error)
         finally:
             self._take_back(lent)

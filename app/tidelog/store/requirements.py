@@ -12,10 +12,10 @@ import asyncpg
 from alembic.script import ScriptDirectory
 
 from tidelog.errors import GrantMissingError, ServerUnfitError, StreamsNewerError, StreamsNotMigratedError
-from tidelog.store.declared import EXAMINE_STREAMS, MIGRATE
 from tidelog.store.encoding import check_encoding_of
 from tidelog.store.queries import load
 from tidelog.store.revisions import alembic_config
+from tidelog.store.stream_tables import EXAMINE_STREAMS, MIGRATE
 
 if TYPE_CHECKING:
     from tidelog.model.stream import Stream

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import asyncpg
 
 from tidelog.errors import ItemUnreadableError
-from tidelog.store.ahead import ahead
 from tidelog.store.epoch import known_epoch
-from tidelog.store.failure import ROW_TROUBLE, is_of_a_row, is_outdated, is_passing
+from tidelog.store.failure import ROW_ERRORS, is_of_a_row, is_outdated, is_passing
+from tidelog.store.prefetch import prefetch
 from tidelog.store.queries import load
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Snapshot:
 
         Raises ItemUnreadableError, ItemsUnreadableError.
         """
-        return ahead(self._fetch(self._query.replace("{columns}", columns)))
+        return prefetch(self._fetch(self._query.replace("{columns}", columns)))
 
     async def _fetch(self, query: str) -> AsyncGenerator[Sequence[Any], None]:
         try:
@@ -83,7 +83,7 @@ class Snapshot:
                 yield rows
                 size = sum([len(row[-1]) for row in rows])
                 rows = await cursor.fetch(min(FETCH_ROWS_MAX, max(1, FETCH_BYTES * len(rows) // max(1, size))))
-        except (*ROW_TROUBLE, asyncpg.OutdatedSchemaCacheError) as error:
+        except (*ROW_ERRORS, asyncpg.OutdatedSchemaCacheError) as error:
             if (trouble := _of_the_table(error)) is not None:
                 raise trouble from error
             raise

@@ -16,7 +16,7 @@ from sqlalchemy.util import await_only
 
 from tidelog.errors import CommitUnknownError, DatabaseUnavailableError, TransactionAbortedError
 from tidelog.store.checkout import TRIES_MAX, AskAgainError, Turns
-from tidelog.store.failure import TROUBLE, is_lost
+from tidelog.store.failure import CONNECTION_ERRORS, is_lost
 from tidelog.store.lent import NEVER, Lent
 from tidelog.store.session import StepSession
 from tidelog.store.share import Share
@@ -128,7 +128,7 @@ class StepTransaction:
                 # A BEGIN that was cancelled may still begin: nobody else may have this connection.
                 lent.driver.terminate()
                 self._failed += 1
-                is_trouble = isinstance(error, TROUBLE) and self._pool.note_error(lent, error)
+                is_trouble = isinstance(error, CONNECTION_ERRORS) and self._pool.note_error(lent, error)
                 await self._pool.check_in(lent)
                 if not is_trouble:
                     raise
@@ -151,7 +151,7 @@ class StepTransaction:
         lent.expect_answer()
         try:
             tag = await driver.execute("COMMIT")
-        except TROUBLE as error:
+        except CONNECTION_ERRORS as error:
             self._pool.note_error(lent, error)
             if is_lost(error) or driver.is_closed():
                 raise CommitUnknownError(f"the connection broke during COMMIT: {error}") from error

@@ -30,9 +30,9 @@ from tidelog.feed.subscription import (
 )
 from tidelog.model.change import Change, Commit, GroupCommit, Topic
 from tidelog.model.position import ResetReason
-from tidelog.store.ahead import ahead
 from tidelog.store.archive import ForgottenError
-from tidelog.store.failure import ROW_TROUBLE, is_of_a_row
+from tidelog.store.failure import ROW_ERRORS, is_of_a_row
+from tidelog.store.prefetch import prefetch
 from tidelog.store.reading import COMMITS_AT_ONCE, Page, PageRequest, read_after
 from tidelog.store.ready import ReadyRequest, Wanted, read_ready
 
@@ -192,7 +192,7 @@ class Replay:
                 raise
             except ForgottenError:
                 self._skip(last, "too_old")
-            except ROW_TROUBLE as error:
+            except ROW_ERRORS as error:
                 if not is_of_a_row(error):
                     raise
                 self._skip(last, "unreadable")  # those of that group are told so by their snapshot
@@ -208,7 +208,7 @@ class Replay:
         async def fetch(request: ReadyRequest) -> Sequence[Any]:
             return await self._means.archive.ready(request, wanted)
 
-        async with aclosing(ahead(read_ready(fetch, self._cursor, last))) as pages:
+        async with aclosing(prefetch(read_ready(fetch, self._cursor, last))) as pages:
             async for messages, number in pages:
                 if self._recipients.wanted(self._cursor) is not wanted:
                     return  # one of them has ended, and is named in these

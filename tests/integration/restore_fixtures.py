@@ -17,9 +17,9 @@ import asyncpg
 from sqlalchemy.engine import make_url
 
 from tests.harness import ROOT, Databases, database_url_of, server_environment
-from tidelog.postgres.account import BIN
 from tidelog.postgres.cluster import CONNECTIONS_MAX
 from tidelog.postgres.embedded import EmbeddedPostgres
+from tidelog.postgres.os_user import BIN
 
 PROGRAM_TIMEOUT_SECONDS = 100
 REPLICA_PORT = 5433

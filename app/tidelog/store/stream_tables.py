@@ -69,7 +69,7 @@ def declaration_sql(stream: Stream) -> str:
     return f"select streams.declare('{stream.name}', '{stream.table}', '{schema}'::jsonb)"
 
 
-async def check_declared(connection: AsyncConnection, streams: Iterable[Stream]) -> None:
+async def check_stream_tables(connection: AsyncConnection, streams: Iterable[Stream]) -> None:
     """Raise StreamsNotMigratedError or StreamTableError if what one of `streams` needs is not there."""
     declared = list(streams)
     result = await connection.exec_driver_sql(

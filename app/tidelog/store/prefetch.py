@@ -9,7 +9,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+async def prefetch(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
     """What `source` yields, with the next one always under way: one more is in memory.
 
     Close it (`contextlib.aclosing`): then nothing is under way any more, and `source` is closed.
