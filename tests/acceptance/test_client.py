@@ -148,13 +148,15 @@ async def test_a_posted_message_and_an_event_reach_the_client(start_server: Star
 
 
 async def test_an_unknown_stream_is_refused(start_server: StartServer) -> None:
-    """Its subscription raises with the server's code; the connection goes on."""
+    """Its subscription raises with the server's code, the server's log has its name; the connection goes on."""
     server = await start_server()
     async with Client(server.ws_url, proxy=None) as client:
         with pytest.raises(SubscriptionRefusedError) as raised:
             async for _ in client.subscribe("nope", "general"):
                 pass
         assert raised.value.code == "STREAM_ACCESS_DENIED"
+        (told,) = server.records("tidelog.subscriptions")
+        assert "the stream 'nope', which is not declared here; declared are: chatMessage" in told["message"]
         async with following(client.subscribe("chatMessage", "general")):
             pass
 

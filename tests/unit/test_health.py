@@ -6,6 +6,7 @@ import httpx
 import pytest
 from litestar import Litestar
 
+from tidelog.feed.trouble import TABLE_IS_GONE
 from tidelog.web.health import Checks, Warnings, health_controller
 
 
@@ -52,10 +53,11 @@ async def test_ready_names_what_concerns_single_streams_and_serves_the_others() 
     async def broken() -> dict[str, str]:
         return {"database": "connection refused"}
 
+    gone = {"stream job": f'{TABLE_IS_GONE}: UndefinedTableError: relation "streams.job" does not exist'}
     for checks, status in ((fine, 200), (broken, 503)):
-        answers = await ask(checks, lambda: {"stream job": "UndefinedTableError"})
+        answers = await ask(checks, lambda: gone)
         assert answers["ready"].status_code == status
-        assert answers["ready"].json()["warnings"] == {"stream job": "UndefinedTableError"}
+        assert answers["ready"].json()["warnings"] == {"stream job": "a table is gone. Run tidelog migrate"}
 
 
 @pytest.mark.parametrize(

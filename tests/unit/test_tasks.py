@@ -18,7 +18,7 @@ from tidelog.feed.patience import Patience
 from tidelog.feed.progress import Progress
 from tidelog.feed.subscription import Subscription
 from tidelog.feed.tasks import Tasks
-from tidelog.feed.trouble import Troubles
+from tidelog.feed.trouble import TABLE_IS_GONE, Troubles
 from tidelog.model.change import Topic
 from tidelog.store.snapshot import ItemsUnreadableError
 
@@ -96,7 +96,7 @@ async def test_an_error_of_cleaning_up_does_not_keep_a_task_alive() -> None:
     [
         (FULL, SubscriptionUnavailableError, "OSError: [Errno 28] No space left on device", {}),
         (LOCKED, SubscriptionUnavailableError, None, {"alpha": f"LockNotAvailableError: {LOCKED}"}),
-        (DROPPED, StreamUnreadableError, None, {"alpha": f"UndefinedTableError: {DROPPED}"}),
+        (DROPPED, StreamUnreadableError, None, {"alpha": f"{TABLE_IS_GONE}: UndefinedTableError: {DROPPED}"}),
     ],
     ids=["everybody's", "a stream's, for a time", "a stream's, for good"],
 )

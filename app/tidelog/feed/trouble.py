@@ -11,11 +11,15 @@ import traceback
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+import asyncpg
+
 logger = logging.getLogger("tidelog.subscriptions")
 
 # A cause that nobody meets any more for so long is taken for over: perhaps nobody tries. Longer than a try and the
 # pauses between tries, so that one cause is not told anew for each subscription that it ends.
 QUIET_SECONDS = 60.0
+
+TABLE_IS_GONE = "a table is gone. Run tidelog migrate"
 
 Kind = tuple[str | None, str]  # whose trouble it is (None: all streams'), and what
 
@@ -121,4 +125,6 @@ def _kind_of(error: BaseException) -> str:
 
 
 def _text_of(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """What readiness tells strangers of, up to a colon, is then what to do, if that is known."""
+    remedy = f"{TABLE_IS_GONE}: " if isinstance(error, asyncpg.UndefinedTableError) else ""
+    return f"{remedy}{type(error).__name__}: {error}".removesuffix(": ")

@@ -25,6 +25,7 @@ from tidelog.web.allowance import POLICY_VIOLATION, Allowance, floods
 from tidelog.web.dialects import motia, tidelog
 from tidelog.web.outlet import open_outlet
 from tidelog.web.paths import StepsApp
+from tidelog.web.unknown_streams import UnknownStreams
 
 # The code that Motia's clients know for a join that isn't allowed; an unknown stream answers the same, so
 # that nobody learns which streams exist by asking.
@@ -85,6 +86,7 @@ class SocketGate:
         self.feed = feed
         self.streams = streams
         self.settings = settings
+        self.unknown_streams = UnknownStreams(streams)
         # One of each for all connections: what they encode is shared.
         self.motia = motia.MotiaDialect()
         self.tidelog = tidelog.TidelogDialect()
@@ -248,6 +250,7 @@ class SocketConnection:
     def _subscribe(self, subscription: Subscription) -> None:
         """Subscribe, if it is allowed."""
         if subscription.topic.stream not in self._gate.streams:
+            self._gate.unknown_streams.note(subscription.topic.stream)
             self.deliver(self.dialect.refuse(subscription, *ACCESS_DENIED))
         elif len(self._subscriptions) >= self._gate.settings.socket_subscriptions_max:
             message = f"a connection may have {self._gate.settings.socket_subscriptions_max} subscriptions"
