@@ -66,6 +66,7 @@ async def test_a_backup_beside_the_table_deletes_nothing_of_the_stream(sql: Sql)
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError, match="note_old was renamed") as refused:
             await sql.execute(write)
         assert "drop trigger tidelog_record on streams.note_old;" in refused.value.hint
+        assert "scripts/migrate (installed: tidelog migrate) says what to do" in refused.value.hint
     before = await ops(sql)
     await sql.execute(drop_triggers)
     await declare(sql)

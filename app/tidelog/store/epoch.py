@@ -80,7 +80,8 @@ async def enter_epoch(connection: Connection) -> str:
     if state.is_foreign:
         raise EpochError(
             "this database was copied from another cluster (dump and restore): its transaction ids may repeat old "
-            "ones, so its log can't be continued as it is. Writes are stored, but not numbered: run `scripts/adopt`"
+            "ones, so its log can't be continued as it is. Writes are stored, but not numbered: run `scripts/adopt` "
+            "(installed: `tidelog adopt`)"
         )
     if state.goes_on:
         return known_epoch(state.epoch)

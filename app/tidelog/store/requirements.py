@@ -29,6 +29,7 @@ MISSING_FUNCTIONS = load("missing_functions")
 MISSING_GRANTS = load("missing_grants")
 MIGRATED = load("migrated")
 HISTORY = "select pg_walfile_name(pg_current_wal_lsn()), (select system_identifier from pg_control_system())"
+MIGRATION = "`scripts/migrate` (installed: `tidelog migrate`)"
 SCHEMAS = "select name, schema::text from streams.stream where name = any ($1::text[])"
 
 
@@ -91,10 +92,10 @@ async def is_to_be_migrated(connection: Connection, streams: Sequence[Stream]) -
     row = await _migrated(connection)
     if not row["may_migrate"]:
         who = (
-            f"is not {row['owner']}, who owns the schema streams: run `scripts/migrate` as {row['owner']}"
+            f"is not {row['owner']}, who owns the schema streams: run {MIGRATION} as {row['owner']}"
             if row["has_schema"]
             else f"may not make a schema: `grant create on database {row['database']} to {row['role']};`, or run "
-            "`scripts/migrate` as somebody who may"
+            f"{MIGRATION} as somebody who may"
         )
         raise StreamsNotMigratedError(f"{'; '.join(found)}; and the role {row['role']} {who}")
     return True

@@ -31,8 +31,9 @@ begin
             format('stream %s needs the table %s, which belongs to stream %s', stream_name, full_name, owner_name),
             format(
                 'rename one of them in its file; or, if %2$s is %1$s now, run `update streams.stream set name = %1$L '
-                'where name = %2$L; drop trigger tidelog_record on %3$s;` and scripts/migrate, which logs its items as '
-                'created', stream_name, owner_name, full_name
+                'where name = %2$L; drop trigger tidelog_record on %3$s;` and '
+                'scripts/migrate (installed: tidelog migrate), which logs its items as created',
+                stream_name, owner_name, full_name
             );
         return;
     end if;
@@ -72,7 +73,7 @@ begin
             'refuse',
             format('the table of stream %s is %s, not %s: it was renamed', stream_name, stray, full_name),
             format('give it back its name: `%s`; or, to begin with an empty table and keep that one as a plain one, '
-                   'run `%s` and scripts/migrate, which logs its items as deleted',
+                   'run `%s` and scripts/migrate (installed: tidelog migrate), which logs its items as deleted',
                 concat_ws(' ',
                     case when stray_name <> stream_table then format('alter table %s rename to %I;', stray, stream_table) end,
                     case when stray_schema <> 'streams' then
@@ -94,8 +95,9 @@ begin
             'refuse',
             format('%s has the triggers of stream %s: it was renamed', full_name, owner_name),
             format(
-                'if it is the table of stream %1$s now, run `drop trigger tidelog_record on %2$s;` and scripts/migrate, '
-                'which logs its items as created; if not, give it another name: `alter table %2$s rename to %3$I;`',
+                'if it is the table of stream %1$s now, run `drop trigger tidelog_record on %2$s;` and '
+                'scripts/migrate (installed: tidelog migrate), which logs its items as created; if not, '
+                'give it another name: `alter table %2$s rename to %3$I;`',
                 stream_name, full_name,
                 coalesce((select s.table_name from streams.stream s where s.name = owner_name
                           and to_regclass(format('streams.%I', s.table_name)) is null), stream_table || '_old')

@@ -45,7 +45,7 @@ begin
                 hint = pg_catalog.format(
                     'To keep it as a plain table run: drop trigger tidelog_record on %1$I.%2$I; '
                     'drop trigger "~tidelog_complete" on %1$I.%2$I; drop trigger tidelog_refuse_truncate on %1$I.%2$I; '
-                    'If it is to be a stream''s table, scripts/migrate says what to do.',
+                    'If it is to be a stream''s table, scripts/migrate (installed: tidelog migrate) says what to do.',
                     tg_table_schema, tg_table_name
                 ),
                 schema = tg_table_schema, table = tg_table_name;

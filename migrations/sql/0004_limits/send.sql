@@ -17,7 +17,7 @@ begin
     if not found then
         raise undefined_object using
             message = pg_catalog.format('no stream is named %L', send.stream),
-            hint = 'If it is declared, run scripts/migrate.';
+            hint = 'If it is declared, run scripts/migrate (installed: tidelog migrate).';
     end if;
     if not pg_catalog.pg_try_advisory_xact_lock_shared(1953064044, 2)
         and pg_catalog.pg_notification_queue_usage() operator(pg_catalog.<) 0.5
