@@ -192,13 +192,15 @@ def _part(value: Any, path: Iterable[str | int]) -> Any:
 
 def _said(error: jsonschema_rs.ValidationError) -> str:
     """The validator's message; of an enum one that names more than two of its values."""
-    kind = error.kind
-    if isinstance(kind, jsonschema_rs.ValidationErrorKind.PropertyNames):
-        return _said(kind.error)
-    if not isinstance(kind, jsonschema_rs.ValidationErrorKind.Enum):
+    kind = getattr(error, "kind", None)  # which older versions don't have
+    of_name = getattr(kind, "error", None)  # of propertyNames
+    if isinstance(of_name, jsonschema_rs.ValidationError):
+        return _said(of_name)
+    taken = getattr(kind, "options", None)
+    if taken is None:
         return str(error.message)
     value = _clip(_json(error.instance), VALUE_LENGTH_MAX)
-    options = [_clip(_json(option), OPTIONS_LENGTH_MAX - len(" ... , ")) for option in kind.options]
+    options = [_clip(_json(option), OPTIONS_LENGTH_MAX - len(" ... , ")) for option in taken]
     lengths = itertools.accumulate(len(option) + len(", ") for option in options)
     shown = options[: sum(length <= OPTIONS_LENGTH_MAX for length in lengths)]
     if len(shown) < len(options):
