@@ -182,6 +182,39 @@ class BodyTooLargeError(TidelogError):
     status = 413
 
 
+class UnauthorizedError(TidelogError):
+    """A request that the authentication refuses, or one of nobody where somebody is wanted.
+
+    An author's `authenticate` raises it to refuse; the message is told to the client.
+    """
+
+    code = "unauthorized"
+    status = 401
+
+
+class AuthenticationUnavailableError(TidelogError):
+    """Who sends a request could not be found out: the authentication failed, or took too long. Nobody is let in."""
+
+    code = "authentication_unavailable"
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("who sends this could not be found out; nothing was done, try again later")
+
+
+class TokenSettingsError(TidelogError):
+    """TIDELOG_JWT_* don't say how tokens are verified. No secret is in the message."""
+
+    code = "jwt_settings_invalid"
+
+
+class ExposedError(TidelogError):
+    """An address that others reach is to be served without authentication, and nobody said that it should be."""
+
+    code = "access_undecided"
+    status = 403
+
+
 class HostForbiddenError(TidelogError):
     """A request names a host that this server is not meant to be: TIDELOG_ALLOWED_HOSTS."""
 

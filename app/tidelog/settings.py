@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 _NAME = r"(?:(?:\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\])"
@@ -64,6 +64,34 @@ class Settings(BaseSettings):
         description="names that requests may call this server by: example.com, *.example.com, *; a comma list or JSON. "
         "Unset: any, but on a loopback address only localhost, *.localhost and loopback addresses, as pages can have "
         "other names lead there",
+    )
+
+    access: Annotated[Literal["open", "declared", "closed"], BeforeValidator(_lower)] | None = Field(
+        None,
+        description="who may have a stream that has no canAccess: everybody (open), whom the authentication knows "
+        "(declared), nobody (closed). Unset: open on a loopback address, declared elsewhere",
+    )
+    access_timeout_seconds: float = Field(
+        5, gt=0, le=60, description="how long authenticate, canAccess, onJoin and onLeave may take; past it they refuse"
+    )
+    jwt_secret: SecretStr | None = Field(
+        None, description="tokens are JSON Web Tokens of HS256, signed with this secret of 32 bytes or more"
+    )
+    jwt_key_file: Path | None = Field(
+        None, description="or of RS256, ES256 or EdDSA: a file with the public key in PEM, whose kind says which"
+    )
+    jwt_jwks: str | None = Field(
+        None,
+        description="or of a JSON Web Key Set: a file, or an https URL. It is read anew every 5 minutes (a file: 10 "
+        "seconds), and when a token names a key that is not in it",
+    )
+    jwt_audience: Entries = Field(
+        None, description="the `aud` that tokens must have, or one of a comma list; unset: only tokens without one"
+    )
+    jwt_issuer: Entries = Field(None, description="the `iss` that tokens must have, or one of a comma list; unset: any")
+    jwt_leeway_seconds: float = Field(10, ge=0, le=300, description="how far the issuer's clock may be from this one's")
+    jwt_required_claims: Entries = Field(
+        ("exp",), description="claims that tokens must have, a comma list; empty: none, so that they may be for ever"
     )
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
@@ -192,7 +220,9 @@ class Settings(BaseSettings):
             )
         return port
 
-    @field_validator("cors_origins", "allowed_hosts", mode="before")
+    @field_validator(
+        "cors_origins", "allowed_hosts", "jwt_audience", "jwt_issuer", "jwt_required_claims", mode="before"
+    )
     @classmethod
     def _split(cls, value: Any) -> Any:
         """A list of entries, as somebody may write it: JSON, or with commas between."""
@@ -203,7 +233,7 @@ class Settings(BaseSettings):
                 return json.loads(value)
             except ValueError as error:
                 raise ValueError(f"it begins as a JSON list, and is none: {error}") from None
-        return [entry for entry in value.split(",") if entry.strip()]
+        return [entry.strip() for entry in value.split(",") if entry.strip()]
 
     @field_validator("cors_origins")
     @classmethod

@@ -141,12 +141,52 @@ def test_a_stream_of_lists_is_left_out_with_its_file_and_why(write: Write, steps
     assert broken.cause.startswith("line 2: stream 'list': no JSON object fits its schema")
 
 
-def test_a_stream_with_an_access_function_is_not_opened(write: Write, steps_dir: Path) -> None:
-    """An author who closed a stream finds it missing rather than open."""
-    write("a_stream.py", 'config = {"name": "secret", "schema": {}, "canAccess": lambda s, a: False}')
+def test_a_stream_whose_rule_is_no_function_is_not_opened(write: Write, steps_dir: Path) -> None:
+    """An author who closed a stream, and made a mistake, finds it missing rather than open."""
+    write("a_stream.py", 'config = {"name": "secret", "schema": {}, "canAccess": None}')
     discovered = discover(steps_dir)
     assert discovered.streams == {}
-    assert "access functions are not supported yet" in discovered.broken[0].cause
+    assert "canAccess must be a function" in discovered.broken[0].cause
+
+
+def test_the_authentication_is_found_by_its_files_name(write: Write, steps_dir: Path) -> None:
+    """In any folder below the steps', and it may import what stands beside it."""
+    write("who/users.py", "NAMES = {'t': 'ada'}")
+    write("who/stream_auth.py", "from users import NAMES\ndef authenticate(request): return NAMES[request['token']]")
+    found = discover(steps_dir).authenticate
+    assert found is not None and found.call({"token": "t"}) == "ada"
+    assert not found.is_async
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("1 / 0", "ZeroDivisionError"),
+        ("import nothing_like_it", "ModuleNotFoundError"),
+        ("raise SystemExit", "ends the process"),
+        ("def authentícate(request): ...", "authenticate must be a function, not None"),
+        ("authenticate = None", "authenticate must be a function, not None"),
+        ("def authenticate(): ...", "must take (request)"),
+        ("async def authenticate(request, context): ...", "must take (request)"),
+    ],
+)
+def test_an_authentication_that_cannot_be_used_stops_everything(
+    text: str, cause: str, write: Write, steps_dir: Path
+) -> None:
+    """Left out like other broken files, it would leave all others open."""
+    write("stream_auth.py", text)
+    write("a_stream.py", STREAM)
+    with pytest.raises(DeclarationError, match=r"stream_auth\.py: ") as refused:
+        discover(steps_dir)
+    assert cause in str(refused.value)
+
+
+def test_two_authentications_stop_everything(write: Write, steps_dir: Path) -> None:
+    """Nobody chooses between them by chance."""
+    write("stream_auth.py", "def authenticate(request): ...")
+    write("b/stream_auth.py", "def authenticate(request): ...")
+    with pytest.raises(DeclarationError, match="both say who sends requests"):
+        discover(steps_dir)
 
 
 @pytest.mark.parametrize("kind", ["event", "cron", "noop"])

@@ -54,7 +54,7 @@ def test_a_schema_is_a_model_or_json_schema(schema: Any) -> None:
 
 def test_an_absent_schema_takes_any_item() -> None:
     """Without a schema, or with None, every JSON object fits."""
-    for config in ({"name": "chat"}, {"name": "chat", "schema": None, "canAccess": None}):
+    for config in ({"name": "chat"}, {"name": "chat", "schema": None, "description": None}):
         assert Stream.from_config(config).check({"a": 1}, "1") == {"a": 1, "id": "1"}
 
 
@@ -65,6 +65,14 @@ def test_a_schema_need_not_mention_the_id() -> None:
     assert stream.check({"text": "hi", "id": "other"}, "1") == {"text": "hi", "id": "1"}
 
 
+def may(subscription: Any, auth: Any) -> bool:
+    return False
+
+
+def yields(subscription: Any) -> Any:
+    yield True
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -73,14 +81,16 @@ def test_a_schema_need_not_mention_the_id() -> None:
         ({"name": 5}, 'config["name"] must be a string, not 5'),
         ({"name": "a", "baseConfig": {"storageType": "redis"}}, "stores every stream in Postgres"),
         ({"name": "a", "schema": {"type": "sting"}}, "stream 'a': not a valid JSON Schema: /type: \"sting\""),
-        (
-            {"name": "a", "shema": {}},
-            "config has 'shema', which no stream has; its keys are baseConfig, description, name",
-        ),
-        ({"name": "a", "canAccess": print}, "access functions are not supported yet (config['canAccess'])"),
-        ({"name": "a", "can_access": False}, "access functions are not supported yet"),
-        ({"name": "a", "authorize": "admins"}, "access functions are not supported yet"),
-        ({"name": "a", "guard": print}, "access functions are not supported yet"),
+        ({"name": "a", "Schema": {}}, "config has 'Schema', which no stream has; its keys are baseConfig, canAccess"),
+        ({"name": "a", "canAccess": None}, "stream 'a': canAccess must be a function, not None"),
+        ({"name": "a", "can_access": False}, "stream 'a': can_access must be a function, not False"),
+        ({"name": "a", "onJoin": "admins"}, "onJoin must be a function, not 'admins'"),
+        ({"name": "a", "canAccess": may, "can_access": may}, "canAccess and can_access are the same"),
+        ({"name": "a", "canAccess": lambda: True}, "canAccess() must take (subscription, auth) or (subscription)"),
+        ({"name": "a", "canAccess": lambda a, b, c: True}, "canAccess(a, b, c) must take (subscription, auth)"),
+        ({"name": "a", "canAccess": yields}, "canAccess yields"),
+        ({"name": "a", "canaccess": may}, \"config has 'canaccess', which no stream has\"),
+        ({"name": "a", "guard": print}, \"config has 'guard', which no stream has\"),
     ],
 )
 def test_a_refusal_names_the_value(config: Any, message: str) -> None:

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from tidelog.errors import DeclarationError, HandlerDeclarationError
+from tidelog.model.rule import is_async
 from tidelog.model.trigger import HttpTrigger, text_of
 from tidelog.settings import STEP_TIMEOUT_MAX_SECONDS
 
+MIDDLEWARE_MAX = 20
 RETRIES_MAX = 10  # a step that lost this often fights over one row; more tries make it hotter
 TYPES_NOT_SERVED = frozenset({"event", "cron", "noop"})  # Motia's other types of step
 
 _KEYS_READ = frozenset(
     {"type", "name", "method", "path", "description", "flows", "bodySchema", "responseSchema", "middleware"}
-    | {"transaction", "retries", "timeoutSeconds"}  # Tidelog's own
+    | {"transaction", "retries", "timeoutSeconds", "auth", "guards"}  # Tidelog's own
     | {"infrastructure"}  # of which the handler's timeout is read
 )
 # Motia's, and without a meaning here: Tidelog has no topics, no workbench and bundles nothing.
@@ -34,6 +36,9 @@ class Step:
     transaction: bool = True  # False: every stream operation commits by itself
     retries: int = 0  # how often the handler is run again after a deadlock, lock timeout or serialisation failure
     timeout_seconds: float | None = None  # how long the handler may run; 0: no limit; None: the server's setting
+    middleware: tuple[Callable[..., Any], ...] = ()  # mw(req, context, next_fn), the first is the outermost
+    guards: tuple[Callable[..., Any], ...] = ()  # Litestar's
+    needs_caller: bool = False  # whether somebody must be known to have sent the request
     file: Path | None = None
 
     @classmethod
@@ -44,20 +49,20 @@ class Step:
         """
         _refuse_unknown(config)
         given = {key: value for key, value in config.items() if value is not None}
-        if given.get("middleware"):
-            raise DeclarationError(
-                "middleware is not supported yet, and a step that is served without it could be open to all: "
-                "call what it does at the start of the handler, and remove the entry"
-            )
+        refuse_absent(config, ("auth", "guards"))
+        checked = _checked_handler(handler)
         return cls(
             name=text_of(given, "name"),
-            handler=_checked_handler(handler),
+            handler=checked,
             triggers=(HttpTrigger.from_config(given),),
             description=text_of(given, "description", ""),
             flows=_flows(given),
             transaction=_transaction(given),
             retries=_retries(given),
             timeout_seconds=_timeout_seconds(given),
+            middleware=_middleware(given, checked),
+            guards=_functions(given, "guards"),
+            needs_caller=_needs_caller(given),
             file=file,
         )
 
@@ -80,6 +85,46 @@ def _refuse_unknown(config: dict[str, Any]) -> None:
             f"config has {', '.join(unknown)}, which no API step has; its keys are "
             f"{', '.join(sorted(_KEYS_READ))}; and, without effect here, {', '.join(sorted(_KEYS_IGNORED))}"
         )
+
+
+def refuse_absent(config: dict[str, Any], keys: Iterable[str]) -> None:
+    """Raise DeclarationError for a key that closes something, and whose value is None: that closes nothing."""
+    for key in keys:
+        if key in config and config[key] is None:
+            raise DeclarationError(f'config["{key}"] is None: nothing would be guarded; leave it out if that is meant')
+
+
+def _needs_caller(given: dict[str, Any]) -> bool:
+    auth = given.get("auth", "optional")
+    if auth not in ("required", "optional"):
+        raise DeclarationError(f'config["auth"] must be "required" or "optional", not {auth!r:.80}')
+    return bool(auth == "required")
+
+
+def _functions(given: dict[str, Any], key: str) -> tuple[Callable[..., Any], ...]:
+    functions = given.get(key, ())
+    if not isinstance(functions, list | tuple) or not all(map(callable, functions)):
+        raise DeclarationError(f'config["{key}"] must be a list of functions, not {functions!r:.80}')
+    return tuple(functions)
+
+
+def _middleware(given: dict[str, Any], handler: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    functions = _functions(given, "middleware")
+    if len(functions) > MIDDLEWARE_MAX:
+        raise DeclarationError(f'config["middleware"] has {len(functions)} functions; there may be {MIDDLEWARE_MAX}')
+    for each in functions:
+        name = f'config["middleware"]: {getattr(each, "__name__", each)!r:.80}'
+        if not is_async(each):
+            raise DeclarationError(f"{name} must be `async def middleware(req, context, next_fn)`")
+        try:
+            inspect.signature(each).bind("req", "context", "next_fn")
+        except TypeError:
+            raise DeclarationError(f"{name} must take (req, context, next_fn)") from None
+    if functions and not is_async(handler):
+        raise DeclarationError(
+            "middleware needs `async def handler(req, context)`: a plain one runs in a thread, and they share a context"
+        )
+    return functions
 
 
 def _flows(given: dict[str, Any]) -> tuple[str, ...]:

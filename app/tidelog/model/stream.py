@@ -1,12 +1,13 @@
-"""A declared stream: its name, its table's name, and the schema that its items must fit."""
+"""A declared stream: its name, its table's name, the schema that its items must fit, and who may have it."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 from tidelog.errors import DeclarationError, ItemInvalidError
+from tidelog.model.rule import NO_RULE, SPELLINGS, Rule
 from tidelog.model.schema import Schema, compile_declared, takes_objects
 
 # Identifiers are cut silently at 63 bytes (NAMEDATALEN): this leaves room for `<table>_history`, and for what people
@@ -18,7 +19,7 @@ RESERVED_TABLE_NAMES = frozenset(
 )
 HISTORY_SUFFIX = "_history"
 
-_KEYS = frozenset({"name", "description", "schema", "baseConfig"})
+_KEYS = frozenset({"name", "description", "schema", "baseConfig", *SPELLINGS})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _CAMEL_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -30,9 +31,15 @@ class Stream:
     name: str
     table: str
     schema: Schema = field(repr=False)
+    rule: Rule = field(repr=False)
 
-    def __init__(self, name: str, schema: Any = True) -> None:
-        """`schema` is a pydantic class, or JSON Schema; any object fits True. Raises DeclarationError."""
+    def __init__(self, name: str, schema: Any = True, **functions: Any) -> None:
+        """`schema` is a pydantic class, or JSON Schema; any object fits True. Raises DeclarationError.
+
+        `functions` say who may have it: `can_access`, `on_join`, `on_leave`. See the page of tidelog.access.
+        """
+        if unknown := sorted(functions.keys() - SPELLINGS.keys()):
+            raise DeclarationError(f"stream {name!r}: there is no {unknown[0]!r}; there are {', '.join(SPELLINGS)}")
         try:
             compiled = compile_declared(schema)
         except DeclarationError as error:
@@ -42,9 +49,14 @@ class Stream:
                 f"stream {name!r}: no JSON object fits its schema, and every item is one: declare what an item is, "
                 'as {"type": "object", ...}, not a list of items'
             )
+        try:
+            rule = Rule.of(functions) if functions else NO_RULE
+        except DeclarationError as error:
+            raise DeclarationError(f"stream {name!r}: {error}") from error
         object.__setattr__(self, "name", name)  # frozen
         object.__setattr__(self, "table", table_name(name))
         object.__setattr__(self, "schema", compiled)
+        object.__setattr__(self, "rule", rule)
 
     @classmethod
     def from_config(cls, config: Any) -> Stream:
@@ -57,14 +69,18 @@ class Stream:
             said = f"not {name!r:.80}" if "name" in given else "and it is missing"
             raise DeclarationError(f'config["name"] must be a string, {said}')
         for key in sorted(given.keys() - _KEYS, key=repr):
-            _refuse(name, key, given[key])
+            # What an author declared is done or refused: ignored, a rule would open what it closes.
+            raise DeclarationError(
+                f"stream {name!r}: config has {key!r}, which no stream has; its keys are {', '.join(sorted(_KEYS))}"
+            )
         base = given.get("baseConfig", {"storageType": "default"})
         if not isinstance(base, dict) or base.get("storageType", "default") != "default":
             raise DeclarationError(
                 f'stream {name!r}: baseConfig must be {{"storageType": "default"}}, not {base!r:.80}; '
                 "Tidelog stores every stream in Postgres"
             )
-        return cls(name, given.get("schema", {}))
+        functions = {key: config[key] for key in config if key in SPELLINGS}  # None is no function: nothing is opened
+        return cls(name, given.get("schema", {}), **functions)
 
     def check(self, item: dict[str, Any], item_id: str) -> dict[str, Any]:
         """Return `item` with its id, or raise ItemInvalidError.
@@ -89,18 +105,6 @@ class Stream:
             # The item itself as it was given, and not with the id that was put into it here.
             culprits=[item if value is tried else value for _, value in found],
         )
-
-
-def _refuse(name: str, key: Any, value: Any) -> NoReturn:
-    """What an author declared is done or refused: ignored, an access function would open what it closes."""
-    if callable(value) or "access" in str(key).lower() or "auth" in str(key).lower():
-        raise DeclarationError(
-            f"stream {name!r}: access functions are not supported yet (config[{key!r}]), and without it "
-            "everyone could read the stream; remove the entry if everyone may"
-        )
-    raise DeclarationError(
-        f"stream {name!r}: config has {key!r}, which no stream has; its keys are {', '.join(sorted(_KEYS))}"
-    )
 
 
 def table_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Finds the authors' *_stream.py and *_step.py files and reads what they declare. Knows nothing of HTTP."""
+"""Finds the authors' *_stream.py, *_step.py and stream_auth.py, and reads what they declare. Knows nothing of HTTP."""
 
 import ast
 import os
@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from tidelog.errors import DeclarationError
 from tidelog.model.reserved import is_reserved
+from tidelog.model.rule import Function
 from tidelog.model.step import TYPES_NOT_SERVED, Endpoint, Step, endpoints_of
 from tidelog.model.stream import Stream
 from tidelog.runtime.loading import Project, cause_of, line_of
@@ -17,6 +18,7 @@ from tidelog.runtime.screening import check_context_use
 
 STREAM_SUFFIX = "_stream.py"
 STEP_SUFFIX = "_step.py"
+AUTHENTICATION_FILE = "stream_auth.py"
 
 _FOLDERS_IGNORED = frozenset({"__pycache__", "node_modules"})
 
@@ -47,6 +49,7 @@ class Discovered:
     steps: tuple[Step, ...]
     broken: tuple[BrokenFile, ...] = ()
     skipped: tuple[SkippedFile, ...] = ()
+    authenticate: Function | None = None  # of stream_auth.py
 
 
 def discover(steps_dir: Path) -> Discovered:
@@ -54,8 +57,8 @@ def discover(steps_dir: Path) -> Discovered:
 
     A file that fails is in `broken`; one of another type of step, or with the wrong name, is in `skipped`; the others
     are not affected.
-    Files that contradict each other, or a missing `steps_dir`, raise DeclarationError. Each call runs the
-    files anew.
+    Files that contradict each other, a missing `steps_dir`, or a stream_auth.py that fails raise DeclarationError:
+    without it the others would be open. Each call runs the files anew.
     """
     steps_dir = steps_dir.resolve()
     if not steps_dir.is_dir():
@@ -74,6 +77,7 @@ def discover(steps_dir: Path) -> Discovered:
         steps=tuple(step for step, _ in steps),
         broken=tuple(reading.broken),
         skipped=tuple(reading.skipped),
+        authenticate=reading.read_authentication(),
     )
 
 
@@ -103,12 +107,30 @@ class _Reading:
     def note_misnamed(self) -> None:
         """Files that look like streams or steps, and whose names say otherwise. They are looked at, and not run."""
         for file in self._files:
-            if file.suffix == ".py" and not file.name.endswith((STREAM_SUFFIX, STEP_SUFFIX)):
+            if file.suffix == ".py" and not file.name.endswith((STREAM_SUFFIX, STEP_SUFFIX, AUTHENTICATION_FILE)):
                 likeness = _likeness(file)
                 if likeness is not None:
                     what, suffix = likeness
                     cause = f"it looks like a {what}, and is none by its name, which must end with {suffix}"
                     self.skipped.append(SkippedFile(file, cause))
+
+    def read_authentication(self) -> Function | None:
+        """The function of the one file that says who sends requests. Raises DeclarationError if it can't be used."""
+        files = [file for file in self._files if file.name == AUTHENTICATION_FILE]
+        if len(files) > 1:
+            raise DeclarationError(f"{files[0]} and {files[1]} both say who sends requests: leave one out")
+        if not files:
+            return None
+        (file,) = files
+        try:
+            found = getattr(self._project.load(file), "authenticate", None)
+            return Function.of("authenticate", found, ("request",))
+        except KeyboardInterrupt:
+            raise
+        except DeclarationError as error:
+            raise DeclarationError(f"{file}: it needs `async def authenticate(request)`: {error}") from None
+        except BaseException as error:
+            raise DeclarationError(f"{file}: {cause_of(error, file, self._project.root)}") from error
 
     def _read(self, file: Path, read: Callable[[ModuleType, Path], Declared]) -> Declared | None:
         try:

@@ -1,0 +1,113 @@
+"""Calls authors' functions: async ones in the event loop, plain ones in threads, each within a time limit."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from tidelog.model.rule import Function
+
+# Calls of one function that are under way. The others wait, and their time does not count: who comes with thousands
+# after a restart is let in by and by, not refused. A plain one has half of the threads, so that another has some, too.
+AT_ONCE_MAX = 64
+PLAIN_AT_ONCE_MAX = 20
+END_SECONDS = 5.0  # for what still runs when the process ends
+
+_T = TypeVar("_T")
+
+
+class Threads(Protocol):
+    """Where plain functions run."""
+
+    async def run(self, name: str, call: Callable[[], _T]) -> _T:
+        """What `call` returns, in a thread, when there is one. Cancelled, it lets go of the thread."""
+        ...
+
+
+class AuthorFunctions:
+    """Those of one process."""
+
+    def __init__(self, threads: Threads, limit_seconds: float) -> None:
+        self._threads = threads
+        self._limit_seconds = limit_seconds
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._places: dict[Function, asyncio.Semaphore] = {}
+
+    def open(self) -> None:
+        """Work in another event loop than before: places are waited for in one."""
+        self._places.clear()
+        self._tasks.clear()
+
+    async def ask(self, function: Function, *arguments: Any) -> Any:
+        """What it answers. Raises what it raises, and TimeoutError; a function that goes on after that is let go of."""
+        place = self._places.get(function)
+        if place is None:
+            count = AT_ONCE_MAX if function.is_async else PLAIN_AT_ONCE_MAX
+            place = self._places[function] = asyncio.Semaphore(count)
+        async with place:
+            return await self.within_limit(self._call(function, arguments[: function.arguments_max]), function.name)
+
+    def limited(self, ask: Callable[[Any], Coroutine[Any, Any, Any]], name: str) -> Callable[[Any], Awaitable[Any]]:
+        """A function of ours, with the same limit."""
+
+        async def ask_in_time(about: Any) -> Any:
+            return await self.within_limit(ask(about), name)
+
+        return ask_in_time
+
+    async def within_limit(self, work: Coroutine[Any, Any, _T], name: str) -> _T:
+        """What comes of it in time. A task of its own: one that swallows its cancellation must keep nobody waiting."""
+        task = self.spawn(work)
+        try:
+            await asyncio.wait([task], timeout=self._limit_seconds)
+        finally:
+            if not task.done():
+                task.cancel()
+        if not task.done():
+            raise TimeoutError(f"{name} took longer than TIDELOG_ACCESS_TIMEOUT_SECONDS ({self._limit_seconds:g} s)")
+        if task.cancelled():
+            raise RuntimeError(f"{name} was cancelled by its own doing")
+        return task.result()
+
+    def spawn(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """A task that `close` waits for. Whatever it raises is no news to anybody who doesn't ask."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._forget)
+        return task
+
+    async def close(self) -> None:
+        """Wait for what runs, but not for ever."""
+        if self._tasks:
+            await asyncio.wait(list(self._tasks), timeout=END_SECONDS)
+        for task in self._tasks:
+            task.cancel()
+
+    async def _call(self, function: Function, arguments: tuple[Any, ...]) -> Any:
+        try:
+            if function.is_async:
+                answer = function.call(*arguments)
+            else:
+                answer = await self._threads.run(function.name, partial(_call_plain, function.call, arguments))
+            return await _awaited(answer) if inspect.isawaitable(answer) else answer
+        except SystemExit as error:  # in a task it would end the event loop
+            raise RuntimeError(f"{function.name} called sys.exit(); that would stop the server") from error
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()
+
+
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
+def _call_plain(call: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return call(*arguments)
+    except StopIteration as error:  # a future can't hold it, and its caller would wait for ever
+        raise RuntimeError("the function let a StopIteration out: next() without a default?") from error
