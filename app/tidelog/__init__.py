@@ -15,6 +15,7 @@ from tidelog.errors import (
     NoConnectionError,
     StreamUnknownError,
     TidelogError,
+    UnauthorizedError,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ __all__ = [
     "TidelogConfig",
     "TidelogError",
     "TidelogPlugin",
+    "UnauthorizedError",
     "consume",
 ]  # not `open`: `from tidelog import *` must not hide Python's
 

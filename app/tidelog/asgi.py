@@ -20,6 +20,7 @@ from tidelog.settings import Settings
 from tidelog.store.capacity import FEED_CONNECTIONS_MAX
 from tidelog.web.access import AccessLog
 from tidelog.web.cross_origin import PageRules, PagesApp
+from tidelog.web.exposure import check_exposure
 from tidelog.web.failures import exception_handlers
 from tidelog.web.health import health_controller
 from tidelog.web.openapi import openapi_config
@@ -35,7 +36,7 @@ class WholePlugin(TidelogPlugin):
     def route_handlers(self) -> list[Any]:
         tidelog = self.tidelog
         return [
-            *step_controllers(self.endpoints, tidelog.runtime, hidden_route),
+            *step_controllers(self.endpoints, tidelog.runtime, hidden_route, tidelog.admission.callers),
             health_controller(tidelog.checks, tidelog.warnings),
         ]
 
@@ -56,11 +57,13 @@ def delivered(config: TidelogConfig, access_log: AccessLog | None = None, **opti
     """The application of the server as delivered, without what is the whole process's. `options` are Litestar's."""
     plugin = WholePlugin(config)
     tidelog = plugin.tidelog
+    check_exposure(tidelog.settings, has_authentication=tidelog.admission.callers.has_authentication)
     return PagesApp(
         PageRules(tidelog.settings),
         tidelog.gate(access_log),
         [http for _, http in plugin.endpoints],
         access_log,
+        tidelog.admission.exposure,
         route_handlers=[],
         plugins=[plugin],
         exception_handlers=exception_handlers,

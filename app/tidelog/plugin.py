@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,11 +18,17 @@ from typing import Any
 from click import Group
 from litestar import Litestar
 from litestar.config.app import AppConfig
-from litestar.exceptions import ImproperlyConfiguredException
+from litestar.exceptions import ImproperlyConfiguredException, NotAuthorizedException, PermissionDeniedException
 from litestar.handlers import WebsocketRouteHandler
 from litestar.plugins import CLIPlugin, InitPlugin
 from litestar.utils import normalize_path
 
+from tidelog.access.authentication import Authentication, by_function
+from tidelog.access.authors import AuthorFunctions
+from tidelog.access.causes import Causes
+from tidelog.access.decisions import Access
+from tidelog.access.recheck import Hint, Recheck
+from tidelog.access.tokens import tokens_of
 from tidelog.commands import add_commands
 from tidelog.descriptors import descriptors
 from tidelog.errors import DeclarationError
@@ -32,6 +38,7 @@ from tidelog.feed.reader import Reader
 from tidelog.feed.stats import FeedStats
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.migrate import upgrade
+from tidelog.model.rule import Function
 from tidelog.model.step import endpoints_of
 from tidelog.model.stream import Stream
 from tidelog.numbering.sequencer import SequencerThread
@@ -51,8 +58,11 @@ from tidelog.store.stream_tables import check_stream_tables
 from tidelog.store.undeclared import warn_of_undeclared
 from tidelog.store.url import DatabaseUrl
 from tidelog.web.access import AccessLog
+from tidelog.web.admission import Admission
+from tidelog.web.callers import Callers
 from tidelog.web.cross_origin import PageRules
 from tidelog.web.dependency import streams_dependency
+from tidelog.web.exposure import Exposure
 from tidelog.web.health import health_controller
 from tidelog.web.openapi import with_steps
 from tidelog.web.paths import routes_below
@@ -61,6 +71,9 @@ from tidelog.web.startup import refuse
 from tidelog.web.steps import step_controllers
 
 logger = logging.getLogger("tidelog")
+
+# What an author's `authenticate` may raise, beside UnauthorizedError, to refuse a request.
+REFUSALS = (PermissionError, NotAuthorizedException, PermissionDeniedException)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +84,7 @@ class TidelogConfig:
     streams: Sequence[Stream] = ()
     steps_dir: Path | str | None = None  # with *_stream.py and *_step.py; None: there are none
     path: str = "/"  # of the WebSocket; steps and health are below it
+    authenticate: Callable[[Any], Any] | None = None  # of a request: who sends it, see the page of tidelog.access
     health: bool = False  # whether there are <path>/health/live and <path>/health/ready
     streams_dependency: str = "streams"  # what handlers call it
     session_dependency: str = "db_session"  # an AsyncSession of the application's, if it has one by this name
@@ -95,7 +109,12 @@ class TidelogConfig:
                 )
             tables[stream.table] = stream.name
             streams[stream.name] = stream
-        return replace(found, streams=streams)
+        if self.authenticate is None:
+            return replace(found, streams=streams)
+        if found.authenticate is not None:
+            raise DeclarationError("stream_auth.py and TidelogConfig(authenticate=...) are there: leave one out")
+        authenticate = Function.of("authenticate", self.authenticate, ("request",))
+        return replace(found, streams=streams, authenticate=authenticate)
 
 
 class TidelogPlugin(InitPlugin, CLIPlugin):
@@ -152,7 +171,8 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         """What the application serves of it."""
         config, tidelog = self.config, self.tidelog
         handlers: list[Any] = [socket_route(config.path, tidelog.gate(), PageRules(tidelog.settings).guard_socket)]
-        handlers += step_controllers(self.endpoints, tidelog.runtime, routes_below(config.path))
+        callers = tidelog.admission.callers
+        handlers += step_controllers(self.endpoints, tidelog.runtime, routes_below(config.path), callers)
         if config.health:
             handlers.append(health_controller(tidelog.checks, tidelog.warnings, config.path))
         return handlers
@@ -199,6 +219,8 @@ class Tidelog:
             item_size_max_bytes=settings.body_size_max_bytes,
         )
         self.threads = HandlerThreads()
+        self.access_threads = HandlerThreads()  # not the steps': who may is found out while these are slow
+        self.admission = self._make_admission(declared)
         self.runtime = Runtime(self.streams, self.database, settings, self.threads)
         self.blocked = BlockedLoopWatch(step_in(declared.steps))
         self.archive = Archive(self.database, self.streams)
@@ -206,20 +228,55 @@ class Tidelog:
         self._is_started = self._was_started = False
         self._make_feed()
 
+    def _make_admission(self, declared: Discovered) -> Admission:
+        """Raises TokenSettingsError, and DeclarationError for two authentications."""
+        settings, causes = self.settings, Causes()
+        limit_seconds = settings.access_timeout_seconds
+        self._asked = [AuthorFunctions(self.access_threads, limit_seconds) for _ in ("authenticate", "rules")]
+        ours, of_rules = self._asked
+        tokens = tokens_of(settings, causes)
+        authentication: Authentication | None = None
+        if declared.authenticate is not None:
+            if tokens is not None:
+                raise DeclarationError("TIDELOG_JWT_... is set, and there is an `authenticate`: leave one out")
+            authentication = Authentication(by_function(declared.authenticate, ours), causes, REFUSALS)
+        elif tokens is not None:
+            authentication = Authentication(ours.limited(tokens.authenticate, "the tokens' keys"), causes)
+        exposure = Exposure(settings, has_authentication=authentication is not None)
+        return Admission(Callers(authentication), Access(declared.streams, of_rules, causes), exposure)
+
     def _make_feed(self) -> None:
         """Of each start its own: positions, threads and what belongs to an event loop are of no use to the next."""
         self.broadcaster = Broadcaster(self.archive, self.settings)
         fast_path = FastPath(self.broadcaster)
-        self.reader = Reader(self.database.connect, self.broadcaster, fast_path, self.archive.reconnect)
+        self._recheck = Recheck(self._ask_again)
+        self.reader = Reader(
+            self.database.connect,
+            self.broadcaster,
+            fast_path,
+            self.archive.reconnect,
+            self._recheck.note_payload,
+        )
         self.sequencer = SequencerThread(self.database.connect, self.settings.retention, fast_path)
         for gate in self._gates:
             gate.feed = self.broadcaster
 
     def gate(self, access_log: AccessLog | None = None) -> SocketGate:
         """A way in for clients, in every start of the application."""
-        gate = SocketGate(self.broadcaster, self.streams, self.settings, access_log)
+        gate = SocketGate(self.broadcaster, self.streams, self.settings, access_log, self.admission)
         self._gates.append(gate)
         return gate
+
+    def recheck(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> None:
+        """Ask the rules again for the subscriptions of this process that match; those that are denied now end.
+
+        In all processes: `select pg_notify('tidelog_recheck', '{"subject": "ada"}')`, once the change is committed.
+        """
+        self._recheck.note(Hint(subject, stream, group))
+
+    async def _ask_again(self, hints: Collection[Hint]) -> None:
+        for gate in self._gates:
+            await gate.ask_again(hints)
 
     @asynccontextmanager
     async def lifespan(self, app: Litestar) -> AsyncIterator[None]:
@@ -241,6 +298,9 @@ class Tidelog:
     @asynccontextmanager
     async def _serving(self, app: Litestar) -> AsyncIterator[None]:
         self.threads.open()
+        self.access_threads.open()
+        for asked in self._asked:
+            asked.open()
         try:
             await self._open(app)
             await warn_if_short(
@@ -257,9 +317,12 @@ class Tidelog:
                 reading.cancel()
                 with suppress(asyncio.CancelledError):
                     await reading
+                self._recheck.close()
                 await self.broadcaster.close()
                 await asyncio.to_thread(self.sequencer.stop)
         finally:
+            for asked in self._asked:
+                await asked.close()
             await self.database.close()
             if self.embedded is not None:
                 await asyncio.to_thread(self.embedded.stop)
@@ -312,7 +375,7 @@ class Tidelog:
             "subscriptions": self.broadcaster.troubles.of_all or "ok",
             "sequencer": self.sequencer.trouble or "ok",
             "numbering": self.reader.watch.numbering or "ok",
-            "threads": self.threads.trouble or "ok",
+            "threads": self.threads.trouble or self.access_threads.trouble or "ok",
         }
 
     def warnings(self) -> dict[str, str]:

@@ -18,6 +18,8 @@ import uvicorn
 from alembic import command
 from uvicorn.supervisors import Multiprocess
 
+from tidelog.access.causes import Causes
+from tidelog.access.tokens import tokens_of
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.redaction import Redaction
 from tidelog.logs.setup import configure
@@ -28,6 +30,7 @@ from tidelog.settings import Settings
 from tidelog.store.connecting import first_connection
 from tidelog.store.requirements import check_server, is_to_be_migrated
 from tidelog.store.revisions import alembic_config
+from tidelog.web.exposure import check_exposure
 from tidelog.welcome import welcome
 
 logger = logging.getLogger("tidelog.serve")
@@ -65,6 +68,8 @@ def serve(settings: Settings, bound: socket.socket) -> None:
     The embedded server is held all the while, so that it starts and stops once.
     """
     discovered = discover(settings.steps_dir)
+    has_authentication = discovered.authenticate is not None or tokens_of(settings, Causes()) is not None
+    check_exposure(settings, has_authentication=has_authentication)
     if settings.database_url is not None:
         # It may have a password: not shown. Of SQLAlchemy's driver names psql knows nothing.
         is_psqls = "+" not in settings.database_url.partition("://")[0]

@@ -35,7 +35,7 @@ FAIL = """
     import os
     raise RuntimeError(os.environ["TIDELOG_DATABASE_URL"] + "\\nforged ?token=" + req["queryParams"]["token"])
 """
-PASSWORD = "s3cret-of-the-database"  # noqa: S105 - it is to be found where it shouldn't be
+PASSWORD = "s3cret-of-the-database"
 SERVICE_RESTART = 1012  # RFC 6455's registry
 SERVE = ["-m", "tidelog.cli", "serve"]
 

@@ -114,6 +114,7 @@ async def test_a_page_of_vites_uses_a_developers_server(server: Server) -> None:
 async def test_settings_open_a_server_to_other_pages_and_names(database_url: str, start_server: StartServer) -> None:
     """A comma list of origins, and the names that it is called by."""
     told = {"TIDELOG_CORS_ORIGINS": f"{EVIL},http://localhost:*", "TIDELOG_ALLOWED_HOSTS": "app.example, 127.0.0.1"}
+    told |= {"TIDELOG_ACCESS": "open"}
     server = await start_server(**told)
     assert await open_socket(server, Origin=EVIL) == 101
     assert await open_socket(server, Origin=VITE) == 101

@@ -362,7 +362,7 @@ async def test_guards_of_the_application_decide_on_the_socket(url: str) -> None:
         with pytest.raises(InvalidStatus, match="403"):
             async with Subscriber.connect(server, path="/live"):
                 pass
-        async with Subscriber.connect(server, token="let-me-in", path="/live") as subscriber:  # noqa: S106
+        async with Subscriber.connect(server, token="let-me-in", path="/live") as subscriber:
             await subscriber.view("job", "all")
 
 

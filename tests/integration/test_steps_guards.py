@@ -14,7 +14,7 @@ from litestar.types import ASGIApp, Receive, Scope, Send
 
 from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 
-SECRET = "let me in"  # noqa: S105 - nobody's
+SECRET = "let me in"
 
 
 @pytest.fixture

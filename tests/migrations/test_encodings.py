@@ -92,7 +92,7 @@ async def test_a_client_encoding_of_role_or_database_changes_nothing(
     database = make_url(url).database
     await sql.execute(f"create role {role} superuser login password 'x'")
     await sql.execute(f"alter {of.format(role=role, database=database)} set client_encoding = 'LATIN1'")
-    as_role = make_url(url).set(username=role, password="x").render_as_string(hide_password=False)  # noqa: S106 - of a role that lives for one test
+    as_role = make_url(url).set(username=role, password="x").render_as_string(hide_password=False)
     try:
         session = await asyncpg.connect(as_role)
         assert await session.fetchval("show client_encoding") == "UTF8"

@@ -157,7 +157,7 @@ async def owner_url(databases: Databases, empty_url: str) -> AsyncIterator[str]:
     sql = await connect_sql(empty_url)
     await sql.execute(f"create role {role} login password 'x'")
     await sql.execute(f'alter database "{database}" owner to {role}')
-    yield make_url(empty_url).set(username=role, password="x").render_as_string(hide_password=False)  # noqa: S106 - of a role that lives for one test
+    yield make_url(empty_url).set(username=role, password="x").render_as_string(hide_password=False)
     await sql.execute(f'alter database "{database}" owner to current_user')
     await sql.execute(f"drop owned by {role}")
     await sql.execute(f"drop role {role}")

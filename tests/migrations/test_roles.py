@@ -47,7 +47,7 @@ async def role(url: str, sql: Sql) -> AsyncIterator[Role]:
     name = f"tidelog_test_app_{RUN}"
     await sql.execute(f"create role {name} login password 'x'")
     await sql.execute(re.sub(r"\bapp\b", name, GRANTS).replace("streams.job", "streams.note"))
-    yield Role(name, make_url(url).set(username=name, password="x").render_as_string(hide_password=False), sql)  # noqa: S106 - of a role that lives for one test
+    yield Role(name, make_url(url).set(username=name, password="x").render_as_string(hide_password=False), sql)
     await sql.execute(f"drop owned by {name}")
     await sql.execute(f"drop role {name}")
 

@@ -21,7 +21,7 @@ from tidelog.logs.request import CurrentRequest, current_request
 from tidelog.logs.setup import OURS
 from tidelog.runtime.loading import PACKAGE
 
-PASSWORD = "s3cret/p@ss"  # noqa: S105 - it is to be found where it shouldn't be
+PASSWORD = "s3cret/p@ss"
 URL = f"postgresql://me:{PASSWORD}@db.example:5432/app?sslpassword=t0ken-of-ssl"
 FORGED = '2026-01-01T00:00:00.000000Z [critical ] forged\r\n{"level": "critical"}\r\x1b[2J\x9b2J\u2028\u202ex\0'
 

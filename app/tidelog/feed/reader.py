@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from tidelog.access.recheck import CHANNEL as RECHECK_CHANNEL
 from tidelog.backoff import Backoff
 from tidelog.feed.hint import EPOCH_CHANNEL, HEAD_CHANNEL, PAUSE_SECONDS, hinted_head
 from tidelog.feed.watch import WATCH_SECONDS, Watch
@@ -37,9 +38,19 @@ class Reader:
     """Publishes every commit after the head at which it started, through every loss of the connection."""
 
     def __init__(
-        self, connect: Connector, sink: CommitSink, fast_path: FastPath, reconnect: Callable[[], Awaitable[None]]
+        self,
+        connect: Connector,
+        sink: CommitSink,
+        fast_path: FastPath,
+        reconnect: Callable[[], Awaitable[None]],
+        on_recheck: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`reconnect` has those connect anew who read what is stored: what they have may be of another server."""
+        """`reconnect` has those connect anew who read what is stored: what they have may be of another server.
+
+        `on_recheck` is called with what a NOTIFY says of rules to be asked again; empty, for all, where some may have
+        been missed.
+        """
+        self._on_recheck = on_recheck
         self._connect = connect
         self._sink, self._progress = sink, sink.progress
         self._fast_path = fast_path
@@ -129,7 +140,9 @@ class Reader:
         if not self._is_listening and not self.watch.queue.is_filling:
             await connection.add_listener(HEAD_CHANNEL, self._on_head)
             await connection.add_listener(EPOCH_CHANNEL, self._on_epoch)
+            await connection.add_listener(RECHECK_CHANNEL, lambda *of: self._on_recheck(str(of[-1])))
             self._is_listening = True
+            self._on_recheck("")
 
     async def _check_epoch(self, connection: asyncpg.Connection[Any]) -> None:
         was_told, self._is_epoch_in_doubt = self._is_epoch_in_doubt, False  # before it is read: it may change meanwhile

@@ -144,9 +144,14 @@ class StepContext:
         loop: asyncio.AbstractEventLoop,
         *,
         is_plain: bool,
+        auth: Any = None,
     ) -> None:
-        """A plain handler runs in a thread: there, calls on streams wait for their answer."""
+        """A plain handler runs in a thread: there, calls on streams wait for their answer.
+
+        `auth` is who sent the request, as the authentication says; None if it is anybody.
+        """
         self.trace_id = self.traceId = trace_id
+        self.auth = auth
         self.flows = list(step.flows)
         self.logger = StepLogger(step.name, trace_id, self.flows)
         self.calls = Calls(loop)

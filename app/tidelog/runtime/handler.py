@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from tidelog.errors import AnswerInvalidError
+from tidelog.model.rule import is_async
 from tidelog.model.step import Step
 from tidelog.runtime.threads import HandlerThreads
 from tidelog.runtime.watch import HandlerWatch
@@ -20,13 +21,16 @@ class Handler:
 
     def __init__(self, step: Step, threads: HandlerThreads) -> None:
         self.step = step
-        self.is_plain = not _is_async(step.handler)
+        self.is_plain = not is_async(step.handler)
         self._takes_context = _takes_context(step.handler)
         self._threads = threads
 
     async def call(self, given: Any, context: Any, watch: HandlerWatch) -> Any:
         """What it returns."""
         arguments = (given, context) if self._takes_context else (given,)
+        if self.step.middleware:
+            watch.handler = self._call_through(0, given, context)
+            return await watch.handler
         if not self.is_plain:
             watch.handler = self.step.handler(*arguments)
             return await watch.handler
@@ -36,6 +40,22 @@ class Handler:
             returned.close()
             raise AnswerInvalidError("a plain handler returned a coroutine: write `async def handler(req, context)`")
         return returned
+
+    async def _call_through(self, number: int, given: Any, context: Any) -> Any:
+        """What the middleware answers from this one on, of which the last calls the handler. Each goes on once."""
+        if number == len(self.step.middleware):
+            arguments = (given, context) if self._takes_context else (given,)
+            return await self.step.handler(*arguments)
+        went_on = False
+
+        async def next_fn() -> Any:
+            nonlocal went_on
+            if went_on:
+                raise RuntimeError("a middleware called next_fn twice: the step would run twice in one transaction")
+            went_on = True
+            return await self._call_through(number + 1, given, context)
+
+        return await self.step.middleware[number](given, context, next_fn)
 
     def _call_plain(self, arguments: tuple[Any, ...]) -> Any:
         try:
@@ -55,10 +75,6 @@ def step_in(steps: Iterable[Step]) -> Callable[[FrameType], str | None]:
         return by_file.get(frame.f_code.co_filename)
 
     return name
-
-
-def _is_async(handler: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(getattr(handler, "__call__", None))  # noqa: B004
 
 
 def _takes_context(handler: Callable[..., Any]) -> bool:

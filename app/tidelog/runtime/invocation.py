@@ -14,6 +14,7 @@ class Invocation(Caller, Protocol[Outcome_co]):
     """Made by what serves a trigger, for one run of a step and its retries. Its caller waits for the outcome."""
 
     trace_id: str
+    auth: Any  # who caused it, as the authentication says; None if it is anybody
 
     def given(self) -> Any:
         """The handler's first argument, made anew for each try, as handlers change it. Raises if there is none."""

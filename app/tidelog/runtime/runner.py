@@ -75,7 +75,8 @@ class StepRunner:
         given = invocation.given()
         work = StepTransaction(self._share, self._begin) if self.step.transaction else StepAutocommit(self._share)
         loop = asyncio.get_running_loop()
-        context = StepContext(self.step, invocation.trace_id, self._items, work, loop, is_plain=self._handler.is_plain)
+        is_plain, auth = self._handler.is_plain, invocation.auth
+        context = StepContext(self.step, invocation.trace_id, self._items, work, loop, is_plain=is_plain, auth=auth)
         watch = HandlerWatch(invocation, self._limit_seconds, partial(self._give_up, context, work, invocation))
         try:
             returned = await self._handler.call(given, context, watch)

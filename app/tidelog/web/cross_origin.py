@@ -26,6 +26,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Message, Receive, Scope, Send
 
 from tidelog.errors import (
+    ExposedError,
     HostForbiddenError,
     OriginForbiddenError,
     TidelogError,
@@ -35,6 +36,7 @@ from tidelog.model.trigger import HttpTrigger
 from tidelog.settings import Settings
 from tidelog.web.access import UNLOGGED, AccessLog
 from tidelog.web.answer import Answer, RawHeaders
+from tidelog.web.exposure import Exposure
 from tidelog.web.handshake import is_sign_of_one, upgrade_required
 from tidelog.web.hosts import DEFAULT_PORTS, LENGTH_MAX, Host, is_loopback_address, parse_host, parse_origin
 from tidelog.web.overfull import REFUSAL
@@ -146,10 +148,12 @@ class PagesApp(SocketsAnywhere):
         gate: SocketGate,
         triggers: Iterable[HttpTrigger],
         access_log: AccessLog | None = None,
+        exposure: Exposure | None = None,
         **options: Any,
     ) -> None:
         super().__init__(gate, triggers, access_log, **options)
         self._rules = rules
+        self._exposure = exposure
         self._refusals = Refusals(access_log)
 
     async def __call__(
@@ -165,13 +169,15 @@ class PagesApp(SocketsAnywhere):
         host = None
         try:
             host = self._rules.check_host(said_host, scope.get("server"))
+            if self._exposure is not None and (is_socket or scope["path"] not in UNLOGGED):
+                self._exposure.check(scope)
             if is_socket or wanted is not None or cast("HTTPScope", scope)["method"] not in SAFE_METHODS:
                 self._rules.check_origin(origin, site, host)
             if REFUSAL in scope and (is_socket or scope["path"] not in UNLOGGED):
                 refusal = cast("dict[str, Any]", scope)[REFUSAL]
             elif is_handshake and not is_socket and cast("HTTPScope", scope)["method"] == "GET":
                 refusal = upgrade_required(scope["headers"])
-        except (HostForbiddenError, OriginForbiddenError) as error:
+        except (ExposedError, HostForbiddenError, OriginForbiddenError) as error:
             await self._refusals.refuse(scope, cast("Receive", receive), cast("Send", send), error)
             return
         if origin is not None and not is_socket:

@@ -16,6 +16,7 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.types import ExceptionHandlersMap
 
 from tidelog.errors import (
+    AuthenticationUnavailableError,
     BodyInvalidError,
     ClientGoneError,
     CommitUnknownError,
@@ -23,6 +24,7 @@ from tidelog.errors import (
     StepTimedOutError,
     ThreadsStuckError,
     TidelogError,
+    UnauthorizedError,
     Violation,
 )
 from tidelog.logs.lines import printable
@@ -32,6 +34,9 @@ RETRY_CONFLICT_SECONDS = 1  # the other transaction is over by then
 RETRY_BUSY_SECONDS = 5  # about what a lock is waited for
 RETRY_DATABASE_SECONDS = 5  # about what a restart or a fail-over takes
 PATH_LENGTH_MAX = 200  # of what is told of a path where nothing is
+
+RETRY_AUTHENTICATION_SECONDS = 5
+CHALLENGE = {"www-authenticate": "Bearer"}  # RFC 9110 15.5.2, RFC 6750 3
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +68,10 @@ def failure_of(error: BaseException, where: str) -> Failure:
     if isinstance(error, ClientGoneError):
         logger.info("%s: %s", where, error)
         return Failure(error.status, error.code, str(error))
+    if isinstance(error, UnauthorizedError):
+        return Failure(error.status, error.code, str(error), headers=CHALLENGE)
+    if isinstance(error, AuthenticationUnavailableError):  # whose cause is in the log
+        return Failure(error.status, error.code, str(error), headers={"retry-after": str(RETRY_AUTHENTICATION_SECONDS)})
     if isinstance(error, TidelogError) and error.status < 500:
         return Failure(error.status, error.code, str(error))
     if isinstance(error, HTTPException) and error.status_code < 500:

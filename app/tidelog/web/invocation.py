@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 class HttpInvocation:
     """One request, whose body is here. See Invocation, which it is."""
 
-    __slots__ = ("_body_schema", "_incoming", "_receive", "_refuse", "_response_schemas", "_where", "trace_id")
+    __slots__ = ("_body_schema", "_incoming", "_receive", "_refuse", "_response_schemas", "_where", "auth", "trace_id")
 
     def __init__(
         self,
@@ -33,8 +33,10 @@ class HttpInvocation:
         refuse: Callable[[Exception], Awaitable[None]],
         body_schema: Schema | None,
         response_schemas: Mapping[int, Schema],
+        auth: Any,
     ) -> None:
-        """`refuse` answers the request for an error."""
+        """`refuse` answers the request for an error; `auth` is who sent it."""
+        self.auth = auth
         self.trace_id = trace_id
         self._incoming = incoming
         self._where = where
@@ -46,6 +48,7 @@ class HttpInvocation:
     def given(self) -> dict[str, Any]:
         """`req`. Raises BodyInvalidError and QueryInvalidError."""
         req = self._incoming.req()
+        req["auth"] = self.auth
         if self._body_schema is not None:
             req["body"] = _checked_body(self._body_schema, req["body"], self._incoming)
         return req

@@ -9,10 +9,17 @@ from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 from pydantic_core import to_json
 
-from tidelog.errors import ServerFullError, TidelogError, UpgradeRequiredError, UpgradeWithBodyError
+from tidelog.errors import (
+    AuthenticationUnavailableError,
+    ServerFullError,
+    TidelogError,
+    UnauthorizedError,
+    UpgradeRequiredError,
+    UpgradeWithBodyError,
+)
 from tidelog.web.access import AccessLog
 from tidelog.web.answer import Answer
-from tidelog.web.failures import Failure
+from tidelog.web.failures import CHALLENGE, RETRY_AUTHENTICATION_SECONDS, Failure
 from tidelog.web.handshake import VERSION
 from tidelog.web.protocol import EXTENSION
 
@@ -20,6 +27,8 @@ POLICY_VIOLATION = 1008  # RFC 6455 7.4.1
 RETRY_FULL_SECONDS = 5  # another process may have room at once, but everybody who is refused comes back then
 
 _HEADERS = {
+    UnauthorizedError.code: CHALLENGE,
+    AuthenticationUnavailableError.code: {"retry-after": str(RETRY_AUTHENTICATION_SECONDS)},
     ServerFullError.code: {"retry-after": str(RETRY_FULL_SECONDS)},
     UpgradeWithBodyError.code: {"connection": "close"},  # what follows is no request
     # RFC 9110 15.5.22, and RFC 6455 4.4 for the version

@@ -49,7 +49,7 @@ class Incoming:
             "body": value,
             "headers": dict(self.headers),
             "pathParams": dict(self.path_params),
-            "queryParams": _parse_query(self.query) if self.query else {},
+            "queryParams": parse_query(self.query) if self.query else {},
             "rawBody": text,
         }
 
@@ -160,7 +160,8 @@ def _has_infinity(value: Any) -> bool:
     return False
 
 
-def _parse_query(query: bytes) -> dict[str, str | list[str]]:
+def parse_query(query: bytes) -> dict[str, str | list[str]]:
+    """Names to values; a name that is repeated has the list of its values. Raises QueryInvalidError."""
     try:
         return _parse_fields(query.decode())
     except UnicodeDecodeError:

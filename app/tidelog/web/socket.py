@@ -12,7 +12,10 @@ from litestar.enums import ScopeType
 from litestar.handlers import WebsocketRouteHandler
 from litestar.types import Guard, HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSend, Receive, Scope, Send
 
-from tidelog.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError
+from tidelog.access.caller import Caller
+from tidelog.access.decisions import Mode
+from tidelog.access.recheck import ALL, Hint
+from tidelog.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError, UnauthorizedError
 from tidelog.feed.draining import FellBehindError
 from tidelog.feed.interfaces import Subscriptions
 from tidelog.feed.messages import Messages
@@ -21,10 +24,15 @@ from tidelog.model.change import Topic
 from tidelog.model.trigger import HttpTrigger
 from tidelog.settings import Settings
 from tidelog.web.access import AccessLog
+from tidelog.web.admission import Admission
 from tidelog.web.allowance import POLICY_VIOLATION, Allowance, floods
+from tidelog.web.callers import AUTHORIZATION
 from tidelog.web.dialects import motia, tidelog
+from tidelog.web.entrance import Entrance
+from tidelog.web.expiry import Expiry
 from tidelog.web.outlet import open_outlet
 from tidelog.web.paths import StepsApp
+from tidelog.web.refusal import Refusals
 from tidelog.web.unknown_streams import UnknownStreams
 
 # The code that Motia's clients know for a join that isn't allowed; an unknown stream answers the same, so
@@ -32,6 +40,7 @@ from tidelog.web.unknown_streams import UnknownStreams
 ACCESS_DENIED = ("STREAM_ACCESS_DENIED", "Access denied")
 TRY_AGAIN_LATER = 1013  # RFC 6455's registry: the client fell too far behind; it may come back and go on
 INTERNAL_ERROR = 1011
+UNAUTHORIZED = 4401  # of ours: the authentication has ended
 # Never sent; these two say that no code was received, and that the connection broke.
 NO_STATUS_RECEIVED = 1005
 ABNORMAL_CLOSURE = 1006
@@ -41,7 +50,6 @@ ABNORMAL_CLOSURE = 1006
 FRAMES_FOR_EACH_SUBSCRIPTION = 4
 BURST_SECONDS = 10.0
 
-AUTHORIZATION = "Authorization"
 NO_TOPIC = Topic("", "")
 
 
@@ -81,12 +89,16 @@ class SocketGate:
         streams: Collection[str],
         settings: Settings,
         access_log: AccessLog | None = None,
+        admission: Admission | None = None,
     ) -> None:
+        """Without `admission` everybody may have the streams."""
         self._access_log = access_log
+        self._refusals = Refusals(access_log)
         self.feed = feed
-        self.streams = streams
+        self.admission = admission or Admission.of_all(streams)
         self.settings = settings
         self.unknown_streams = UnknownStreams(streams)
+        self.asked: set[SocketConnection] = set()  # those for which somebody had to be asked
         # One of each for all connections: what they encode is shared.
         self.motia = motia.MotiaDialect()
         self.tidelog = tidelog.TidelogDialect()
@@ -104,13 +116,24 @@ class SocketGate:
             accepted = AUTHORIZATION
         if (await receive())["type"] != "websocket.connect":
             return
+        try:
+            caller = await self.admission.callers.of(scope)
+        except TidelogError as error:
+            await self._refusals.refuse(scope, receive, send, error)
+            return
         await send({"type": "websocket.accept", "subprotocol": accepted, "headers": []})
-        connection = connect(scope, receive, send, self)
+        connection = connect(scope, receive, send, self, caller)
         if self._access_log is None:
             await connection.serve()
         else:
             with self._access_log.socket(scope, connect.dialect_name, connection):
                 await connection.serve()
+
+    async def ask_again(self, hints: Collection[Hint]) -> None:
+        """Ask anew for the subscriptions that these are about; what is denied now ends. Returns when all is asked."""
+        rounds = [done for connection in self.asked if (done := connection.ask_again(hints)) is not None]
+        if rounds:
+            await asyncio.wait(rounds)
 
 
 def socket_route(path: str, gate: SocketGate, guard: Guard) -> WebsocketRouteHandler:
@@ -133,10 +156,15 @@ class SocketConnection:
     dialect_name: str
     close_code = ABNORMAL_CLOSURE  # until it is known
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate, caller: Caller) -> None:
         self._receive = receive
+        self._scope = scope
         self._client = cast("dict[str, Any]", scope).get("client")
         self._gate = gate
+        self.caller = caller
+        self._mode: Mode = gate.admission.mode_of(scope)
+        self._entrance: Entrance | None = None  # if somebody has to be asked
+        self._expiry = None if caller.expires_at is None else self._make_expiry(caller.expires_at)
         self._subscriptions: dict[str, Subscription] = {}
         self._task = asyncio.current_task()
         self._is_stuck = False
@@ -181,6 +209,7 @@ class SocketConnection:
         finally:
             self.outlet.end()
             self._gate.feed.leave(self, self._subscriptions.values())
+            self._end_of_access()
             # Each of them has this connection: it would stay until Python looks for garbage.
             self._count_at_end = len(self._subscriptions)
             self._subscriptions.clear()
@@ -225,9 +254,12 @@ class SocketConnection:
 
     def refuse(self, subscription: Subscription, error: TidelogError) -> None:
         """It is over, by the server's doing: its name and its place are free, and the client is told."""
-        if self._subscriptions.get(subscription.name) is subscription:
-            del self._subscriptions[subscription.name]
+        self._forget(subscription)
         self.deliver(self.dialect.refuse(subscription, error.code, str(error)))
+
+    def ask_again(self, hints: Collection[Hint]) -> asyncio.Future[None] | None:
+        """Ask anew for those subscriptions that these are about; None if there are none."""
+        return None if self._entrance is None else self._entrance.ask_again(hints)
 
     def _take(self, text: str | None) -> None:
         try:
@@ -248,21 +280,79 @@ class SocketConnection:
         raise NotImplementedError
 
     def _subscribe(self, subscription: Subscription) -> None:
-        """Subscribe, if it is allowed."""
-        if subscription.topic.stream not in self._gate.streams:
-            self._gate.unknown_streams.note(subscription.topic.stream)
+        """Subscribe, if it is allowed, or when it is."""
+        gate = self._gate
+        gate.unknown_streams.note(subscription.topic.stream)
+        is_allowed = gate.admission.access.at_once(self.caller, subscription.topic.stream, self._mode)
+        if is_allowed is False:
             self.deliver(self.dialect.refuse(subscription, *ACCESS_DENIED))
-        elif len(self._subscriptions) >= self._gate.settings.socket_subscriptions_max:
-            message = f"a connection may have {self._gate.settings.socket_subscriptions_max} subscriptions"
+        elif len(self._subscriptions) >= gate.settings.socket_subscriptions_max:
+            message = f"a connection may have {gate.settings.socket_subscriptions_max} subscriptions"
             self.deliver(self.dialect.refuse(subscription, "too_many_subscriptions", message))
         else:
             self._subscriptions[subscription.name] = subscription
-            self._gate.feed.subscribe(subscription)
+            if is_allowed:
+                gate.feed.subscribe(subscription)
+            else:
+                self._asked().ask(subscription)
 
     def _unsubscribe(self, name: str) -> None:
-        subscription = self._subscriptions.pop(name, None)
+        subscription = self._subscriptions.get(name)
         if subscription is not None:
+            self._forget(subscription)
             self._gate.feed.unsubscribe(subscription)
+
+    def _forget(self, subscription: Subscription) -> None:
+        """It is over: its name and its place are free."""
+        if self._subscriptions.get(subscription.name) is subscription:
+            del self._subscriptions[subscription.name]
+        if self._entrance is not None:
+            self._entrance.end(subscription)
+
+    def _asked(self) -> Entrance:
+        if self._entrance is None:
+            access, feed = self._gate.admission.access, self._gate.feed
+            self._entrance = Entrance(access, self.caller, self._mode, feed.subscribe, self._deny, self._lose)
+            self._gate.asked.add(self)
+        return self._entrance
+
+    def _deny(self, subscription: Subscription) -> None:
+        """It may not be had, or not any more."""
+        if self._take_away(subscription):
+            self.deliver(self.dialect.refuse(subscription, *ACCESS_DENIED))
+
+    def _lose(self, subscription: Subscription) -> None:
+        """Whether it may still be had can't be found out: it ends, and may be asked for again."""
+        if self._take_away(subscription):
+            error = SubscriptionUnavailableError("it can't be found out who may: subscribe again later")
+            self.refuse(subscription, error)
+
+    def _take_away(self, subscription: Subscription) -> bool:
+        """End it; False if the connection had to be closed: what waits to be sent may be of it, and of others."""
+        was_let_in = self._gate.feed.unsubscribe(subscription)
+        self._forget(subscription)
+        if was_let_in and self.outlet.is_full:
+            self.outlet.close(TRY_AGAIN_LATER, "access to a subscription has ended: come back with the others")
+            return False
+        return True
+
+    def _make_expiry(self, ends_at: float) -> Expiry:
+        expiry = Expiry(self._tell_expiry, self._end_authentication)
+        expiry.set(ends_at)
+        return expiry
+
+    def _tell_expiry(self, ends_at: float) -> None:
+        """Its dialect may have no word for it."""
+
+    def _end_authentication(self) -> None:
+        self.outlet.close(UNAUTHORIZED, "the authentication has expired: come back with a new one")
+
+    def _end_of_access(self) -> None:
+        if self._expiry is not None:
+            self._expiry.stop()
+        if self._entrance is not None:
+            self._entrance.close()
+            self._gate.asked.discard(self)
 
     def _note_full(self) -> None:
         self._gate.feed.note_full(self)
@@ -282,8 +372,8 @@ class MotiaConnection(SocketConnection):
     dialect: motia.MotiaDialect
     dialect_name = "motia"
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
-        super().__init__(scope, receive, send, gate)
+    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate, caller: Caller) -> None:
+        super().__init__(scope, receive, send, gate, caller)
         self.dialect = gate.motia
 
     def _handle(self, text: str) -> None:
@@ -309,14 +399,17 @@ class TidelogConnection(SocketConnection):
     dialect: tidelog.TidelogDialect
     dialect_name = tidelog.SUBPROTOCOL
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate) -> None:
-        super().__init__(scope, receive, send, gate)
+    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate, caller: Caller) -> None:
+        super().__init__(scope, receive, send, gate, caller)
         self.dialect = gate.tidelog
+        self._renewal: asyncio.Task[None] | None = None
 
     def _handle(self, text: str) -> None:
         request = tidelog.parse(text)
         if isinstance(request, tidelog.Unsubscribe):
             self._unsubscribe(request.id)
+        elif isinstance(request, tidelog.Auth):
+            self._begin_renewal(request.token)
         elif request.id in self._subscriptions:
             message = f"there is a subscription {request.id!r} on this connection: unsubscribe it first"
             self.deliver(self.dialect.error("subscription_exists", message, request.id))
@@ -325,6 +418,40 @@ class TidelogConnection(SocketConnection):
 
     def _error(self, code: str, message: str) -> Messages:
         return self.dialect.error(code, message)
+
+    def _tell_expiry(self, ends_at: float) -> None:
+        self.deliver(self.dialect.token_expires(ends_at))
+
+    def _end_of_access(self) -> None:
+        super()._end_of_access()
+        if self._renewal is not None:
+            self._renewal.cancel()
+
+    def _begin_renewal(self, token: str) -> None:
+        """One at a time: each costs the server more than the client."""
+        if self._renewal is not None and not self._renewal.done():
+            self.deliver(self._error("auth_pending", "another token is being looked at: wait for the answer"))
+        else:
+            self._renewal = self._gate.admission.access.spawn(self._renew(token))
+
+    async def _renew(self, token: str) -> None:
+        """Have the same client go on with another token. What it may have is asked again, as it may say less."""
+        try:
+            caller = await self._gate.admission.callers.renewed(self._scope, token)
+            if self.caller.is_known and (self.caller.subject is None or caller.subject != self.caller.subject):
+                raise UnauthorizedError("the token is of somebody else: open another connection with it")
+        except TidelogError as error:
+            self.deliver(self._error(error.code, str(error)))
+            return
+        self.caller = caller
+        if self._expiry is not None:
+            self._expiry.set(caller.expires_at)
+        elif caller.expires_at is not None:
+            self._expiry = self._make_expiry(caller.expires_at)
+        if self._entrance is not None:
+            self._entrance.caller = caller
+            self._entrance.ask_again((ALL,))
+        self.deliver(self.dialect.authenticated(caller.expires_at))
 
 
 def _close_code(message: dict[str, Any]) -> int:

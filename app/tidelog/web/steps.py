@@ -10,12 +10,14 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.types import ASGIApp, Empty, Receive, Scope, Send
 from litestar.utils.scope.state import ScopeState
 
-from tidelog.errors import DeclarationError, PathInvalidError
+from tidelog.access.caller import Caller
+from tidelog.errors import DeclarationError, TidelogError, UnauthorizedError
 from tidelog.logs.request import CurrentRequest, current_request
 from tidelog.model.schema import compile_schema
 from tidelog.model.step import Endpoint
 from tidelog.runtime.runner import Runtime, StepRunner
 from tidelog.web.answer import Answer, encode_answer
+from tidelog.web.callers import Callers
 from tidelog.web.failures import failure_of
 from tidelog.web.invocation import HttpInvocation
 from tidelog.web.origin import refusal_of
@@ -23,20 +25,22 @@ from tidelog.web.paths import RouteOf, methods_of, values_of
 from tidelog.web.request import Incoming, read_body, read_headers, trace_id_of
 
 
-def step_controllers(endpoints: Iterable[Endpoint], runtime: Runtime, route_of: RouteOf) -> list[type[Controller]]:
+def step_controllers(
+    endpoints: Iterable[Endpoint], runtime: Runtime, route_of: RouteOf, callers: Callers | None = None
+) -> list[type[Controller]]:
     """A controller for each endpoint, at the path that `route_of` gives; where some share one, one that inherits.
 
     (Litestar gives each controller an OPTIONS route, and refuses the second one at a path.)
     """
     at_path: dict[str, list[type[Controller]]] = {}
-    endpoints = list(endpoints)
+    endpoints, callers = list(endpoints), callers or Callers()
     triggers = [http for _, http in endpoints]
     for endpoint in endpoints:
         step, http = endpoint
         together = at_path.setdefault(route := route_of(http), [])
         if any(hasattr(other, http.method.lower()) for other in together):
             raise DeclarationError(f"step {step.name!r}: another step has {http.method} {http.path} already")
-        together.append(_controller(StepEndpoint(endpoint, runtime), route, methods_of(http, triggers)))
+        together.append(_controller(StepEndpoint(endpoint, runtime, callers), route, methods_of(http, triggers)))
     return [
         together[0] if len(together) == 1 else type("SharedPath", tuple(together), {"path": path})
         for path, together in at_path.items()
@@ -54,7 +58,11 @@ def _controller(served: "StepEndpoint", route: str, methods: Sequence[HttpMethod
     # of what a step costs beside the database, and none of it is used.
     # Not in Litestar's part of the OpenAPI document: steps declare JSON Schema, see openapi.py.
     handler = HTTPRouteHandler(
-        http_method=methods, status_code=200, include_in_schema=False, middleware=[lambda app: served]
+        http_method=methods,
+        status_code=200,
+        include_in_schema=False,
+        guards=step.guards,
+        middleware=[lambda app: served],
     )(run)
     name = "".join(part[:1].upper() + part[1:] for part in re.split(r"\W+|_", step.name)) + "Step"
     body = {"path": route, http.method.lower(): handler, "__doc__": step.description or None}
@@ -64,8 +72,9 @@ def _controller(served: "StepEndpoint", route: str, methods: Sequence[HttpMethod
 class StepEndpoint:
     """One step at one path, as an ASGI application."""
 
-    def __init__(self, endpoint: Endpoint, runtime: Runtime) -> None:
+    def __init__(self, endpoint: Endpoint, runtime: Runtime, callers: Callers) -> None:
         self.endpoint = endpoint
+        self._callers = callers
         self._runner = StepRunner(endpoint.step, runtime)
         self._body_size_max_bytes = runtime.settings.body_size_max_bytes
         self._where = f"step {endpoint.step.name}"
@@ -81,7 +90,8 @@ class StepEndpoint:
         trace_id = trace_id_of(headers)
         try:
             path_params = dict(zip(self._parameters, values_of(scope), strict=True))
-        except PathInvalidError as error:
+            caller = await self._caller_of(scope)
+        except TidelogError as error:
             await _send(self._failed(error, None, trace_id), trace_id, send)
             return
         if route.resolve_guards() or route.resolve_before_request():
@@ -100,17 +110,27 @@ class StepEndpoint:
                 path_params=path_params,
                 query=scope["query_string"],
             )
-            answer = await self._runner.run(self._invocation(incoming, trace_id, receive, send))
+            answer = await self._runner.run(self._invocation(incoming, trace_id, receive, send, caller.auth))
         except Exception as error:
             answer = self._failed(error, incoming, trace_id)
         if answer is not None:  # else it was sent already
             await _send(answer, trace_id, send)
 
-    def _invocation(self, incoming: Incoming, trace_id: str, receive: Receive, send: Send) -> HttpInvocation:
+    async def _caller_of(self, scope: Scope) -> Caller:
+        """Who asks, which guards then find in `connection.user` and `.auth`. Raises TidelogError: it is refused."""
+        caller = await self._callers.of(scope)
+        if self.endpoint.step.needs_caller and not caller.is_known:
+            raise UnauthorizedError("this takes somebody who is known: send a token")
+        found = cast("dict[str, Any]", scope)
+        found.setdefault("user", caller.auth)
+        found.setdefault("auth", caller.auth)
+        return caller
+
+    def _invocation(self, incoming: Incoming, trace_id: str, receive: Receive, send: Send, auth: Any) -> HttpInvocation:
         refuse = partial(self._refuse, trace_id, send)
         http = self.endpoint.http
         return HttpInvocation(
-            incoming, trace_id, self._where, receive, refuse, http.body_schema, self._response_schemas
+            incoming, trace_id, self._where, receive, refuse, http.body_schema, self._response_schemas, auth
         )
 
     async def _refuse(self, trace_id: str, send: Send, error: Exception) -> None:

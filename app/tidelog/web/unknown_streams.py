@@ -18,8 +18,8 @@ class UnknownStreams:
         self._told: set[str] = set()
 
     def note(self, name: str) -> None:
-        """A client asked for this one."""
-        if name in self._told or len(self._told) >= NAMES_MAX:
+        """A client asked for this one, be it declared or not."""
+        if name in self._declared or name in self._told or len(self._told) >= NAMES_MAX:
             return
         self._told.add(name)
         logger.warning(

@@ -308,7 +308,7 @@ async def test_a_server_that_is_away_for_a_while_is_waited_for(
 
 async def test_the_token_is_sent_as_a_bearer(server: ScriptedServer) -> None:
     """And other headers beside it."""
-    async with Client(server.url, token="secret", additional_headers={"X-Trace": "1"}, proxy=None):  # noqa: S106
+    async with Client(server.url, token="secret", additional_headers={"X-Trace": "1"}, proxy=None):
         await server.connection()
     (request,) = server.requests
     assert (request.headers["Authorization"], request.headers["X-Trace"]) == ("Bearer secret", "1")

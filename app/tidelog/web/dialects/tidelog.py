@@ -2,12 +2,15 @@
 
     client   {"type":"subscribe","id":ID,"stream":S,"group":G,"item":I?,"since":P?,"epoch":E?}
              {"type":"unsubscribe","id":ID}
+             {"type":"auth","token":K}     instead of the token that the connection was opened with
     server   {"type":"snapshot","subscription":ID,"position":P,"epoch":E,"items":[{"id","version","data"}],"more":B}
              {"type":"commit","subscriptions":[ID],"position":P,"at":T,"changes":[{"op","stream","group","id","version","data"}]}
              {"type":"event","subscriptions":[ID],"position":P,"stream":S,"group":G,"id":I?,"event":{"type","data"}}
              {"type":"live","subscription":ID,"position":P,"epoch":E}
              {"type":"reset","subscription":ID,"reason":R,"position":P,"epoch":E}     a snapshot follows
              {"type":"status","feed":"interrupted"|"live","position":P,"epoch":E}     also when a new epoch begins
+             {"type":"token_expires","at":T}     then the connection is closed (4401), unless there is another token
+             {"type":"authenticated","expires":T?}     the answer to `auth`, or an error
              {"type":"error","code":C,"message":M,"subscription":ID?}
 
 ID is the client's name for its subscription. A commit is one message for a connection, with all that it
@@ -21,7 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
 from operator import itemgetter
@@ -38,6 +41,7 @@ from tidelog.web.dialects.names import SUBSCRIPTION_NAME_LENGTH_MAX, quote, read
 SUBPROTOCOL = "tidelog.v1"
 SHARED_PIECES_MIN = 16  # of fewer, what could be shared is made sooner than shared
 POSITION_MAX = 2**63 - 1  # Postgres's bigint
+YEAR_9999 = 253_402_300_799.0  # its end: what is said to be later is later than can be written
 
 # What `commit` makes, in SQL.
 COMMIT_SQL = """
@@ -67,7 +71,14 @@ class Unsubscribe:
     id: str
 
 
-def parse(text: str) -> Subscribe | Unsubscribe:
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """A client's new token."""
+
+    token: str = field(repr=False)
+
+
+def parse(text: str) -> Subscribe | Unsubscribe | Auth:
     """Read a client's message; raises MessageInvalidError saying what is wrong with it."""
     try:
         message = json.loads(text)
@@ -76,8 +87,12 @@ def parse(text: str) -> Subscribe | Unsubscribe:
     kind = message.get("type") if isinstance(message, dict) else None
     if kind == "unsubscribe":
         return Unsubscribe(read_name(message, "id", SUBSCRIPTION_NAME_LENGTH_MAX))
+    if kind == "auth":
+        if not isinstance(message.get("token"), str) or len(message) > 2:
+            raise MessageInvalidError('expected {"type": "auth", "token": "..."}')  # and nothing of what it is instead
+        return Auth(message["token"])
     if kind != "subscribe":
-        raise MessageInvalidError('expected {"type": "subscribe" or "unsubscribe", "id": ..., ...}')
+        raise MessageInvalidError('expected {"type": "subscribe", "unsubscribe" or "auth", ...}')
     if unknown := sorted(message.keys() - _SUBSCRIBE_KEYS):
         raise MessageInvalidError(f"subscribe has no {unknown[0]!r:.80}; it has {', '.join(sorted(_SUBSCRIBE_KEYS))}")
     return Subscribe(
@@ -174,6 +189,13 @@ class TidelogDialect:
     def error(self, code: str, message: str, name: str | None = None) -> Messages:
         about = {} if name is None else {"subscription": name}
         return _message({"type": "error", "code": code, "message": message, **about})
+
+    def token_expires(self, at_seconds: float) -> Messages:
+        return _message({"type": "token_expires", "at": _time(at_seconds * 1000)})
+
+    def authenticated(self, expires_at_seconds: float | None) -> Messages:
+        expires = {} if expires_at_seconds is None else {"expires": _time(min(expires_at_seconds, YEAR_9999) * 1000)}
+        return _message({"type": "authenticated", **expires})
 
     def status(self, *, interrupted: bool, position: int, epoch: str) -> Messages:
         feed = "interrupted" if interrupted else "live"

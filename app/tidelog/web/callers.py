@@ -1,0 +1,110 @@
+"""Who sends a request: what the authentication makes of it, or what an application's own middleware found out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, cast
+
+from litestar.types import Scope
+
+from tidelog.access.authentication import TOKEN, Authentication
+from tidelog.access.caller import ANYBODY, Caller, part_of
+from tidelog.errors import UnauthorizedError
+from tidelog.web.request import parse_query, read_headers
+
+AUTHORIZATION = "Authorization"  # the subprotocol behind which Motia's clients send a token
+QUERY_PARAMETER = "authToken"
+
+_BEARER = re.compile(r"bearer +(.*)", re.IGNORECASE | re.ASCII)
+# Of a bearer's (RFC 6750 2.1) and a subprotocol's (RFC 9110 5.6.2) all that may be in one.
+_TOKEN = re.compile(r"[!#$%&'*+\-./0-9=A-Z^_`a-z|~]+", re.ASCII)
+
+
+class Callers:
+    """Finds out who sends requests of any kind."""
+
+    def __init__(self, authentication: Authentication | None = None) -> None:
+        """Without one it is the application's middleware that says."""
+        self._authentication = authentication
+
+    @property
+    def has_authentication(self) -> bool:
+        return self._authentication is not None
+
+    async def of(self, scope: Scope) -> Caller:
+        """Raises UnauthorizedError, AuthenticationUnavailableError, and QueryInvalidError."""
+        if self._authentication is None:
+            return _of_application(scope)
+        return await self._authentication.caller_of(_request_of(scope, _tokens_of(scope)))
+
+    async def renewed(self, scope: Scope, token: str) -> Caller:
+        """As if the request had come with this token. Raises as `of`."""
+        if self._authentication is None:
+            raise UnauthorizedError("this server takes no tokens")
+        return await self._authentication.caller_of(_request_of(scope, [token]))
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationAuth:
+    """What a Litestar application found out: `connection.user` and `connection.auth`."""
+
+    user: Any
+    auth: Any
+
+    @property
+    def subject(self) -> str | None:
+        """The user's name, or its id."""
+        if isinstance(self.user, str | int):
+            return str(self.user)
+        names = ((self.user, "subject"), (self.auth, "subject"), (self.auth, "sub"), (self.user, "id"))
+        return next((str(found) for of, name in names if (found := part_of(of, name)) is not None), None)
+
+    @property
+    def expires_at(self) -> datetime | None:
+        """When the token of Litestar's JWT middleware ends."""
+        expires_at = part_of(self.auth, "exp")
+        return expires_at if isinstance(expires_at, datetime) and expires_at.tzinfo is not None else None
+
+
+def _of_application(scope: Scope) -> Caller:
+    found = cast("dict[str, Any]", scope)
+    user, auth = found.get("user"), found.get("auth")
+    return ANYBODY if user is None and auth is None else Caller.of(ApplicationAuth(user, auth))
+
+
+def _request_of(scope: Scope, tokens: Iterable[str]) -> dict[str, Any]:
+    """What `authenticate` gets."""
+    token: str | None = None
+    for one in tokens:
+        if token not in (None, one):
+            raise UnauthorizedError("there are two different tokens: it can't be both")
+        if not _TOKEN.fullmatch(one):
+            raise UnauthorizedError("the token has a character that tokens don't have")
+        token = one
+    client = cast("dict[str, Any]", scope).get("client")
+    return {
+        "headers": read_headers(scope["headers"]),
+        "path": scope["path"],
+        "query": parse_query(scope["query_string"]),
+        "address": client[0] if client else None,
+        TOKEN: token,
+    }
+
+
+def _tokens_of(scope: Scope) -> list[str]:
+    """All that the request has, wherever."""
+    tokens = []
+    for header in (value for name, value in scope["headers"] if name.lower() == b"authorization"):
+        bearer = _BEARER.fullmatch(header.decode("latin-1").strip())
+        if bearer is not None:
+            tokens.append(bearer[1])
+    offered = list(cast("dict[str, Any]", scope).get("subprotocols") or ())
+    if AUTHORIZATION in offered:
+        tokens += offered[offered.index(AUTHORIZATION) + 1 :][:1]
+    given = parse_query(scope["query_string"]).get(QUERY_PARAMETER) if scope["query_string"] else None
+    if given is not None:
+        tokens += [given] if isinstance(given, str) else given
+    return tokens

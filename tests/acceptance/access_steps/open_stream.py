@@ -1,0 +1,1 @@
+config = {"name": "open", "schema": {"type": "object"}}
