@@ -35,7 +35,7 @@ class Handler:
             watch.handler = self.step.handler(*arguments)
             return await watch.handler
         in_context = contextvars.copy_context().run
-        returned = await self._threads.run(self.step.name, partial(in_context, self._call_plain, arguments))
+        returned = await self._threads.run(f"step {self.step.name}", partial(in_context, self._call_plain, arguments))
         if inspect.iscoroutine(returned):
             returned.close()
             raise AnswerInvalidError("a plain handler returned a coroutine: write `async def handler(req, context)`")

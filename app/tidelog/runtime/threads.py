@@ -34,7 +34,7 @@ class HandlerThreads:
         self._stuck_max = stuck_max
         self._threads_max = running_max + stuck_max
         self._threads = DaemonThreads(self._threads_max, "tidelog-step")
-        self._stuck: dict[Future[Any], str] = {}  # to the names of their steps
+        self._stuck: dict[Future[Any], str] = {}  # to their names
         self.open()
 
     def open(self) -> None:
@@ -48,10 +48,12 @@ class HandlerThreads:
         if len(self._stuck) < self._threads_max:
             return None
         names = ", ".join(sorted(set(self._stuck.values())))
-        return f"all {self._threads_max} threads for plain handlers are held by handlers that do not end: {names}"
+        return f"all {self._threads_max} threads for plain functions are held by some that do not end: {names}"
 
     async def run(self, name: str, call: Callable[[], _T]) -> _T:
         """What `call` returns, in a thread, when there is a place. Cancelled, it lets go of the thread.
+
+        `name` is what the log calls it.
 
         Raises ThreadsStuckError if there will be no place.
         """
@@ -75,7 +77,7 @@ class HandlerThreads:
             self._places.release()
         if is_first or self.trouble:
             logger.warning(
-                "step %s: its handler goes on in a thread though its request is over; %d such threads, of at most %d",
+                "%s goes on in a thread, though nobody waits for it any more; %d such threads, of at most %d",
                 name,
                 len(self._stuck),
                 self._threads_max,

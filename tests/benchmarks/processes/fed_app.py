@@ -27,7 +27,7 @@ COMMIT_MS = 0.01  # the least time between two commits
 class FedReader:
     """Stands in for `tidelog.feed.reader.Reader`: publishes what it is told to."""
 
-    def __init__(self, _connect: object, broadcaster: Broadcaster, _fast_path: object, _reconnect: object) -> None:
+    def __init__(self, _connect: object, broadcaster: Broadcaster, *_: object) -> None:
         self._broadcaster = broadcaster
         self.started = asyncio.Event()
         self.trouble: str | None = None
