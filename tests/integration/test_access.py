@@ -18,6 +18,8 @@ from websockets.frames import Close
 from tests.conftest import server_starter
 from tests.harness import FRAME_TIMEOUT_SECONDS, ROOT, Databases, Server, Subscriber, connect_sql, eventually
 from tests.peer import Peer
+from tidelog.client import Client, Commit
+from tidelog.errors import ServerRefusedError
 
 STEPS = ROOT / "tests/acceptance/access_steps"
 LIMIT_SECONDS = 1  # of authors' functions: what hangs is to be found out soon
@@ -455,6 +457,31 @@ async def test_a_renewal_that_is_none_is_told_and_repeats_nothing(server: Server
         await own.socket.send(json.dumps(message))
         error = await own.next()
         assert (error["code"], "token" in error["message"]) == ("message_invalid", True)
+
+
+async def test_tidelogs_own_client_renews_its_token(server: Server, sql: Sql) -> None:
+    """By a function that gets one: in band, and where the server refuses that, with another connection."""
+    given: list[str] = []
+
+    async def token() -> str:
+        given.append("short-eve-1" if len(given) == 2 else "short-ada-1")
+        return given[-1]
+
+    client = Client(server.ws_url, token=token)
+    async with client, client.subscribe("secret", "ada") as subscription:
+        await anext(aiter(subscription))
+        await eventually(lambda: len(given) >= 6)
+        await write(sql, "ada")
+        async for message in subscription:
+            if isinstance(message, Commit):
+                break
+    with pytest.raises(ServerRefusedError, match="401"):
+        async with Client(server.ws_url, token="token-of-nobody"):
+            pass
+    async with Client(server.ws_url, token="short-ada-1") as client:
+        with pytest.raises(ServerRefusedError, match="4401"):
+            async for _ in client.subscribe("secret", "ada"):
+                pass
 
 
 async def test_a_client_that_goes_while_it_is_authenticated_leaves_nothing(server: Server) -> None:

@@ -8,19 +8,21 @@ Who comes back, after which close code:
 | 1013 | this client fell behind | comes back after a moment, resuming |
 | 1000, 1001, 1005, 1006, 1011, 1014, 1015 | the server, or the way to it, is gone | comes back after growing pauses |
 | 4400 | bad use of the protocol | gives up: subscriptions raise ServerRefusedError |
-| 4401, 4403 | not allowed | gives up |
+| 4401 | the token has expired | comes back with another one if `token` is a function, else gives up |
+| 4403 | not allowed | gives up |
 | all others, e.g. 1008, 1009 | the same again would end the same | gives up |
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import itertools
 import json
 import logging
 import random
 import socket as sockets
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
@@ -47,8 +49,11 @@ DIALECT = Subprotocol("tidelog.v1")
 FRAME_SIZE_MAX_BYTES = 64 * 1024 * 1024  # a commit's frame has up to 16 MiB of changes; an item may be larger
 CLOSE_TIMEOUT_SECONDS = 2.0
 
+TOKEN_EXPIRED = 4401
 COME_BACK_AT_ONCE = 1012
 COME_BACK = frozenset({1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015})
+
+Token = str | Callable[[], str | Awaitable[str]]
 
 ASK_AGAIN = "subscription_unavailable"  # the code of what the server could not serve for some time, but may later
 
@@ -67,13 +72,13 @@ class Client:
     then the connection is not read, which holds up the others, too: a consumer that must not be held up takes a client
     of its own, and one task never waits for one subscription while another one's messages pile up.
 
-    `token` is sent as a bearer token. Other keyword arguments are those of `websockets.asyncio.client.connect`.
+    `token` is sent as a bearer token. A function is asked for one, plain or async, for each connection, and when the
+    server says that the last one expires. Other keyword arguments are those of `websockets.asyncio.client.connect`.
     """
 
-    def __init__(self, url: str, *, token: str | None = None, **connect_options: Any) -> None:
+    def __init__(self, url: str, *, token: Token | None = None, **connect_options: Any) -> None:
         headers = dict(connect_options.pop("additional_headers", {}))
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
+        self._token = token
         self._url = url
         self._shown = _without_secrets(url)
         self._options: dict[str, Any] = {
@@ -87,6 +92,7 @@ class Client:
         self._subscriptions: dict[str, Subscription] = {}
         self._asked: set[str] = set()  # the subscriptions that this connection was asked for
         self._asking_again: set[asyncio.Task[None]] = set()
+        self._renewing: asyncio.Task[None] | None = None
         self._socket: ClientConnection | None = None
         self._delays = _delays()
         self._complaint = ""  # the server's last word about the connection
@@ -112,6 +118,8 @@ class Client:
             await self._running
         for task in self._asking_again:
             task.cancel()
+        if self._renewing is not None:
+            self._renewing.cancel()
 
     def subscribe(
         self, stream: str, group: str, *, item: str | None = None, since: int | None = None, epoch: str | None = None
@@ -164,8 +172,15 @@ class Client:
 
     async def _connect(self) -> ClientConnection:
         """Raises ServerRefusedError, or what is worth another try."""
+        options = self._options
+        if self._token is not None:
+            authorization = f"Bearer {await _ask_for(self._token)}"
+            options = {
+                **options,
+                "additional_headers": {**options["additional_headers"], "Authorization": authorization},
+            }
         try:
-            socket = await connect(self._url, subprotocols=[DIALECT], **self._options)
+            socket = await connect(self._url, subprotocols=[DIALECT], **options)
         except InvalidURI as error:
             raise ServerRefusedError(
                 f"{self._shown} is no address of a WebSocket: write ws://host:port, or wss:// where there is TLS"
@@ -187,7 +202,8 @@ class Client:
                 if was_useful:
                     self._delays = _delays()
                 code = socket.close_code or 1006
-                if code not in COME_BACK:
+                has_another_token = code == TOKEN_EXPIRED and callable(self._token)
+                if code not in COME_BACK and not has_another_token:
                     reason = socket.close_reason or self._complaint or "no reason given"
                     raise ServerRefusedError(f"{self._shown} closed the connection with code {code}: {reason}", code)
                 logger.info("%s closed the connection with code %d, coming back", self._shown, code)
@@ -241,6 +257,15 @@ class Client:
         if self._socket is socket:
             await self._ask(socket, subscription)
 
+    async def _renew(self, socket: ClientConnection, token: Token) -> None:
+        """If it can't be had, the connection ends with the last one, and is opened again."""
+        try:
+            message = {"type": "auth", "token": await _ask_for(token)}
+            with suppress(ConnectionClosed):
+                await socket.send(json.dumps(message))
+        except Exception as error:
+            logger.warning("%s: there is no other token: %s", self._url, type(error).__name__)
+
     async def _receive(self, frame: Frame, size: int) -> bool:
         """Hand a frame to its subscriptions; returns whether it was for one. Unknown frames are of newer servers."""
         match frame["type"]:
@@ -251,6 +276,9 @@ class Client:
             case "status":
                 logger.info("%s: the server's feed is %s", self._shown, frame["feed"])
                 self._reach(frame["position"], frame.get("epoch"))
+                return False
+            case "token_expires" if callable(self._token) and self._socket is not None:
+                self._renewing = asyncio.create_task(self._renew(self._socket, self._token))
                 return False
             case "error":
                 self._take_error(frame)
@@ -288,6 +316,13 @@ class Client:
         subscription = self._subscriptions.pop(id, None)
         if subscription is not None:
             subscription.end(SubscriptionRefusedError(f"{subscription.stream}/{subscription.group}: {message}", code))
+
+
+async def _ask_for(token: Token) -> str:
+    if isinstance(token, str):
+        return token
+    given = token()
+    return await given if inspect.isawaitable(given) else given
 
 
 def _may_pass(error: Exception) -> bool:
