@@ -15,11 +15,13 @@ import asyncpg
 import pytest
 
 from tests.conftest import StartServer
-from tests.harness import Databases, Server, StepsFolder, lift_limits
+from tests.harness import Databases, Server, StepsFolder, eventually, lift_limits
 from tests.node import has_node, install_packages
 from tidelog.json_text import parse
 
 FOLDER = Path(__file__).parent / "motia_client"
+ACCESS_STEPS = Path(__file__).parent / "access_steps"
+DENIED = {"code": "STREAM_ACCESS_DENIED", "message": "Access denied"}
 ANSWER_TIMEOUT_SECONDS = 60
 RUNS = 20  # Motia's own server leaves the client stale in most of as many
 
@@ -206,6 +208,31 @@ async def test_a_client_that_sends_a_token_connects(server: Server, client_folde
     async with motia_client(client_folder, server.ws_url, "Authorization", "a-token") as client:
         await client.subscribe("group", "chatMessage", "g")
         assert await client.changed("group") == []
+
+
+async def test_who_may_is_told_to_the_client_in_its_own_words(start_server: Any, client_folder: Path) -> None:
+    """By its token: a join that is let in, one that is denied, and no connection with a wrong one."""
+    server = await start_server(steps_dir=ACCESS_STEPS, TIDELOG_LOG_ACCESS="true")
+    sql = await asyncpg.connect(server.database_url)
+    await sql.execute("create table member (grp text, subject text)")
+    await sql.execute("insert into streams.secret (group_id, id, data) values ('ada', 'a', '{}')")
+    await sql.close()
+    async with motia_client(client_folder, server.ws_url, "Authorization", "token-of-ada") as client:
+        await client.subscribe("hers", "secret", "ada")
+        assert await client.changed("hers") == [{"id": "a"}]
+        await client.subscribe("eves", "secret", "eve", events=["error"])
+        denied = await client.until(lambda told: told.get("event") == "error")
+        assert (denied["name"], denied["data"]) == ("eves", DENIED)
+
+    async def open_with_a_wrong_token() -> None:
+        async with motia_client(client_folder, server.ws_url, "Authorization", "token-of-nobody"):
+            pass
+
+    opening = asyncio.create_task(open_with_a_wrong_token())
+    await eventually(lambda: [one for one in server.records("tidelog.access") if one.get("status") == 401])
+    assert not opening.done()
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ async def authenticate(request):
     if token == "token-that-hangs":
         await asyncio.sleep(3600)
     if token.startswith("short-"):  # short-ada-2: ada, for two seconds
-        _, subject, seconds = token.split("-")
+        _, subject, seconds = token.split("-", 2)
         return {"subject": subject, "expires_at": time.time() + float(seconds)}
     if token not in USERS:
         raise UnauthorizedError("nobody has this token")
