@@ -36,6 +36,7 @@ PAGES = {
     for name in (
         "",
         "app",
+        "app/tidelog/access",
         "app/tidelog/client",
         "app/tidelog/runtime",
         "app/tidelog/testing",
@@ -50,6 +51,8 @@ ADDRESS = "127.0.0.1:3000"
 CLIENT = "app/tidelog/client"
 TESTING = "app/tidelog/testing"
 WEB = "app/tidelog/web"
+ACCESS = "app/tidelog/access"
+TOKEN = "a-token-of-adas"
 
 
 def blocks(language: str, page: str = "") -> list[tuple[str, str]]:
@@ -205,6 +208,38 @@ async def test_a_worker_writes_to_the_streams_without_a_server(server: Server) -
         async with running("mark_done.py", server, WEB) as program:
             assert await program.wait() == 0
         assert [(await subscriber.next())["event"]["type"] for _ in range(3)] == ["create", "update", "event"]
+
+
+async def test_the_page_on_access_lets_ada_have_her_diary_and_nobody_else(
+    start_server: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its three files, its request, and its statement: she writes and reads, others are refused, and it can end."""
+    for name, text in blocks("python", ACCESS):
+        steps.write(name, text)
+    monkeypatch.setenv("ADAS_TOKEN", TOKEN)
+    server = await start_server(steps_dir=steps.path)
+    ((_, curl),) = blocks("sh", ACCESS)
+    for token, stored in (("", '"unauthorized"'), (TOKEN, '{"id":"monday","text":"hello"}')):
+        written = await asyncio.to_thread(
+            subprocess.run,
+            ["bash", "-c", curl.replace(ADDRESS, f"127.0.0.1:{server.port}")],
+            env={**os.environ, "ADAS_TOKEN": token},
+            check=True,
+            capture_output=True,
+            timeout=PROGRAM_TIMEOUT_SECONDS,
+        )
+        assert stored in written.stdout.decode().replace(": ", ":").replace(", ", ",")
+    async with Subscriber.connect(server, TOKEN) as ada, Subscriber.connect(server) as nobody:
+        assert (await ada.view("diary", "ada")).items == {"monday": {"id": "monday", "text": "hello"}}
+        await nobody.join("diary", "ada")
+        denied = (await nobody.next())["event"]["event"]["data"]
+        assert denied["code"] == "STREAM_ACCESS_DENIED"
+        connection = await asyncpg.connect(server.database_url)
+        ((_, recheck),) = blocks("sql", ACCESS)
+        await connection.execute(recheck)
+        await connection.execute("delete from streams.diary")
+        assert (await ada.next())["event"]["type"] == "delete"  # she still may
+        await connection.close()
 
 
 async def test_an_application_with_the_plugin_is_migrated_and_served(databases: Databases, tmp_path: Path) -> None:
