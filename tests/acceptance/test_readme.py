@@ -211,7 +211,7 @@ async def test_a_worker_writes_to_the_streams_without_a_server(server: Server) -
 
 
 async def test_the_page_on_access_lets_ada_have_her_diary_and_nobody_else(
-    start_server: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
+    start_server: StartServer, steps: StepsFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its three files, its request, and its statement: she writes and reads, others are refused, and it can end."""
     for name, text in blocks("python", ACCESS):

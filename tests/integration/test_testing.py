@@ -345,7 +345,7 @@ async def test_a_recorder_says_who_it_is(tidelog_serve: Any) -> None:
         with pytest.raises(ServerRefusedError):
             async with served.recorder("job", "ada"):
                 pass
-        async with served.recorder("job", "ada", token="let-me-in") as seen:  # noqa: S106
+        async with served.recorder("job", "ada", token="let-me-in") as seen:
             assert seen.snapshot == {}
 
 

@@ -89,8 +89,8 @@ def yields(subscription: Any) -> Any:
         ({"name": "a", "canAccess": lambda: True}, "canAccess() must take (subscription, auth) or (subscription)"),
         ({"name": "a", "canAccess": lambda a, b, c: True}, "canAccess(a, b, c) must take (subscription, auth)"),
         ({"name": "a", "canAccess": yields}, "canAccess yields"),
-        ({"name": "a", "canaccess": may}, \"config has 'canaccess', which no stream has\"),
-        ({"name": "a", "guard": print}, \"config has 'guard', which no stream has\"),
+        ({"name": "a", "canaccess": may}, "config has 'canaccess', which no stream has"),
+        ({"name": "a", "guard": print}, "config has 'guard', which no stream has"),
     ],
 )
 def test_a_refusal_names_the_value(config: Any, message: str) -> None:
