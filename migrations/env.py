@@ -30,6 +30,8 @@ from tidelog.store.requirements import check_not_newer, check_server
 from tidelog.store.stream_tables import Declared, declaration_sql, declare_streams, refuse_troubles
 from tidelog.store.undeclared import warn_of_undeclared
 
+GRANT_ROLES = "select streams.grant_roles()"
+
 logger = logging.getLogger("tidelog.migrations")
 
 
@@ -73,6 +75,8 @@ def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
                     troubles.append(declared)
                 else:
                     logger.info("%s", declared.done)
+            for line in (connection.exec_driver_sql(GRANT_ROLES).scalar_one() or "").splitlines():
+                logger.info('%s (see "Roles" in migrations/README.md)', line)
     refuse_troubles(troubles)
 
 
@@ -85,6 +89,7 @@ def run_offline(streams: Iterable[Stream]) -> None:
         if is_upgrade_to_head():
             for stream in streams:
                 output(declaration_sql(stream) + ";")
+            output(GRANT_ROLES + ";")
 
 
 async def migrate(url: str, streams: Iterable[Stream]) -> None:

@@ -62,8 +62,12 @@ def old_cluster() -> Iterator[Databases]:
 
 
 @pytest.fixture(scope="module")
-def new_cluster() -> Iterator[Databases]:
+async def new_cluster() -> AsyncIterator[Databases]:
+    """With the roles that the dumps name."""
     with cluster() as databases:
+        async with connected(databases.server_url) as sql:
+            for role in ("owner", "server", "writer", "reader"):
+                await sql.execute(f"create role tidelog_{role}")
         yield databases
 
 

@@ -145,10 +145,9 @@ async def test_a_role_that_may_not_migrate_says_what_is_to_be_done_and_by_whom(
 ) -> None:
     """A stream without a table; nothing is tried."""
     note_steps.write("task_stream.py", 'config = {"name": "task", "schema": {"type": "object"}}')
-    owner = await role.sql.fetchval("select current_user")
     line = await last_line(role.url, note_steps)
     assert "streams_not_migrated" in line and "no table streams.task yet for stream task" in line
-    assert f"run `scripts/migrate` (installed: `tidelog migrate`) as {owner}" in line
+    assert "run `scripts/migrate` (installed: `tidelog migrate`) as tidelog_owner or a member of it" in line
 
 
 async def test_a_schema_that_only_differs_is_served_by_a_role_that_may_not_store_it(

@@ -92,7 +92,8 @@ async def is_to_be_migrated(connection: Connection, streams: Sequence[Stream]) -
     row = await _migrated(connection)
     if not row["may_migrate"]:
         who = (
-            f"is not {row['owner']}, who owns the schema streams: run {MIGRATION} as {row['owner']}"
+            f"is not {row['owner']}, who owns the schema streams, nor a member of it: run {MIGRATION} as "
+            f"{row['owner']} or a member of it"
             if row["has_schema"]
             else f"may not make a schema: `grant create on database {row['database']} to {row['role']};`, or run "
             f"{MIGRATION} as somebody who may"
