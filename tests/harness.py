@@ -128,7 +128,7 @@ def uvicorn_command(
     """One server process, run as the README says."""
     return [
         "-m", "uvicorn", app, "--port", str(port), "--log-level", "warning", "--http", http, "--ws", ws,
-        "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "5",
+        "--ws-per-message-deflate", "false", "--timeout-graceful-shutdown", "5", "--no-proxy-headers",
     ]  # fmt: skip
 
 

@@ -23,7 +23,9 @@ from tidelog.web.cross_origin import PageRules, PagesApp
 from tidelog.web.exposure import check_exposure
 from tidelog.web.failures import exception_handlers
 from tidelog.web.health import health_controller
+from tidelog.web.http_protocol import RequestProtocol
 from tidelog.web.openapi import openapi_config
+from tidelog.web.overfull import overfull
 from tidelog.web.paths import hidden_route
 from tidelog.web.steps import step_controllers
 
@@ -80,6 +82,8 @@ async def _process(settings: Settings, _app: Litestar) -> AsyncIterator[None]:
     # Of authors' asyncio.to_thread, too, the end of the process waits for none.
     asyncio.get_running_loop().set_default_executor(DaemonThreads(LOOP_THREADS_MAX, "tidelog-loop"))
     descriptors.prepare(settings.pool_size_max + FEED_CONNECTIONS_MAX)
+    overfull.prepare(settings)
+    RequestProtocol.head_size_max_bytes = settings.head_size_max_bytes
     yield
     for handler in logging.getLogger().handlers:
         handler.flush()  # a server that ends itself by a signal leaves Python no time for it

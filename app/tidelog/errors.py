@@ -259,6 +259,31 @@ class ServerFullError(TidelogError):
         super().__init__("this server process has no room for more connections; nothing was stored, try again later")
 
 
+class TooManyConnectionsError(TidelogError):
+    """A client has as many connections as TIDELOG_CONNECTIONS_PER_ADDRESS_MAX or _PER_SUBJECT_MAX allows."""
+
+    code = "too_many_connections"
+    status = 429
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(
+            f"there are {limit} connections of this {what} to this server process, which are all it may have "
+            f"(TIDELOG_CONNECTIONS_PER_{what.upper()}_MAX): close one, or try again later"
+        )
+
+
+class TooManyJoinsError(TidelogError):
+    """A client begins more subscriptions than TIDELOG_SOCKET_JOINS_PER_SECOND_MAX allows; it may go on later."""
+
+    code = "too_many_joins"
+
+    def __init__(self, per_second: float, retry_seconds: int) -> None:
+        super().__init__(
+            f"more than {per_second:g} subscriptions a second, for too long: subscribe again in {retry_seconds} s"
+        )
+        self.retry_seconds = retry_seconds
+
+
 class ClientGoneError(TidelogError):
     """The client closed its connection before its step was committed; the step is rolled back."""
 

@@ -94,6 +94,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
         "ws_max_size": settings.socket_message_size_max_bytes,
         "ws_ping_interval": settings.socket_ping_interval_seconds,
         "ws_ping_timeout": settings.socket_ping_timeout_seconds,
+        "proxy_headers": False,  # uvicorn believes all that comes from this machine; TIDELOG_TRUSTED_PROXIES is ours
         "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
         "timeout_worker_healthcheck": START_TIMEOUT_SECONDS,
         "log_config": None,  # its records go where all go

@@ -1,6 +1,7 @@
 """Every setting, with its bound and its reason. The only reader of the environment."""
 
 import difflib
+import ipaddress
 import json
 import os
 import re
@@ -18,6 +19,7 @@ _HOST = re.compile(rf"\*|{_NAME}")
 _ORIGIN = re.compile(rf"\*|null|[a-z][a-z0-9+.-]*://(?:\*|{_NAME})(?::(?:\*|[0-9]{{1,5}}))?")
 
 PREFIX = "TIDELOG_"
+UNIX = "unix"  # in trusted_proxies: those who come by a Unix socket
 # Variables of ours that are no settings: of the scripts, the benchmarks and the tests.
 _OTHER_VARIABLES = re.compile(r"TIDELOG_(?:PYTHON|SIDE|SUBSCRIBERS|TEST_\w+)")
 # What Kubernetes and Docker set for a service whose name begins with "tidelog":
@@ -93,6 +95,35 @@ class Settings(BaseSettings):
     jwt_required_claims: Entries = Field(
         ("exp",), description="claims that tokens must have, a comma list; empty: none, so that they may be for ever"
     )
+    trusted_proxies: Entries = Field(
+        None,
+        description="networks of the proxies that are believed from which address a client comes: 10.0.0.0/8, "
+        "2001:db8::/32, 192.0.2.1, unix (those who come by a Unix socket); a comma list or JSON. Unset: none",
+    )
+    proxy_header: Annotated[Literal["x-forwarded-for", "forwarded"], BeforeValidator(_lower)] = Field(
+        "x-forwarded-for",
+        description="the header in which those proxies say it; the other one is not read, as they hand on what clients "
+        "put there",
+    )
+    connections_max: int | None = Field(
+        None,
+        ge=1,
+        description="connections of a process, in all; one more is answered 503, server_full. Unset: as many as it may "
+        "have open files",
+    )
+    connections_per_address_max: int | None = Field(
+        None,
+        ge=1,
+        description="connections of a process from one address (of IPv6, from one /64); one more is answered 429, "
+        "too_many_connections. Behind trusted proxies WebSockets are counted, by the clients' addresses. Unset: any "
+        "number, as an address may be a whole office, or a proxy that isn't named",
+    )
+    connections_per_subject_max: int = Field(
+        100,
+        ge=1,
+        description="WebSockets of a process for one authenticated user, in all pages and devices; one more is "
+        "answered 429, too_many_connections",
+    )
 
     log_level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = Field(
         "info", description="the least that the server and the authors' files log; libraries log from warning on"
@@ -147,10 +178,23 @@ class Settings(BaseSettings):
         description="largest request body, item and ephemeral event, as JSON text. (Items and events have "
         "64 MiB at most, whoever writes them: see check_json.sql)",
     )
+    head_size_max_bytes: int = Field(
+        65_536,
+        ge=8192,
+        description="largest request line and headers together; more is answered 431. What is counted begins with "
+        "earlier requests of a connection: up to twice that is let through",
+    )
     socket_message_size_max_bytes: int = Field(
         65_536, ge=1024, description="largest frame a client may send; a join is under 2 KB at the key limits"
     )
     socket_subscriptions_max: int = Field(1000, ge=1, description="subscriptions on one connection")
+    socket_joins_per_second_max: int = Field(
+        100,
+        ge=1,
+        description="subscriptions that a client may begin in a second, for long; at once it may begin twice as many "
+        "as a connection may have. A client is a user, or an address if TIDELOG_CONNECTIONS_PER_ADDRESS_MAX is set, or "
+        "else a connection. tidelog.v1 is told when to ask again (too_many_joins), Motia's clients are closed (1013)",
+    )
     socket_frames_per_second_max: int = Field(
         100,
         ge=1,
@@ -221,7 +265,13 @@ class Settings(BaseSettings):
         return port
 
     @field_validator(
-        "cors_origins", "allowed_hosts", "jwt_audience", "jwt_issuer", "jwt_required_claims", mode="before"
+        "cors_origins",
+        "allowed_hosts",
+        "trusted_proxies",
+        "jwt_audience",
+        "jwt_issuer",
+        "jwt_required_claims",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -244,6 +294,11 @@ class Settings(BaseSettings):
     @classmethod
     def _check_hosts(cls, hosts: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return hosts and tuple(_checked(host, _HOST, "a host, without scheme and port: example.com") for host in hosts)
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, proxies: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return proxies and tuple(_network(proxy.strip().lower()) for proxy in proxies)
 
     @property
     def logs_access(self) -> bool:
@@ -281,6 +336,15 @@ def misspelt(environment: Mapping[str, str]) -> list[str]:
 def idle_timeout_seconds(step_timeout_seconds: float) -> float:
     """What stands behind a step's limit, for a process that died or hangs; 0 is none."""
     return step_timeout_seconds + STEP_IDLE_MARGIN_SECONDS if step_timeout_seconds else 0
+
+
+def _network(entry: str) -> str:
+    if entry != UNIX:
+        try:
+            ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            raise ValueError(f"{entry!r} is not a network: 10.0.0.0/8, an address, or {UNIX}") from None
+    return entry
 
 
 def _checked(entry: str, shape: re.Pattern[str], what: str) -> str:

@@ -68,9 +68,14 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, server: Server, *, is_narrow: bool = False) -> AsyncIterator[Wire]:
-        """One that `is_narrow` takes hardly more from the server than what is read of it."""
+    async def open(cls, server: Server, *, is_narrow: bool = False, source: str = "") -> AsyncIterator[Wire]:
+        """One that `is_narrow` takes hardly more from the server than what is read of it.
+
+        `source` is the address that it comes from: on Linux every 127.x.y.z is this machine.
+        """
         plain = socket.socket()
+        if source:
+            plain.bind((source, 0))
         if is_narrow:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, NARROW_BUFFER_BYTES)
         plain.setblocking(False)
@@ -84,10 +89,10 @@ class Wire:
     @classmethod
     @asynccontextmanager
     async def upgraded(
-        cls, server: Server, subprotocol: str | None = None, *, is_narrow: bool = False
+        cls, server: Server, subprotocol: str | None = None, *, is_narrow: bool = False, source: str = ""
     ) -> AsyncIterator[Wire]:
         """After the opening handshake."""
-        async with cls.open(server, is_narrow=is_narrow) as wire:
+        async with cls.open(server, is_narrow=is_narrow, source=source) as wire:
             wire.writer.write(handshake(subprotocol))
             head = await asyncio.wait_for(wire.reader.readuntil(b"\r\n\r\n"), READ_TIMEOUT_SECONDS)
             assert head.startswith(b"HTTP/1.1 101 "), head

@@ -35,7 +35,7 @@ MemberOf = Callable[..., Any]
 
 
 def url_as(url: str, name: str) -> str:
-    return make_url(url).set(username=name, password="x").render_as_string(hide_password=False)  # noqa: S106 - of a role that lives for one test
+    return make_url(url).set(username=name, password="x").render_as_string(hide_password=False)
 
 
 @asynccontextmanager
@@ -393,12 +393,13 @@ async def test_a_role_that_is_somebodys_own_is_left_alone(
     await sql.close()
 
 
-async def test_a_database_that_was_restored_without_the_roles_gets_them(
-    alone: Databases, url: str, note_steps: StepsFolder, tmp_path: Path
+async def test_a_database_that_was_restored_without_its_rights_gets_them(
+    alone: Databases, note_steps: StepsFolder, tmp_path: Path
 ) -> None:
-    """With their rights, by the next migration; and nobody has the right to log as the owner does."""
+    """By the next migration; and nobody has the right to log as the owner does."""
+    url, restored = await alone.create(), await alone.create()
+    await asyncio.to_thread(migrate, url, note_steps.path)
     await run("pg_dump", "--format=custom", f"--file={tmp_path}/dump", url)
-    restored = await alone.create()
     await run("pg_restore", "--exit-on-error", "--no-owner", "--no-acl", f"--dbname={restored}", f"{tmp_path}/dump")
     sql = await connect_sql(restored)
     assert await sql.fetchval(MAY_LOG)

@@ -50,12 +50,14 @@ FRAME_SIZE_MAX_BYTES = 64 * 1024 * 1024  # a commit's frame has up to 16 MiB of 
 CLOSE_TIMEOUT_SECONDS = 2.0
 
 TOKEN_EXPIRED = 4401
+TOO_MANY_REQUESTS = 429
 COME_BACK_AT_ONCE = 1012
 COME_BACK = frozenset({1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015})
 
 Token = str | Callable[[], str | Awaitable[str]]
 
-ASK_AGAIN = "subscription_unavailable"  # the code of what the server could not serve for some time, but may later
+# The codes of what the server could not serve for some time, or not so much of at once, but may later.
+ASK_AGAIN = frozenset({"subscription_unavailable", "too_many_joins"})
 
 DELAY_FIRST_SECONDS = 0.25
 DELAY_MAX_SECONDS = 10.0
@@ -251,9 +253,9 @@ class Client:
         with suppress(ConnectionClosed):
             await socket.send(json.dumps(subscription.request()))
 
-    async def _ask_again(self, socket: ClientConnection, subscription: Subscription) -> None:
+    async def _ask_again(self, socket: ClientConnection, subscription: Subscription, after_seconds: float) -> None:
         """After a pause, unless another connection asks before; the server took its time for it, too."""
-        await asyncio.sleep(random.uniform(0, DELAY_MAX_SECONDS))  # noqa: S311 - jitter, not a secret
+        await asyncio.sleep(after_seconds + random.uniform(0, DELAY_MAX_SECONDS))  # noqa: S311 - jitter, not a secret
         if self._socket is socket:
             await self._ask(socket, subscription)
 
@@ -306,10 +308,11 @@ class Client:
             logger.warning("%s complains: %s", self._shown, self._complaint)
             return
         self._asked.discard(id)
-        if code == ASK_AGAIN and id in self._subscriptions and self._socket is not None:
+        if code in ASK_AGAIN and id in self._subscriptions and self._socket is not None:
             logger.warning("%s: %s", self._shown, message)
             self._subscriptions[id].is_live = False  # the others go on without it
-            task = asyncio.create_task(self._ask_again(self._socket, self._subscriptions[id]))
+            again = self._ask_again(self._socket, self._subscriptions[id], frame.get("retry_after", 0))
+            task = asyncio.create_task(again)
             self._asking_again.add(task)
             task.add_done_callback(self._asking_again.discard)
             return
@@ -328,7 +331,7 @@ async def _ask_for(token: Token) -> str:
 def _may_pass(error: Exception) -> bool:
     """Whether a connection that could not be opened may be opened some time later."""
     if isinstance(error, InvalidStatus):
-        return error.response.status_code >= 500
+        return error.response.status_code >= 500 or error.response.status_code == TOO_MANY_REQUESTS
     # A connection that ends in the middle of the handshake is an InvalidMessage from EOFError.
     return isinstance(error, OSError) or (isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError))
 

@@ -27,7 +27,7 @@ from tidelog.web.refusal import last_words
 
 # Of request line and headers, and again of trailers. What is counted begins with a connection's earlier requests: up to
 # twice that is let through.
-HEAD_SIZE_MAX_BYTES = 64 * 1024
+HEAD_SIZE_MAX_BYTES = 64 * 1024  # unless a setting says otherwise
 LOOK_SECONDS = 20.0  # a connection's first request begins within one of them, and each head is whole within two
 BODY_BYTES_PER_SECOND_MIN = 500  # less than the worst of mobile networks brings
 PIPELINE_MAX = 16  # requests that wait for others' answers; past it no further slice is taken
@@ -59,6 +59,7 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
     """
 
     look_seconds = LOOK_SECONDS
+    head_size_max_bytes = HEAD_SIZE_MAX_BYTES
     slice_bytes = SLICE_BYTES
 
     _is_last = False  # what comes behind this connection's last request is not looked at
@@ -74,8 +75,9 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = BoundedFlow(transport, self.pipeline, self.go_on)
         self._look_later()
-        if not overfull.has_room_for(transport):
-            self.app = OverfullApp(self.app, partial(overfull.drop, self))
+        refusal = overfull.admit(transport)
+        if refusal is not None:
+            self.app = OverfullApp(self.app, refusal, partial(overfull.drop, self))
             overfull.hold(self, self.loop)
 
     @property
@@ -97,7 +99,7 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
         self._parse(piece)
-        if self._received - self._counted_from > HEAD_SIZE_MAX_BYTES:
+        if self._received - self._counted_from > self.head_size_max_bytes:
             self._count_again()
 
     def _parse(self, piece: bytes) -> None:
@@ -170,6 +172,7 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._look_no_more()
         overfull.drop(self)
+        overfull.leave(self.transport)
         super().connection_lost(exc)
 
     def resume_writing(self) -> None:
@@ -184,7 +187,7 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
             # What came meanwhile: closed with that unread, the connection would be reset, and our words be lost.
             with suppress(OSError):
                 os.read(self.transport.get_extra_info("socket").fileno(), HEAD_SIZE_MAX_BYTES)
-        self.transport.write(last_words(ServerFullError()))
+        self.transport.write(last_words(overfull.refusal_of(self.transport) or ServerFullError()))
         self.transport.close()
 
     @property

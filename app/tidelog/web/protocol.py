@@ -79,8 +79,9 @@ class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
         self._allowance = Allowance(FRAMES_BURST_MAX, FRAMES_PER_SECOND_MAX)
         # Also if uvicorn was told otherwise: what a frame costs is bounded by its bytes only if they are what was sent.
         self.conn.available_extensions = None
-        if not overfull.has_room_for(transport):
-            self.app = OverfullApp(self.app, lambda: None)
+        refusal = overfull.refusal_of(transport)
+        if refusal is not None:
+            self.app = OverfullApp(self.app, refusal, lambda: None)
 
     def watch(
         self, high_water: int, on_full: Callable[[], None], on_drained: Callable[[], None], allowance: Allowance
@@ -235,6 +236,7 @@ class SocketProtocol(SlicedIntake, WebSocketsSansIOProtocol):
             self._pong_due = b"".join(self.conn.data_to_send()[-1:]) or self._pong_due
 
     def connection_lost(self, exc: Exception | None) -> None:
+        overfull.leave(self.transport)
         try:
             super().connection_lost(exc)
         finally:  # or whoever waits for it would do so for ever

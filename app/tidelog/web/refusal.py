@@ -13,6 +13,7 @@ from tidelog.errors import (
     AuthenticationUnavailableError,
     ServerFullError,
     TidelogError,
+    TooManyConnectionsError,
     UnauthorizedError,
     UpgradeRequiredError,
     UpgradeWithBodyError,
@@ -30,6 +31,7 @@ _HEADERS = {
     UnauthorizedError.code: CHALLENGE,
     AuthenticationUnavailableError.code: {"retry-after": str(RETRY_AUTHENTICATION_SECONDS)},
     ServerFullError.code: {"retry-after": str(RETRY_FULL_SECONDS)},
+    TooManyConnectionsError.code: {"retry-after": str(RETRY_FULL_SECONDS)},
     UpgradeWithBodyError.code: {"connection": "close"},  # what follows is no request
     # RFC 9110 15.5.22, and RFC 6455 4.4 for the version
     UpgradeRequiredError.code: {

@@ -15,7 +15,13 @@ from litestar.types import Guard, HTTPScope, LifeSpanReceive, LifeSpanScope, Lif
 from tidelog.access.caller import Caller
 from tidelog.access.decisions import Mode
 from tidelog.access.recheck import ALL, Hint
-from tidelog.errors import MessageInvalidError, SubscriptionUnavailableError, TidelogError, UnauthorizedError
+from tidelog.errors import (
+    MessageInvalidError,
+    SubscriptionUnavailableError,
+    TidelogError,
+    TooManyJoinsError,
+    UnauthorizedError,
+)
 from tidelog.feed.draining import FellBehindError
 from tidelog.feed.interfaces import Subscriptions
 from tidelog.feed.messages import Messages
@@ -24,9 +30,11 @@ from tidelog.model.change import Topic
 from tidelog.model.trigger import HttpTrigger
 from tidelog.settings import Settings
 from tidelog.web.access import AccessLog
+from tidelog.web.addresses import Addresses
 from tidelog.web.admission import Admission
 from tidelog.web.allowance import POLICY_VIOLATION, Allowance, floods
 from tidelog.web.callers import AUTHORIZATION
+from tidelog.web.crowd import Crowd, Joins, Place, seconds_until_next
 from tidelog.web.dialects import motia, tidelog
 from tidelog.web.entrance import Entrance
 from tidelog.web.expiry import Expiry
@@ -99,6 +107,9 @@ class SocketGate:
         self.settings = settings
         self.unknown_streams = UnknownStreams(streams)
         self.asked: set[SocketConnection] = set()  # those for which somebody had to be asked
+        self._addresses = Addresses(settings)
+        self._crowd = Crowd.of(settings)
+        self._joins = Joins(settings)
         # One of each for all connections: what they encode is shared.
         self.motia = motia.MotiaDialect()
         self.tidelog = tidelog.TidelogDialect()
@@ -116,13 +127,32 @@ class SocketGate:
             accepted = AUTHORIZATION
         if (await receive())["type"] != "websocket.connect":
             return
+        place = None
         try:
-            caller = await self.admission.callers.of(scope)
-        except TidelogError as error:
-            await self._refusals.refuse(scope, receive, send, error)
-            return
+            try:
+                place = self._crowd.enter(self._addresses.of(scope))  # before anybody is asked, which costs more
+                caller = await self.admission.callers.of(scope)
+                place = self._crowd.identify(place, caller.subject)
+            except TidelogError as error:
+                await self._refusals.refuse(scope, receive, send, error)
+                return
+            await self._serve(connect, accepted, caller, place, scope, receive, send)
+        finally:
+            if place is not None:
+                self._crowd.leave(place)
+
+    async def _serve(
+        self,
+        connect: type[SocketConnection],
+        accepted: str | None,
+        caller: Caller,
+        place: Place,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
         await send({"type": "websocket.accept", "subprotocol": accepted, "headers": []})
-        connection = connect(scope, receive, send, self, caller)
+        connection = connect(scope, receive, send, self, caller, self._joins.allowance_of(place))
         if self._access_log is None:
             await connection.serve()
         else:
@@ -156,7 +186,9 @@ class SocketConnection:
     dialect_name: str
     close_code = ABNORMAL_CLOSURE  # until it is known
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate, caller: Caller) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, gate: SocketGate, caller: Caller, joins: Allowance
+    ) -> None:
         self._receive = receive
         self._scope = scope
         self._client = cast("dict[str, Any]", scope).get("client")
@@ -165,6 +197,7 @@ class SocketConnection:
         self._mode: Mode = gate.admission.mode_of(scope)
         self._entrance: Entrance | None = None  # if somebody has to be asked
         self._expiry = None if caller.expires_at is None else self._make_expiry(caller.expires_at)
+        self._joins = joins
         self._subscriptions: dict[str, Subscription] = {}
         self._task = asyncio.current_task()
         self._is_stuck = False
@@ -282,6 +315,10 @@ class SocketConnection:
     def _subscribe(self, subscription: Subscription) -> None:
         """Subscribe, if it is allowed, or when it is."""
         gate = self._gate
+        seconds = seconds_until_next(self._joins)
+        if seconds:
+            self.refuse(subscription, TooManyJoinsError(self._joins.per_second, seconds))
+            return
         gate.unknown_streams.note(subscription.topic.stream)
         is_allowed = gate.admission.access.at_once(self.caller, subscription.topic.stream, self._mode)
         if is_allowed is False:
@@ -372,8 +409,10 @@ class MotiaConnection(SocketConnection):
     dialect: motia.MotiaDialect
     dialect_name = "motia"
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate, caller: Caller) -> None:
-        super().__init__(scope, receive, send, gate, caller)
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, gate: SocketGate, caller: Caller, joins: Allowance
+    ) -> None:
+        super().__init__(scope, receive, send, gate, caller, joins)
         self.dialect = gate.motia
 
     def _handle(self, text: str) -> None:
@@ -386,6 +425,8 @@ class MotiaConnection(SocketConnection):
         """Its client subscribes again when a connection was lost, and only then: so for what may pass this one ends."""
         if isinstance(error, SubscriptionUnavailableError):
             self.fail()
+        elif isinstance(error, TooManyJoinsError):
+            self.outlet.close(TRY_AGAIN_LATER, f"too many joins: come back in {error.retry_seconds} s")
         else:
             super().refuse(subscription, error)
 
@@ -399,10 +440,19 @@ class TidelogConnection(SocketConnection):
     dialect: tidelog.TidelogDialect
     dialect_name = tidelog.SUBPROTOCOL
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, gate: SocketGate, caller: Caller) -> None:
-        super().__init__(scope, receive, send, gate, caller)
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, gate: SocketGate, caller: Caller, joins: Allowance
+    ) -> None:
+        super().__init__(scope, receive, send, gate, caller, joins)
         self.dialect = gate.tidelog
         self._renewal: asyncio.Task[None] | None = None
+
+    def refuse(self, subscription: Subscription, error: TidelogError) -> None:
+        """Some errors say when to ask again."""
+        if isinstance(error, TooManyJoinsError):
+            self.deliver(self.dialect.error(error.code, str(error), subscription.name, error.retry_seconds))
+        else:
+            super().refuse(subscription, error)
 
     def _handle(self, text: str) -> None:
         request = tidelog.parse(text)

@@ -11,7 +11,7 @@
              {"type":"status","feed":"interrupted"|"live","position":P,"epoch":E}     also when a new epoch begins
              {"type":"token_expires","at":T}     then the connection is closed (4401), unless there is another token
              {"type":"authenticated","expires":T?}     the answer to `auth`, or an error
-             {"type":"error","code":C,"message":M,"subscription":ID?}
+             {"type":"error","code":C,"message":M,"subscription":ID?,"retry_after":SECONDS?}
 
 ID is the client's name for its subscription. A commit is one message for a connection, with all that it
 subscribed to; of a delete, `data` is the item as it was. Messages come in the order of the feed, so a position
@@ -186,8 +186,10 @@ class TidelogDialect:
     def refuse(self, subscription: Subscription, code: str, message: str) -> Messages:
         return self.error(code, message, subscription.name)
 
-    def error(self, code: str, message: str, name: str | None = None) -> Messages:
-        about = {} if name is None else {"subscription": name}
+    def error(self, code: str, message: str, name: str | None = None, retry_seconds: int | None = None) -> Messages:
+        about: dict[str, Any] = {} if name is None else {"subscription": name}
+        if retry_seconds is not None:
+            about["retry_after"] = retry_seconds
         return _message({"type": "error", "code": code, "message": message, **about})
 
     def token_expires(self, at_seconds: float) -> Messages:
