@@ -30,6 +30,7 @@ from tidelog.settings import Settings
 from tidelog.store.connecting import first_connection
 from tidelog.store.requirements import check_server, is_to_be_migrated
 from tidelog.store.revisions import alembic_config
+from tidelog.web.cross_origin import PageRules
 from tidelog.web.exposure import check_exposure
 from tidelog.welcome import welcome
 
@@ -190,7 +191,8 @@ def _migrate_and_run(settings: Settings, bound: socket.socket, discovered: Disco
     if asyncio.run(_is_to_be_migrated(url, streams)):
         # Not discovered again: what is broken is logged by the server.
         command.upgrade(alembic_config(streams=streams), "head")
-    words = welcome(_base_url(settings.host, bound), psql, settings.steps_dir, discovered)
+    pages = PageRules(settings).words
+    words = welcome(_base_url(settings.host, bound), psql, settings.steps_dir, discovered, pages)
     config = uvicorn.Config(
         "tidelog.asgi:create_app", factory=True, workers=settings.workers, **uvicorn_options(settings)
     )

@@ -191,9 +191,9 @@ class Settings(BaseSettings):
     socket_joins_per_second_max: int = Field(
         100,
         ge=1,
-        description="subscriptions that a client may begin in a second, for long; at once it may begin twice as many "
-        "as a connection may have. A client is a user, or an address if TIDELOG_CONNECTIONS_PER_ADDRESS_MAX is set, or "
-        "else a connection. tidelog.v1 is told when to ask again (too_many_joins), Motia's clients are closed (1013)",
+        description="subscriptions that a client may begin in a second, for long; at once it may begin three times as "
+        "many as a connection may have, and ten seconds' worth. A client is a user, or an address if "
+        "TIDELOG_CONNECTIONS_PER_ADDRESS_MAX is set, or else a connection. One that begins more is told when to go on",
     )
     socket_frames_per_second_max: int = Field(
         100,

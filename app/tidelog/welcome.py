@@ -23,6 +23,7 @@ FRAME = """
 
 {tries}
     steps  {steps}      OpenAPI  {base}/schema/openapi.json
+    pages  {pages}; TIDELOG_CORS_ORIGINS allows others
     stop   Ctrl-C
 """
 
@@ -45,9 +46,9 @@ select position, at, op, group_id, id, data from streams.{table}_history
              order by position desc, seq desc limit 10;"""
 
 
-def welcome(base: str, psql: str, steps_dir: Path, discovered: Discovered) -> str:
-    """`base` is the server's URL, `psql` a command that opens its database."""
-    values = {"base": base, "psql": psql, "steps": steps_dir}
+def welcome(base: str, psql: str, steps_dir: Path, discovered: Discovered, pages: str) -> str:
+    """`base` is the server's URL, `psql` a command that opens its database, `pages` says whose web pages may use it."""
+    values = {"base": base, "psql": psql, "steps": steps_dir, "pages": pages}
     if _is_example(discovered):
         tries = [EXAMPLE.format(**values)]
     else:

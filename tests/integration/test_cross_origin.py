@@ -65,6 +65,23 @@ async def test_a_strange_page_can_neither_open_a_socket_nor_post(server: Server,
     assert len((await post(server, {})).json()) == len(before) + 1
 
 
+@pytest.mark.parametrize("protocols", [None, ["tidelog.v1"], ["Authorization", "a-token"]])
+async def test_a_strange_page_opens_no_socket_with_its_visitors_cookies(server: Server, protocols: Any) -> None:
+    """In no dialect, at no path; a browser sends them with it (cross-site WebSocket hijacking)."""
+    with_cookies = {"Cookie": "session=visitors", "Sec-Fetch-Site": "cross-site"}
+    for path in ("/", "/write", "/health/live", "/no/such"):
+        for origin in (EVIL, "null"):
+            with pytest.raises(InvalidStatus) as refused:
+                async with connect(
+                    server.ws_url + path,
+                    additional_headers=with_cookies | {"Origin": origin},
+                    subprotocols=protocols,
+                    proxy=None,
+                ):
+                    pass
+            assert refused.value.response.status_code == 403
+
+
 @pytest.mark.parametrize("host", ["evil.example:3000", "127.0.0.1.evil.example", "localhost.evil.example"])
 async def test_a_page_whose_name_was_led_to_this_machine_is_refused(server: Server, host: str) -> None:
     """Its browser takes the server for the page's own: it may read, too, and sends no Origin with that."""
@@ -123,7 +140,7 @@ async def test_settings_open_a_server_to_other_pages_and_names(database_url: str
         answer = await http.get("/schema/openapi.json", headers={"host": "app.example", "origin": EVIL})
         assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, EVIL)
         assert (await http.get("/health/live", headers={"host": "localhost"})).status_code == 403
-    assert "TIDELOG_CORS_ORIGINS=https://other.example would allow it" in server.log()
+    assert f"TIDELOG_CORS_ORIGINS={EVIL},http://localhost:*,https://other.example would allow it" in server.log()
     assert "Traceback" not in server.log()
     assert "returned without" not in server.log()  # uvicorn, of a handshake that nobody answered
 

@@ -25,6 +25,7 @@ from litestar.exceptions import ImproperlyConfiguredException, NotAuthorizedExce
 from litestar.handlers import BaseRouteHandler, websocket_listener
 from litestar.logging import LoggingConfig
 from litestar.middleware.logging import LoggingMiddlewareConfig
+from litestar.middleware.session.server_side import ServerSideSessionConfig
 from litestar.openapi import OpenAPIConfig
 from litestar.plugins import InitPlugin
 from litestar.testing import TestClient
@@ -436,6 +437,40 @@ async def test_other_peoples_pages_open_no_socket(url: str) -> None:
             with pytest.raises(InvalidStatus, match="403"):
                 async with connect(at, origin=other):
                     pass
+
+
+@pytest.mark.parametrize(("origins", "named"), [(None, False), ("*", False), ("http://localhost:*", True)])
+async def test_a_socket_with_a_session_is_for_our_own_pages_and_those_that_are_named(
+    url: str, origins: str | None, named: bool
+) -> None:
+    """Another page of the visitor's machine gets its cookies sent, too: browsers know no ports there."""
+    settings = Settings() if origins is None else Settings(cors_origins=origins)  # type: ignore[arg-type]
+    config = TidelogConfig(database_url=url, streams=[JOB], path="/live", settings=settings)
+    plugin = await migrated(TidelogPlugin(config))
+
+    @get("/log-in")
+    async def log_in(request: Request[Any, Any, Any]) -> None:
+        request.set_session({"user": "ada"})
+
+    middleware = ServerSideSessionConfig().middleware
+    async with serving(make_app([log_in], plugins=[plugin], middleware=[middleware])) as server:
+        await server.http.get("/log-in")
+        ((name, value),) = server.http.cookies.items()
+        at = f"{server.ws_url}/live"
+        own, other = Origin(server.ws_url.replace("ws:", "http:")), Origin("http://localhost:8000")
+
+        async def status(origin: Origin | None, headers: dict[str, str]) -> int:
+            try:
+                async with connect(at, origin=origin, additional_headers=headers, proxy=None):
+                    return 101
+            except InvalidStatus as error:
+                return error.response.status_code
+
+        session = {"Cookie": f"{name}={value}"}
+        assert [await status(origin, session) for origin in (None, own)] == [101, 101]
+        assert await status(other, session) == (101 if named else 403)
+        # Without a session there is nobody whose rights a page could take; nor has a stray cookie any.
+        assert [await status(other, headers) for headers in ({}, {"Cookie": "stray=1"})] == [101, 101]
 
 
 async def test_a_stream_given_and_one_of_a_file_are_not_one_table(url: str, tmp_path: Path) -> None:

@@ -171,6 +171,35 @@ def test_what_a_browser_says_of_the_site_counts_too() -> None:
     assert not lets(rules(), "https://app.example", "127.0.0.1:3000", site="cross-site")
 
 
+def acts(rules: PageRules, origin: str | None, host: str = "localhost:3000", site: str | None = None) -> bool:
+    """Whether a page of this origin may act as the user whose cookies its browser sent."""
+    said = {"host": host, "origin": origin, "sec-fetch-site": site}
+    try:
+        rules.check_ambient([(name.encode(), value.encode()) for name, value in said.items() if value is not None])
+    except OriginForbiddenError:
+        return False
+    return True
+
+
+def test_a_page_acts_with_a_users_cookies_only_where_it_is_ours_or_named() -> None:
+    """By `*`, or on a developer's machine, it may use the server; but not as its user. Programs may."""
+    vite, evil = "http://localhost:5173", "https://evil.example"
+    for told in (rules(), rules(cors_origins="*"), rules(cors_origins="https://*,null,*")):
+        assert acts(told, "http://localhost:3000") and acts(told, evil, site="same-origin") and acts(told, None)
+        for origin in (vite, evil, "null"):
+            assert not acts(told, origin) and not acts(told, origin, site="cross-site")
+        assert not acts(told, None, site="cross-site")
+    named = rules(cors_origins="https://app.example,http://localhost:*,*")
+    assert acts(named, "https://app.example", "api.example") and acts(named, vite)
+    assert not acts(named, evil)
+
+
+def test_what_would_allow_a_page_leaves_those_that_are_allowed(caplog: pytest.LogCaptureFixture) -> None:
+    """The setting can be taken as it is said."""
+    assert not lets(rules(cors_origins="https://a.example"), "https://b.example")
+    assert "TIDELOG_CORS_ORIGINS=https://a.example,https://b.example would allow it" in caplog.text
+
+
 def test_the_log_says_once_what_would_allow_it(caplog: pytest.LogCaptureFixture) -> None:
     """The setting with the value; not again for each try, nor for any number of names."""
     told = rules()

@@ -83,9 +83,12 @@ def joins(**settings: Any) -> Joins:
 
 
 def test_a_client_subscribes_as_often_as_it_may_and_is_told_when_it_may_again(clock: list[float]) -> None:
-    """Twice all that a connection may have at once; then so many a second. What is refused costs nothing."""
+    """At once thrice all that a connection may have, and ten seconds' worth; then so many a second.
+
+    What is refused costs nothing.
+    """
     allowance = joins().allowance_of(Place(None, None))
-    assert [seconds_until_next(allowance) for _ in range(10)] == [0] * 10
+    assert [seconds_until_next(allowance) for _ in range(3 * 5 + 10 * 2)] == [0] * 35
     assert [seconds_until_next(allowance) for _ in range(1000)] == [1] * 1000
     clock[0] += 1
     assert [seconds_until_next(allowance) for _ in range(3)] == [0, 0, 1]

@@ -135,7 +135,7 @@ def test_one_plain_response_schema_is_that_of_status_200(declared: Any) -> None:
         ({"timeoutSeconds": True}, "0 for no limit, not True"),
         ({"timeoutSeconds": float("nan")}, "0 for no limit, not nan"),
         ({"infrastructure": {"handler": {"timeout": "1m"}}}, '["handler"]["timeout"] must be a number of seconds'),
-        ({"bodyschema": {}}, "config has 'bodyschema', which no API step has; its keys are bodySchema, "),
+        ({"bodyschema": {}}, "config has 'bodyschema', which no API step has; its keys are auth, bodySchema, "),
         ({"emit": []}, "without effect here, emits, "),
         ({"middleware": [handler]}, "'handler' must take (req, context, next_fn)"),
         ({"middleware": [print]}, "'print' must be `async def middleware"),

@@ -9,9 +9,11 @@ import pytest
 
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
+from tidelog.web.cross_origin import PageRules
 from tidelog.welcome import welcome
 
 BASE = "http://127.0.0.1:3000"
+PAGES = "of http://localhost:*"
 HANDLER = "\nasync def handler(req, context): return {'status': 200}\n"
 
 
@@ -19,7 +21,7 @@ def said_of(folder: Path, **files: str) -> str:
     folder.mkdir(exist_ok=True)
     for name, text in files.items():
         (folder / f"{name}.py").write_text(dedent(text))
-    return welcome(BASE, "psql", folder, discover(folder))
+    return welcome(BASE, "psql", folder, discover(folder), PAGES)
 
 
 def step(method: str, path: str, body: str = "None") -> str:
@@ -30,7 +32,7 @@ def step(method: str, path: str, body: str = "None") -> str:
 def test_the_example_is_said_of_the_example_only(tmp_path: Path) -> None:
     """Its page, its step and its table; nothing of them for any other folder."""
     example = Settings.model_fields["steps_dir"].default
-    assert "streams.chat_message" in welcome(BASE, "psql", example, discover(example))
+    assert "streams.chat_message" in welcome(BASE, "psql", example, discover(example), PAGES)
     said = said_of(tmp_path / "steps", do_step=step("POST", "/do"))
     assert "chat" not in said.replace(str(tmp_path), "")
 
@@ -69,3 +71,17 @@ def test_a_body_is_shown_that_the_step_takes_or_none(tmp_path: Path, body: str, 
         assert "curl" not in said
     else:
         assert shown in said
+
+
+def test_whose_pages_may_use_the_server_is_said() -> None:
+    """With the setting that lets others; so whoever has a page of Vite's knows."""
+    for settings, said in (
+        (Settings(), "of http://localhost:* and http://127.0.0.1:*"),
+        (Settings(cors_origins="https://app.example,null"), "of https://app.example, null"),
+        (Settings(cors_origins=""), "of other origins are refused"),
+        (Settings(host="192.0.2.1"), "of other origins are refused"),
+    ):
+        words = PageRules(settings).words
+        assert words.startswith(said)
+    example = Settings.model_fields["steps_dir"].default
+    assert f"pages  {words}; TIDELOG_CORS_ORIGINS" in welcome(BASE, "psql", example, discover(example), words)

@@ -8,6 +8,8 @@ takes a page's own name for the page's own server, whatever address the name lea
 - A handshake, or a request that may change something, comes from a page of the same origin, from one that
   TIDELOG_CORS_ORIGINS allows, or from no page. Where that isn't set, pages on a developer's machine (Vite's, say) may
   use a server that they find there. Who else may read an answer is the browser's to hold, as CORS tells it.
+- Who is known by what browsers send by themselves, as cookies, is that user only for pages of the same origin, and
+  those that the setting names: neither `*` nor the rule for a developer's machine names any.
 
 Other programs send no Origin and may say what they like; nothing here is authentication.
 """
@@ -70,6 +72,15 @@ class PageRules:
         self.allows_all = "*" in (settings.cors_origins or ())
         self._told: set[tuple[str, str]] = set()
 
+    @property
+    def words(self) -> str:
+        """Which pages of other origins may use the server, for the person who started it."""
+        if self._said_origins is not None:
+            return f"of {', '.join(self._said_origins)}" if self._said_origins else "of other origins are refused"
+        if self._is_local:
+            return "of http://localhost:* and http://127.0.0.1:* (Vite's, say)"
+        return "of other origins are refused"
+
     def check_host(self, host: str | None, server: tuple[str, int | None] | None) -> Host | None:
         """The host that a request to our address `server` names. Raises HostForbiddenError."""
         parsed = None if host is None else parse_host(host)
@@ -91,10 +102,29 @@ class PageRules:
         if origin is not None and (self.allows(origin, host) or _is_same(origin, host)):
             return
         said = origin if origin is not None else f"one that the browser doesn't name, {site}"
-        self._tell("refused a request", "origin", said, f"TIDELOG_CORS_ORIGINS={_remedy(origin)}")
+        self._tell("refused a request", "origin", said, self._remedy(origin))
         raise OriginForbiddenError(
             f"pages of {shown(said)} may not use this server; its log says which setting (TIDELOG_CORS_ORIGINS) "
             "would allow them"
+        )
+
+    def check_ambient(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Raise OriginForbiddenError if a page may not act as the user that its browser made known by itself.
+
+        For whoever was authenticated by cookies, HTTP's own passwords, certificates: not by a token that the page gave.
+        """
+        said_host, origin, site, _is_handshake = _said(headers)
+        if site in _OURS or (origin is None and site is None):
+            return
+        host = None if said_host is None else parse_host(said_host)
+        if origin is not None and (self._is_named(origin) or _is_same(origin, host)):
+            return
+        said = origin if origin is not None else f"one that the browser doesn't name, {site}"
+        # What would allow a page without a name, would allow all: that is not a remedy here.
+        remedy = self._remedy(origin) if _is_name(origin) else "a page with an origin of its own"
+        self._tell("refused a request with a user's cookies", "origin", said, remedy)
+        raise OriginForbiddenError(
+            f"pages of {shown(said)} may not use this server with its users' cookies: TIDELOG_CORS_ORIGINS names others"
         )
 
     def guard_socket(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
@@ -105,6 +135,8 @@ class PageRules:
         said_host, origin, site, _is_handshake = _said(connection.scope["headers"])
         try:
             self.check_origin(origin, site, None if said_host is None else parse_host(said_host))
+            if _is_known_by_itself(connection.scope):
+                self.check_ambient(connection.scope["headers"])
         except OriginForbiddenError as error:
             raise PermissionDeniedException(str(error)) from error
 
@@ -117,14 +149,22 @@ class PageRules:
             return is_page and host is not None and host.is_loopback
         if parsed is None:
             return self.allows_all or (origin == "null" and "null" in self._said_origins)
-        return self.allows_all or any(
-            parsed.scheme == one.scheme and parsed.host.fits(one.host) for one in self._origins
-        )
+        return self.allows_all or any(map(parsed.fits, self._origins))
 
     def note_unread(self, origin: str, site: str | None, host: Host | None) -> None:
         """A page of another origin is answered, but its browser will not let it read the answer."""
         if site not in _OURS and not _is_same(origin, host):
-            self._tell("a page can't read our answer", "origin", origin, f"TIDELOG_CORS_ORIGINS={_remedy(origin)}")
+            self._tell("a page can't read our answer", "origin", origin, self._remedy(origin))
+
+    def _is_named(self, origin: str) -> bool:
+        """Whether the setting allows this one, and not all."""
+        parsed = parse_origin(origin)
+        return parsed is not None and any(parsed.fits(one) for one in self._origins if one.host.name != "*")
+
+    def _remedy(self, origin: str | None) -> str:
+        """The setting that would allow it, beside those that are allowed already."""
+        wanted = origin if origin == "null" or _is_name(origin) else "*"
+        return f"TIDELOG_CORS_ORIGINS={','.join([*(self._said_origins or ()), wanted or '*'])}"
 
     def _may_name(self, host: Host | None, server: tuple[str, int | None] | None) -> bool:
         if self._hosts is not None:
@@ -230,9 +270,22 @@ def _is_same(origin: str, host: Host | None) -> bool:
     return parsed is not None and host is not None and parsed.is_at(host)
 
 
-def _remedy(origin: str | None) -> str:
-    """What would allow it in TIDELOG_CORS_ORIGINS."""
-    return origin if origin is not None and (origin == "null" or parse_origin(origin)) else "*"
+def _is_name(origin: str | None) -> bool:
+    """Whether it says where a page is from."""
+    return origin is not None and parse_origin(origin) is not None
+
+
+def _is_known_by_itself(scope: Scope) -> bool:
+    """Whether a middleware of the application knows the user, and a browser has sent something that it may be by.
+
+    A token may be there as well. Which of them it was isn't said, and a page could add one that isn't looked at.
+    """
+    said = cast("dict[str, Any]", scope)
+    is_known = said.get("user") is not None or said.get("auth") is not None or bool(said.get("session"))
+    return is_known and any(
+        name == b"cookie" or (name == b"authorization" and not value.lower().startswith(b"bearer "))
+        for name, value in scope["headers"]
+    )
 
 
 def _preflight(scope: HTTPScope) -> RawHeaders | None:

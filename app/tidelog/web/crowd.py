@@ -16,8 +16,9 @@ from tidelog.settings import Settings
 from tidelog.web.addresses import counted_as
 from tidelog.web.allowance import Allowance
 
-# An honest page may leave all that it has and join as much again, twice.
-JOINS_FOR_EACH_SUBSCRIPTION = 2
+# What an honest page may do at once: join all that it may have, and twice leave that and join as much again.
+JOINS_FOR_EACH_SUBSCRIPTION = 3
+JOINS_BURST_SECONDS = 10.0
 CLIENTS_KEPT = 10_000  # whose joins are remembered when they have gone: about 2 MB
 TOLD_EVERY_SECONDS = 60.0  # by the log of what is refused, for each setting
 
@@ -113,7 +114,9 @@ class Joins:
 
     def __init__(self, settings: Settings) -> None:
         self._per_second = settings.socket_joins_per_second_max
-        self._burst = settings.socket_subscriptions_max * JOINS_FOR_EACH_SUBSCRIPTION
+        self._burst = (
+            settings.socket_subscriptions_max * JOINS_FOR_EACH_SUBSCRIPTION + self._per_second * JOINS_BURST_SECONDS
+        )
         # A client that came again would have a new allowance. The oldest has the most of its own by now.
         self._of_client: OrderedDict[Place, Allowance] = OrderedDict()
 

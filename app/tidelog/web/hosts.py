@@ -44,6 +44,10 @@ class Origin:
     scheme: str
     host: Host
 
+    def fits(self, pattern: Origin) -> bool:
+        """Whether it is what an entry of a setting allows."""
+        return self.scheme == pattern.scheme and self.host.fits(pattern.host)
+
     def is_at(self, host: Host) -> bool:
         """Whether a page of this origin came from `host`. Who ends TLS before us knows the scheme, we don't."""
         port = DEFAULT_PORTS.get(self.scheme)
