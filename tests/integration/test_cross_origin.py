@@ -66,7 +66,9 @@ async def test_a_strange_page_can_neither_open_a_socket_nor_post(server: Server,
 
 
 @pytest.mark.parametrize("protocols", [None, ["tidelog.v1"], ["Authorization", "a-token"]])
-async def test_a_strange_page_opens_no_socket_with_its_visitors_cookies(server: Server, protocols: list[str] | None) -> None:
+async def test_a_strange_page_opens_no_socket_with_its_visitors_cookies(
+    server: Server, protocols: list[str] | None
+) -> None:
     """In no dialect, at no path; a browser sends them with it (cross-site WebSocket hijacking)."""
     with_cookies = {"Cookie": "session=visitors", "Sec-Fetch-Site": "cross-site"}
     for path in ("/", "/write", "/health/live", "/no/such"):

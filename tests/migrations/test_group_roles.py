@@ -378,6 +378,22 @@ async def test_who_may_not_make_roles_migrates_all_the_same(alone: Databases, no
     await sql.close()
 
 
+async def test_a_role_whose_members_others_choose_gets_nothing(alone: Databases, note_steps: StepsFolder) -> None:
+    """Though a superuser migrates: who made the roles, or may give them away, would have let himself in."""
+    url = await alone.create()
+    sql = await connect_sql(url)
+    async with login(sql, "patient") as name:
+        await sql.execute(f"create role tidelog_reader; grant tidelog_reader to {name} with admin option")
+        said = (await asyncio.to_thread(migrate, url, note_steps.path)).stderr
+        assert f"its members are also chosen by {name}" in said
+        assert await rights_of(sql, "tidelog_reader") == {}
+        await sql.execute(f"revoke admin option for tidelog_reader from {name}")
+        await asyncio.to_thread(migrate, url, note_steps.path)
+        assert (await rights_of(sql, "tidelog_reader"))["note"] == "select"
+        assert (await rights_of(sql, "tidelog_reader"))["note_history"] == "select"
+    await sql.close()
+
+
 @pytest.mark.parametrize("option", ["login", "superuser"])
 async def test_a_role_that_is_somebodys_own_is_left_alone(
     alone: Databases, note_steps: StepsFolder, option: str

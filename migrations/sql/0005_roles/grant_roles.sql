@@ -7,15 +7,15 @@
 --   tidelog_reader   reads items and history
 --
 -- Roles belong to the whole cluster, rights to one database. A role gets rights here only if whoever migrates may choose
--- its members, or it had some here before: otherwise the owner of another database, who made the roles, could let people
--- into this one. A role of one of these names that can log in, or is a superuser, is somebody's own, and gets nothing.
+-- its members, and no other role but superusers, or if it had some here before: otherwise the owner of another database,
+-- who made the roles, could let people into this one. A role of one of these names that can log in, or is a superuser, is somebody's own, and gets nothing.
 --
 -- What a superuser owns in the schema becomes tidelog_owner's. So the functions that run with their owner's rights
 -- (record_change) don't run with a superuser's; a superuser may do everything as before. What another role owns stays
 -- its own, as it may serve by that.
 --
--- A stream's table gets its rights once: when none of the roles has any on it. So does the core: when a role has no USAGE
--- on the schema. A restore without the roles is mended by the next migration.
+-- A role gets all its rights once: when it has no USAGE on the schema. On a stream's table that comes later it gets them
+-- when none of the roles has any. A restore without the roles is mended by the next migration.
 --
 -- Called by migrations/env.py at the end of every migration, and by hand.
 -- Locks: ACCESS EXCLUSIVE, to the end of the transaction, on what is not yet tidelog_owner's: on all of it or on nothing,
@@ -27,8 +27,10 @@ as $$
 declare
     lacks text[] := '{}';
     trusted text[] := '{}';   -- those that may have rights here
+    new text[] := '{}';       -- those of them that had none
     role_name text;
     is_group boolean;
+    others text;              -- who else chooses a role's members, and is no superuser
     trouble text;
     relation record;
 begin
@@ -44,13 +46,22 @@ begin
             end;
         end if;
         select not (r.rolcanlogin or r.rolsuper) into is_group from pg_roles r where r.rolname = role_name;
+        select string_agg(r.rolname, ', ' order by r.rolname) into others
+        from pg_auth_members m join pg_roles r on r.oid = m.member
+        where m.roleid = to_regrole(role_name) and m.admin_option and not r.rolsuper and r.rolname <> current_user;
         if not is_group then
             lacks := lacks || format('the role %s can log in or is a superuser: it is left as it is', role_name);
+        elsif streams.has_rights(role_name) then
+            trusted := trusted || role_name;
+        elsif others is not null then
+            lacks := lacks || format(
+                'the role %1$s gets no rights here, as its members are also chosen by %2$s: grant them by hand, or '
+                '`revoke admin option for %1$s from %2$s`', role_name, others
+            );
         elsif pg_has_role(current_user, role_name, 'MEMBER WITH ADMIN OPTION')
             -- Up to Postgres 15 who may make roles chooses the members of all.
             or (current_setting('server_version_num')::integer < 160000
                 and (select r.rolcreaterole from pg_roles r where r.rolname = current_user))
-            or streams.has_rights(role_name)
         then
             trusted := trusted || role_name;
         else
@@ -77,6 +88,7 @@ begin
     end if;
     foreach role_name in array trusted loop
         continue when role_name = 'tidelog_owner' or streams.has_rights(role_name);
+        new := new || role_name;
         execute format('grant usage on schema streams to %I', role_name);
         if role_name = 'tidelog_server' then
             grant select, insert, delete on streams.commit to tidelog_server;
@@ -89,28 +101,27 @@ begin
     end loop;
 
     for relation in
-        select s.table_name
-        from streams.stream s
-        join pg_class c on c.relname = s.table_name and c.relnamespace = 'streams'::regnamespace
-        where not exists (
+        select s.table_name, h.oid is not null as has_history, not exists (
             select from aclexplode(c.relacl) a
             join pg_roles r on r.oid = a.grantee
             where r.rolname in ('tidelog_server', 'tidelog_writer', 'tidelog_reader')
-        )
+        ) as is_new
+        from streams.stream s
+        join pg_class c on c.relname = s.table_name and c.relnamespace = 'streams'::regnamespace
+        left join pg_class h on h.relname = s.table_name || '_history' and h.relnamespace = c.relnamespace
         order by s.table_name
     loop
-        if 'tidelog_server' = any (trusted) then
-            execute format('grant select, insert, update, delete on streams.%I to tidelog_server', relation.table_name);
-        end if;
-        if 'tidelog_writer' = any (trusted) then
-            execute format('grant select, insert, update, delete on streams.%I to tidelog_writer', relation.table_name);
-        end if;
-        if 'tidelog_reader' = any (trusted) then
-            execute format('grant select on streams.%I to tidelog_reader', relation.table_name);
-            if to_regclass(format('streams.%I', relation.table_name || '_history')) is not null then
+        foreach role_name in array trusted loop
+            continue when role_name = 'tidelog_owner' or not (relation.is_new or role_name = any (new));
+            execute format(
+                'grant %s on streams.%I to %I',
+                case role_name when 'tidelog_reader' then 'select' else 'select, insert, update, delete' end,
+                relation.table_name, role_name
+            );
+            if role_name = 'tidelog_reader' and relation.has_history then
                 execute format('grant select on streams.%I to tidelog_reader', relation.table_name || '_history');
             end if;
-        end if;
+        end loop;
     end loop;
     return nullif(array_to_string(lacks, E'\n'), '');
 end
