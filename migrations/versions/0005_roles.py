@@ -3,7 +3,7 @@
 They are called at the end of every migration (env.py): so streams that come later, and databases that were restored
 without the roles, get their rights, too.
 
-Revision ID: 0006
+Revision ID: 0005
 Revises: 0004
 """
 
