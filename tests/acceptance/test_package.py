@@ -223,7 +223,7 @@ def test_its_public_names_are_there_and_load_no_server(unpacked: Path, project: 
 async def test_it_migrates_and_serves_steps_beside_a_package_that_is_called_app(
     unpacked: Path, project: Path, databases: Databases
 ) -> None:
-    """By its command, in a folder that is not Tidelog's, on somebody's Postgres."""
+    """By its command, and by any ASGI server, in a folder that is not Tidelog's, on somebody's Postgres."""
     url = await databases.create()
     environment = {"PYTHONPATH": str(unpacked), "TIDELOG_DATABASE_URL": url}
     command = [sys.executable, "-m", "tidelog.cli"]
@@ -235,6 +235,9 @@ async def test_it_migrates_and_serves_steps_beside_a_package_that_is_called_app(
         assert migrated.returncode == 0, migrated.stderr
         async with serving(command, project, **environment) as http:
             assert (await http.post("/jobs/7")).json() == {"id": "7", "title": "the job 7"}
+        server = [sys.executable, "-m", "uvicorn", "--factory", "tidelog.asgi:create_app", "--port", "PORT"]
+        async with serving(server[:2], project, *server[2:], **environment, TIDELOG_STEPS_DIR="steps") as http:
+            assert (await http.post("/jobs/8")).json() == {"id": "8", "title": "the job 8"}
     finally:
         await databases.drop(url)
 

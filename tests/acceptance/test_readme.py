@@ -134,9 +134,9 @@ async def running(name: str, server: Server, page: str = "") -> AsyncIterator[as
 
 
 async def test_the_python_client_prints_what_it_sees(server: Server) -> None:
-    """The README's Python program prints the group, the post and the event."""
+    """The page's Python program prints the group, the post and the event."""
     async with (
-        running("follow_jobs.py", server) as program,
+        running("follow_jobs.py", server, CLIENT) as program,
         server.http() as http,
         asyncio.timeout(PROGRAM_TIMEOUT_SECONDS),
     ):
@@ -148,7 +148,7 @@ async def test_the_python_client_prints_what_it_sees(server: Server) -> None:
 
 
 async def test_the_durable_consumer_queues_each_mail_once(server: Server) -> None:
-    """The page's consumer handles every job once, though it is killed and there are two of it."""
+    """Though the page's consumer is killed, and there are two of it. What was written without a title it leaves out."""
     connection = await asyncpg.connect(server.database_url)
     await connection.execute(next(sql for _, sql in blocks("sql", CLIENT) if sql.startswith("create table mail")))
     position = "select position from streams.consumer where name = 'mailer'"
@@ -162,6 +162,11 @@ async def test_the_durable_consumer_queues_each_mail_once(server: Server) -> Non
             async with running("queue_mails.py", server, CLIENT), running("queue_mails.py", server, CLIENT):
                 await http.post("/users/ada/jobs", json={"id": f"j{first}", "title": f"job {first}"})
                 await eventually(lambda: caught_up(first))  # noqa: B023 - awaited here
+        async with running("queue_mails.py", server, CLIENT) as program:
+            await connection.execute("insert into streams.job (group_id, id, data) values ('ada', 'odd', '{}')")
+            await eventually(lambda: caught_up(3))
+            assert program.stdout is not None
+            assert await program.stdout.readline() == b"left out 3 ada odd\n"
     mails = [tuple(row) for row in await connection.fetch("select recipient, subject from mail")]
     assert mails == [("ada", "job 1 has begun"), ("ada", "job 2 has begun")]
     await connection.close()
@@ -177,6 +182,71 @@ async def test_an_invalid_body_is_answered_in_the_form_that_the_readme_shows(ser
     assert error.keys() == expected.keys()
     assert error["code"] == expected["code"]
     assert [detail["path"] for detail in error["details"]] == [detail["path"] for detail in expected["details"]]
+
+
+async def test_a_job_that_is_there_is_not_begun_again(server: Server) -> None:
+    """And what the README's models don't mention is refused."""
+    async with server.http() as http:
+        job = {"id": "j1", "title": "index the library"}
+        assert (await http.post("/users/ada/jobs", json=job)).status_code == 201
+        assert (await http.post("/users/ada/jobs", json=job)).status_code == 409
+        refused = (await http.post("/users/ada/jobs", json={**job, "titel": "x"})).json()["error"]
+        assert refused["code"] == "body_invalid" and "titel" in refused["message"]
+
+
+async def test_two_writers_of_one_item_lose_nothing(start_server: StartServer, steps: StepsFolder) -> None:
+    """The page's step counts to as many as have called it at once."""
+    for name, text in [*blocks("python"), *blocks("python", "app/tidelog/runtime")]:
+        steps.write(name, text)
+    server = await start_server(steps_dir=steps.path)
+    async with server.http() as http:
+        assert (await http.post("/users/ada/jobs/j1/done")).status_code == 404
+        await http.post("/users/ada/jobs", json={"id": "j1", "title": "index the library"})
+        answers = await asyncio.gather(*(http.post("/users/ada/jobs/j1/done") for _ in range(20)))
+        assert sorted(answer.json()["done"] for answer in answers) == list(range(1, 21))
+
+
+async def test_a_program_can_wait_for_its_commits_number(server: Server) -> None:
+    """By the statements of the page, which has the transaction's id between them."""
+    (block,) = [sql for _, sql in blocks("sql", "migrations") if sql.startswith("begin;")]
+    begin, update, ask, commit, look = [line.partition("--")[0].strip() for line in block.strip().split("\n")]
+    async with server.http() as http:
+        await http.post("/users/ada/jobs", json={"id": "j1", "title": "index the library"})
+    connection = await asyncpg.connect(server.database_url)
+    await connection.execute(begin)
+    await connection.execute(update)
+    mine = str(await connection.fetchval(ask))
+    await connection.execute(commit)
+    number = await eventually(lambda: connection.fetchval(look.replace("4711", mine)))
+    history = "select data ->> 'done' from streams.job_history where position = $1"
+    assert await connection.fetchval(history, number) == "60"
+    await connection.close()
+
+
+async def test_events_are_sent_by_sql_as_the_page_says(server: Server) -> None:
+    """The statement stands in a line of its list."""
+    send = re.search(r"`(select\s+streams\.send\(.*?\))`", PAGES["migrations"], re.DOTALL)
+    assert send is not None
+    connection = await asyncpg.connect(server.database_url)
+    async with Subscriber.connect(server) as subscriber:
+        await subscriber.join("job", "ada")
+        await subscriber.next()
+        await connection.execute(send[1])
+        assert (await subscriber.next())["event"]["event"] == {"type": "finished", "data": {"id": "j1"}}
+    await connection.close()
+
+
+def test_every_block_is_one_that_a_test_runs() -> None:
+    """A block of another name or kind would be true by chance: give it a test, and name it here."""
+    known = {
+        "": ["job_stream.py", "start_job_step.py", "sh", "js", "sql", "sql"],
+        "app/tidelog/client": ["follow_jobs.py", "sql", "queue_mails.py"],
+        "app/tidelog/runtime": ["add_done_step.py", "json"],
+        "app/tidelog/web": ["jobs_page.html", "jobs_page_step.py", "shop.py", "mark_done.py"],
+        "migrations": ["sql", "sql", "sql", "sql", "grants.sql"],
+    }
+    for page, text in PAGES.items():
+        assert [name or language for language, name, _ in BLOCK.findall(text)] == known.get(page, []), page
 
 
 async def test_the_history_queries_answer_what_they_say(start_server: StartServer, database_url: str) -> None:
