@@ -61,7 +61,7 @@ FLOODS = {
 async def server(databases: Databases, template_database: str) -> AsyncIterator[Server]:
     url = await databases.create(template=template_database)
     async with server_starter(url) as start:
-        server = await start(**ALLOWED)
+        server = await start(is_patient=True, **ALLOWED)
         yield server
         assert "Traceback" not in server.log()
         assert "never awaited" not in server.log()
@@ -74,7 +74,9 @@ async def plain_server(databases: Databases, template_database: str) -> AsyncIte
     url = await databases.create(template=template_database)
     async with server_starter(url) as start:
         port = free_port()
-        server = await start(port=port, command=uvicorn_command(port, ws="websockets-sansio"), **ALLOWED)
+        server = await start(
+            port=port, command=uvicorn_command(port, ws="websockets-sansio"), is_patient=True, **ALLOWED
+        )
         yield server
         assert "Traceback" not in server.log()
     await databases.drop(url)
