@@ -58,6 +58,7 @@ from tidelog.store.stream_tables import check_stream_tables
 from tidelog.store.undeclared import warn_of_undeclared
 from tidelog.store.url import DatabaseUrl
 from tidelog.web.access import AccessLog
+from tidelog.web.addresses import Addresses
 from tidelog.web.admission import Admission
 from tidelog.web.callers import Callers
 from tidelog.web.cross_origin import PageRules
@@ -243,7 +244,8 @@ class Tidelog:
         elif tokens is not None:
             authentication = Authentication(ours.limited(tokens.authenticate, "the tokens' keys"), causes)
         exposure = Exposure(settings, has_authentication=authentication is not None)
-        return Admission(Callers(authentication), Access(declared.streams, of_rules, causes), exposure)
+        callers = Callers(authentication, Addresses(settings), PageRules(settings).check_ambient)
+        return Admission(callers, Access(declared.streams, of_rules, causes), exposure)
 
     def _make_feed(self) -> None:
         """Of each start its own: positions, threads and what belongs to an event loop are of no use to the next."""

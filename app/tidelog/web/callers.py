@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -13,6 +13,8 @@ from litestar.types import Scope
 from tidelog.access.authentication import TOKEN, Authentication
 from tidelog.access.caller import ANYBODY, Caller, part_of
 from tidelog.errors import UnauthorizedError
+from tidelog.settings import Settings
+from tidelog.web.addresses import Addresses
 from tidelog.web.request import parse_query, read_headers
 
 AUTHORIZATION = "Authorization"  # the subprotocol behind which Motia's clients send a token
@@ -26,25 +28,57 @@ _TOKEN = re.compile(r"[!#$%&'*+\-./0-9=A-Z^_`a-z|~]+", re.ASCII)
 class Callers:
     """Finds out who sends requests of any kind."""
 
-    def __init__(self, authentication: Authentication | None = None) -> None:
-        """Without one it is the application's middleware that says."""
+    def __init__(
+        self,
+        authentication: Authentication | None = None,
+        addresses: Addresses | None = None,
+        check_ambient: Callable[[Iterable[tuple[bytes, bytes]]], None] = lambda _: None,
+    ) -> None:
+        """Without an authentication it is the application's middleware that says.
+
+        `check_ambient` raises if a page may not act as the user that its browser makes known by itself.
+        """
         self._authentication = authentication
+        self._addresses = addresses or Addresses(Settings())
+        self._check_ambient = check_ambient
 
     @property
     def has_authentication(self) -> bool:
         return self._authentication is not None
 
     async def of(self, scope: Scope) -> Caller:
-        """Raises UnauthorizedError, AuthenticationUnavailableError, and QueryInvalidError."""
+        """Raises UnauthorizedError, AuthenticationUnavailableError, OriginForbiddenError, and QueryInvalidError."""
         if self._authentication is None:
             return _of_application(scope)
-        return await self._authentication.caller_of(_request_of(scope, _tokens_of(scope)))
+        tokens = _tokens_of(scope)
+        caller = await self._authentication.caller_of(self._request_of(scope, tokens))
+        if caller.is_known and not tokens:
+            # By a cookie, or what else a browser sends by itself: any page could act as its user.
+            self._check_ambient(scope["headers"])
+        return caller
 
     async def renewed(self, scope: Scope, token: str) -> Caller:
         """As if the request had come with this token. Raises as `of`."""
         if self._authentication is None:
             raise UnauthorizedError("this server takes no tokens")
-        return await self._authentication.caller_of(_request_of(scope, [token]))
+        return await self._authentication.caller_of(self._request_of(scope, [token]))
+
+    def _request_of(self, scope: Scope, tokens: Iterable[str]) -> dict[str, Any]:
+        """What `authenticate` gets."""
+        token: str | None = None
+        for one in tokens:
+            if token not in (None, one):
+                raise UnauthorizedError("there are two different tokens: it can't be both")
+            if not _TOKEN.fullmatch(one):
+                raise UnauthorizedError("the token has a character that tokens don't have")
+            token = one
+        return {
+            "headers": read_headers(scope["headers"]),
+            "path": scope["path"],
+            "query": parse_query(scope["query_string"]),
+            "address": self._addresses.of(scope),
+            TOKEN: token,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,25 +107,6 @@ def _of_application(scope: Scope) -> Caller:
     found = cast("dict[str, Any]", scope)
     user, auth = found.get("user"), found.get("auth")
     return ANYBODY if user is None and auth is None else Caller.of(ApplicationAuth(user, auth))
-
-
-def _request_of(scope: Scope, tokens: Iterable[str]) -> dict[str, Any]:
-    """What `authenticate` gets."""
-    token: str | None = None
-    for one in tokens:
-        if token not in (None, one):
-            raise UnauthorizedError("there are two different tokens: it can't be both")
-        if not _TOKEN.fullmatch(one):
-            raise UnauthorizedError("the token has a character that tokens don't have")
-        token = one
-    client = cast("dict[str, Any]", scope).get("client")
-    return {
-        "headers": read_headers(scope["headers"]),
-        "path": scope["path"],
-        "query": parse_query(scope["query_string"]),
-        "address": client[0] if client else None,
-        TOKEN: token,
-    }
 
 
 def _tokens_of(scope: Scope) -> list[str]:
