@@ -242,6 +242,14 @@ def test_every_block_is_one_that_a_test_runs() -> None:
         "": ["job_stream.py", "start_job_step.py", "sh", "js", "sql", "sql"],
         "app/tidelog/client": ["follow_jobs.py", "sql", "queue_mails.py"],
         "app/tidelog/runtime": ["add_done_step.py", "json"],
+        "app/tidelog/access": ["stream_auth.py", "diary_stream.py", "write_diary_step.py", "sh", "sql"],
+        "app/tidelog/testing": [
+            "pyproject.toml",
+            "tests/conftest.py",
+            "tests/test_jobs.py",
+            "conftest.py",
+            "test_shop.py",
+        ],
         "app/tidelog/web": ["jobs_page.html", "jobs_page_step.py", "shop.py", "mark_done.py"],
         "migrations": ["sql", "sql", "sql", "sql", "grants.sql"],
     }

@@ -33,7 +33,8 @@ LIGHT_COUNT = 3 * COUNT  # of those that are quickly done with: more than four r
 # What somebody else waits at best, of the time that the flood is worked on. One whose answers come behind all that a
 # read brought waits for a quarter of it, or half.
 SHARE_MAX = 1 / 8
-ALLOWED = {"TIDELOG_SOCKET_FRAMES_PER_SECOND_MAX": "20000"}  # as many frames at once are no flood then
+# As many frames at once are no flood then.
+ALLOWED = {"TIDELOG_SOCKET_FRAMES_PER_SECOND_MAX": "20000", "TIDELOG_SOCKET_JOINS_PER_SECOND_MAX": "20000"}
 UNKNOWN = {"type": "subscribe", "id": "s", "stream": "nothing", "group": "g"}  # is answered at once, by an error
 SUBSCRIBE = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "g"}
 UNSUBSCRIBE = {"type": "unsubscribe", "id": "s"}

@@ -111,7 +111,10 @@ async def test_all_connections_together_are_bounded(start_server: Any, ws: str) 
 async def test_behind_a_trusted_proxy_its_clients_are_counted(start_server: Any) -> None:
     """By the address that it says; and a client can't say another one, nor have its own counted twice."""
     server = await start_server(
-        TIDELOG_CONNECTIONS_PER_ADDRESS_MAX="2", TIDELOG_TRUSTED_PROXIES="127.0.0.1", TIDELOG_ALLOWED_HOSTS="*"
+        TIDELOG_CONNECTIONS_PER_ADDRESS_MAX="2",
+        TIDELOG_TRUSTED_PROXIES="127.0.0.1",
+        TIDELOG_ALLOWED_HOSTS="*",
+        TIDELOG_ACCESS="open",
     )
 
     async def open_as(said: str, source: str = "127.0.0.1") -> int:

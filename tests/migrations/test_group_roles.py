@@ -15,7 +15,7 @@ from sqlalchemy.engine import make_url
 
 import tidelog
 from tests.harness import RUN, Databases, Server, StepsFolder, Subscriber, connect_sql, eventually, free_port, migrate
-from tests.integration.restore_floor import cluster, run
+from tests.integration.restore_fixtures import cluster, run
 from tests.migrations.test_roles import GRANTS, NOTE_STEP, SERVE
 from tests.migrations.test_upgrade import TASK_STREAM
 

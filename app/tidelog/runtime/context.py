@@ -176,7 +176,9 @@ class StepContext:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
-            raise no_attribute(self, "a context", name, ("streams", "db", "logger", "trace_id", "traceId", "flows"))
+            raise no_attribute(
+                self, "a context", name, ("streams", "db", "auth", "logger", "trace_id", "traceId", "flows")
+            )
 
     @property
     def state(self) -> NoReturn:
