@@ -105,8 +105,12 @@ async def test_a_queue_that_fills_refuses_no_write(
                 await write(writer, "before")
                 await person.until_told("before")
                 hog = await open_hog(how)
-                await fill(sql, 0.2)
-                await eventually(lambda: feed.reader.watch.notify_queue)
+
+                async def is_noticed() -> str | None:
+                    await fill(sql, 0.2)  # again: the hog's system takes some for it
+                    return feed.reader.watch.notify_queue
+
+                await eventually(is_noticed)
                 await eventually(lambda: is_awake(sql))
                 await fill_up(sql)
                 for number in range(20):

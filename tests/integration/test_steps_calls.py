@@ -559,7 +559,7 @@ async def test_what_a_context_or_a_stream_has_not_is_told_with_what_it_has(kit: 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         chat = context.streams.chatMessage
         for what, name, message in (
-            (context, "stream", "a context has no 'stream': did you mean 'streams'? It has streams, db, logger"),
+            (context, "stream", "a context has no 'stream': did you mean 'streams'? It has streams, db, auth, logger"),
             (context, "queue", "a context has no 'queue'. It has streams, db, "),
             (chat, "update", "a stream has no 'update'. It has get, set, delete, get_group, getGroup, send"),
             (chat, "getgroup", "did you mean 'get_group'?"),
