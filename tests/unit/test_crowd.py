@@ -73,8 +73,7 @@ def test_the_log_tells_once_who_is_at_its_limit_and_the_setting(caplog: pytest.L
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """What time it is, to be changed."""
     now = [1000.0]
-    for name in ("tidelog.web.allowance.monotonic", "tidelog.web.crowd.monotonic"):
-        monkeypatch.setattr(name, lambda: now[0])
+    monkeypatch.setattr("tidelog.web.allowance.monotonic", lambda: now[0])
     return now
 
 

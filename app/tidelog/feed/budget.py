@@ -9,15 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from time import monotonic
 
 from tidelog.errors import SnapshotTooLargeError, SubscriptionUnavailableError
+from tidelog.logs.seldom import Seldom
 
 logger = logging.getLogger("tidelog.subscriptions")
 
-TOLD_EVERY_SECONDS = (
-    60.0  # by the log that some wait; where groups are large and few fit, that comes many times a second
-)
 GROW_BY = 2  # times what was not enough, up to all there is: few tries, and most of what is waited for is used
 
 
@@ -44,7 +41,7 @@ class Resource:
         self.taken = 0
         self._patience_seconds = patience_seconds
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
-        self._told_at: float | None = None
+        self._seldom = Seldom()  # where groups are large and few fit, some wait many times a second
 
     @property
     def trouble(self) -> str | None:
@@ -95,9 +92,7 @@ class Resource:
 
     def _tell(self) -> None:
         """Somebody is about to wait."""
-        now = monotonic()
-        if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
-            self._told_at = now
+        if self._seldom.is_news():
             logger.warning(
                 "the %s that snapshots may take is full (%d bytes): some wait (told once a minute; the bound is %s)",
                 self.name,

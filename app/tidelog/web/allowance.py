@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from time import monotonic
 
+from tidelog.logs.seldom import Seldom
+
 POLICY_VIOLATION = 1008  # RFC 6455 7.4.1: "when there is no other more suitable status code"
-TOLD_EVERY_SECONDS = 60.0  # a line for each would let them flood the log, too
 
 logger = logging.getLogger(__name__)
 
@@ -43,19 +44,17 @@ class Floods:
 
     def __init__(self) -> None:
         self._count = 0
-        self._told_at: float | None = None
+        self._seldom = Seldom()  # a line for each would let them flood the log, too
 
     def note(self, client: object) -> None:
         self._count += 1
-        now = monotonic()
-        if self._told_at is None or now - self._told_at >= TOLD_EVERY_SECONDS:
+        if self._seldom.is_news():
             logger.warning(
                 "a client at %s was closed (1008), as it sent too many frames: the %d. of this process "
                 "(told once a minute; the bound is TIDELOG_SOCKET_FRAMES_PER_SECOND_MAX)",
                 client,
                 self._count,
             )
-            self._told_at = now
 
 
 floods = Floods()

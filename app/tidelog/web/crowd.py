@@ -8,10 +8,10 @@ from __future__ import annotations
 import logging
 import math
 from collections import OrderedDict
-from time import monotonic
 from typing import NamedTuple
 
 from tidelog.errors import ServerFullError, TooManyConnectionsError
+from tidelog.logs.seldom import Seldom
 from tidelog.settings import Settings
 from tidelog.web.addresses import counted_as
 from tidelog.web.allowance import Allowance
@@ -20,7 +20,6 @@ from tidelog.web.allowance import Allowance
 JOINS_FOR_EACH_SUBSCRIPTION = 3
 JOINS_BURST_SECONDS = 10.0
 CLIENTS_KEPT = 10_000  # whose joins are remembered when they have gone: about 2 MB
-TOLD_EVERY_SECONDS = 60.0  # by the log of what is refused, for each setting
 
 logger = logging.getLogger("tidelog.limits")
 
@@ -47,7 +46,7 @@ class Crowd:
         self._count = 0
         self._of_address: dict[str, int] = {}
         self._of_subject: dict[str, int] = {}
-        self._told_at: dict[str, float] = {}
+        self._seldom = Seldom()  # of each setting
 
     @classmethod
     def of(cls, settings: Settings) -> Crowd:
@@ -100,10 +99,7 @@ class Crowd:
         raise TooManyConnectionsError(what, limit)
 
     def _tell(self, setting: str, words: str) -> None:
-        now = monotonic()
-        told_at = self._told_at.get(setting)
-        if told_at is None or now - told_at >= TOLD_EVERY_SECONDS:
-            self._told_at[setting] = now
+        if self._seldom.is_news(setting):
             logger.warning(
                 "refusing connections: %s (told once a minute; the bound is %s, of each process)", words, setting
             )

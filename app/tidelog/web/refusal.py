@@ -19,12 +19,12 @@ from tidelog.errors import (
     UpgradeWithBodyError,
 )
 from tidelog.web.access import AccessLog
+from tidelog.web.allowance import POLICY_VIOLATION
 from tidelog.web.answer import Answer
 from tidelog.web.failures import CHALLENGE, RETRY_AUTHENTICATION_SECONDS, Failure
 from tidelog.web.handshake import VERSION
 from tidelog.web.protocol import EXTENSION
 
-POLICY_VIOLATION = 1008  # RFC 6455 7.4.1
 RETRY_FULL_SECONDS = 5  # another process may have room at once, but everybody who is refused comes back then
 
 _HEADERS = {
