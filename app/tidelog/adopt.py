@@ -16,12 +16,11 @@ from tidelog.store.connecting import first_connection
 
 DONE = """\
 tidelog: the log is this cluster's own now.
-  commits kept under their numbers       {commits:>12,}  with {changes:,} changes
+  commits kept under their numbers, up to {kept:>11,}
   left unnumbered, numbered now          {leftover_commits:>12,}  with {leftover_changes:,} changes
   ephemeral events dropped               {events:>12,}
   new epoch {epoch}, after commit {head}
-Numbering goes on by itself; no restart is needed. Every row of the log was rewritten: `vacuum analyze streams.change,
-streams.commit` gives the space back.
+Numbering goes on by itself; no restart is needed.
 """
 
 

@@ -77,15 +77,16 @@ class Commit:
     They are read from the database as they are wanted, so that a commit of a million takes the memory of a few.
     """
 
-    def __init__(self, position: int, at: datetime, log: Connection, wanted: Only) -> None:
+    def __init__(self, position: int, at: datetime, log: Connection, wanted: Only, lowest_xid: int = 0) -> None:
         self.position = position
         self.at = at
         self.trouble: Exception | None = None  # its changes could not be read to the end
         self._log = log
         self._wanted = wanted
+        self._lowest_xid = lowest_xid
 
     async def __aiter__(self) -> AsyncIterator[Change]:
-        rows = read_changes(self._log, self.position, self._wanted)
+        rows = read_changes(self._log, self.position, self._wanted, lowest_xid=self._lowest_xid)
         while True:
             try:
                 row = await _ask(anext(rows))
@@ -278,7 +279,7 @@ class _Consumer:
         await _ask(check_position(log, self.name, position, stored, batch))
         self._head = batch.head
         for number, at in batch.commits:
-            await self._hand_out(Commit(number, at, log, self.wanted), work, log)
+            await self._hand_out(Commit(number, at, log, self.wanted, batch.lowest_xid), work, log)
         if batch.commits or self._is_time_to_store(stored, batch):
             await self._store(work, stored, batch)
         else:

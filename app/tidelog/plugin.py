@@ -54,6 +54,7 @@ from tidelog.store.capacity import warn_if_short
 from tidelog.store.connecting import first_connection
 from tidelog.store.engine import Database
 from tidelog.store.requirements import check_grants, check_revision, check_server
+from tidelog.store.retention import Retention
 from tidelog.store.stream_tables import check_stream_tables
 from tidelog.store.undeclared import warn_of_undeclared
 from tidelog.store.url import DatabaseUrl
@@ -259,7 +260,8 @@ class Tidelog:
             self.archive.reconnect,
             self._recheck.note_payload,
         )
-        self.sequencer = SequencerThread(self.database.connect, self.settings.retention, fast_path)
+        retention = Retention(self.settings.retention, self.settings.consumer_away_max)
+        self.sequencer = SequencerThread(self.database.connect, retention, fast_path)
         for gate in self._gates:
             gate.feed = self.broadcaster
 

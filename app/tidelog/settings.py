@@ -140,6 +140,12 @@ class Settings(BaseSettings):
     retention_seconds: float | None = Field(
         None, gt=0, description="commits older than this are removed from the log and its history; unset: none"
     )
+    consumer_away_max_seconds: float | None = Field(
+        None,
+        gt=0,
+        description="commits that a durable consumer has still to read are kept, but not for one that has done nothing "
+        "for longer than this; unset: for ever",
+    )
     pool_size_max: int = Field(
         20, ge=2, description="connections for steps and snapshots; each is a Postgres backend of about 10 MB"
     )
@@ -311,7 +317,15 @@ class Settings(BaseSettings):
 
     @property
     def retention(self) -> timedelta | None:
-        return None if self.retention_seconds is None else timedelta(seconds=self.retention_seconds)
+        return _seconds(self.retention_seconds)
+
+    @property
+    def consumer_away_max(self) -> timedelta | None:
+        return _seconds(self.consumer_away_max_seconds)
+
+
+def _seconds(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def misspelt(environment: Mapping[str, str]) -> list[str]:

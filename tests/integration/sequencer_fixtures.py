@@ -12,6 +12,7 @@ import asyncpg
 
 from tidelog.numbering.sequencer import SequencerThread
 from tidelog.store.engine import Database
+from tidelog.store.retention import Retention
 
 WAIT_SECONDS = 90
 UNNUMBERED = """
@@ -87,7 +88,7 @@ async def connected(url: str, **settings: str) -> AsyncIterator[asyncpg.Connecti
 @contextlib.contextmanager
 def sequencing(url: str, retention: timedelta | None = None) -> Iterator[SequencerThread]:
     """A sequencer at work, as in a server process; another one is a standby."""
-    sequencer = SequencerThread(Database.connector(url), retention)
+    sequencer = SequencerThread(Database.connector(url), Retention(retention))
     sequencer.start()
     try:
         yield sequencer

@@ -43,8 +43,11 @@ async def pages_read(connection: asyncpg.Connection[Any], numbering: Numbering, 
 
 async def leave_statistics_alone(log: Log) -> None:
     """Plans are to be compared: an ANALYZE or VACUUM that came between would change them, or the pages."""
-    for table in ("change", "event", "commit"):
-        await log.writer.execute(f"alter table streams.{table} set (autovacuum_enabled = off)")
+    partitions = [
+        row["partition"] for row in await log.writer.fetch("select partition::text from streams.partitions()")
+    ]
+    for table in (*partitions, "streams.event", "streams.commit"):
+        await log.writer.execute(f"alter table {table} set (autovacuum_enabled = off)")
 
 
 @contextlib.asynccontextmanager

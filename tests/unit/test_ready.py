@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidelog.store import ready
+from tidelog.store import ready, stride
 from tidelog.store.ready import ReadyRequest, read_ready
 
 MESSAGES_MAX = 6  # of a page, in this test
@@ -48,7 +48,7 @@ async def test_all_commits_of_one_change_up_to_another_or_one_that_fills_a_page(
         patch.setattr(ready, "ROWS_FIRST", 2)
         patch.setattr(ready, "ROWS_MAX", MESSAGES_MAX)
         patch.setattr(ready, "BYTES_MAX", bytes_max)
-        patch.setattr(ready, "COMMITS_AT_ONCE", 7)
+        patch.setattr(stride, "COMMITS_AT_ONCE", 7)
         position, got = after, []
         async for page in read_ready(Log(commits).fetch, after, len(commits)):
             assert len(page.messages) <= MESSAGES_MAX

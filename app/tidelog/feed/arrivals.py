@@ -20,7 +20,7 @@ from tidelog.feed.patience import Patience
 from tidelog.feed.subscription import PositionSubscription, Subscriber, Subscription
 from tidelog.feed.tasks import Tasks
 from tidelog.model.position import Position
-from tidelog.store.reading import COMMITS_AT_ONCE
+from tidelog.store.stride import COMMITS_AT_ONCE
 
 # Those that are further back read the log apart: who has just got a snapshot isn't kept from being live by a long one.
 NEAR_COMMITS_MAX = COMMITS_AT_ONCE

@@ -16,6 +16,7 @@ from tidelog.store.epoch import server_of, until_begun
 from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.live import LiveLog, read_live
 from tidelog.store.log import FEED_SETTINGS, Head, read_head
+from tidelog.store.xid_range import LowestXid
 
 if TYPE_CHECKING:
     import asyncpg
@@ -60,6 +61,7 @@ class Reader:
         self._hint = 0  # where it is said to be since it was last looked for
         self._is_epoch_in_doubt = False
         self._is_listening = False
+        self._lowest = LowestXid()  # of the commits to come
         self.watch = Watch()
         self._watch_at = 0.0  # by the event loop's clock
         self._stirred = asyncio.Event()  # there is something to look for
@@ -112,6 +114,7 @@ class Reader:
         """Find out where this connection's log ends, and whether it is the one that was published up to here."""
         sink, progress, epoch = self._sink, self._progress, self._progress.epoch
         self._head, self._hint, self._is_epoch_in_doubt, self._is_listening = 0, 0, False, False
+        self._lowest = LowestXid()
         await self._look_around(connection)
         await self._reconnect()
         self._fast_path.follow(await server_of(connection))
@@ -226,7 +229,7 @@ class Reader:
 
     async def _publish_up_to(self, connection: asyncpg.Connection[Any], last: int) -> None:
         sink = self._sink
-        log = LiveLog(connection, STATEMENT_TIMEOUT_SECONDS)
+        log = LiveLog(connection, STATEMENT_TIMEOUT_SECONDS, self._lowest)
         async for commits in read_live(log, self._progress.position, last, sink.wanted, sink.note_partial):
             if len(commits) == 1:  # a large one comes alone, and who comes meanwhile finds it in the log
                 await sink.prepare(commits[0])

@@ -1,4 +1,4 @@
-"""Removes what is no longer wanted: events that were delivered, and commits past their retention.
+"""Makes room in the log, and removes what is no longer wanted: delivered events, and commits past their retention.
 
 Works beside the sequencer of the moment, on a connection of its own: a commit of a million changes may take
 seconds to remove, and delays no number. Knows nothing of how numbers are given.
@@ -16,7 +16,8 @@ from tidelog.backoff import Backoff
 from tidelog.store.deadline import deadline
 from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.log import FEED_SETTINGS
-from tidelog.store.retention import forget_events, read_floor, remove_commits
+from tidelog.store.partitions import FILLED_IN_SHARE_OF_RETENTION, drop_partitions, make_room, read_partitions
+from tidelog.store.retention import Retention, forget_events, read_floor, remove_commits
 
 if TYPE_CHECKING:
     import asyncpg
@@ -37,7 +38,7 @@ STATEMENT_TIMEOUT_SECONDS = 60.0  # removing some millions of changes; past it t
 class Housekeeper:
     """Tidies every ROUND_SECONDS until cancelled, through every loss of the connection."""
 
-    def __init__(self, connect: Connector, retention: timedelta | None) -> None:
+    def __init__(self, connect: Connector, retention: Retention) -> None:
         self._connect = connect
         self._retention = retention
         self._backoff = Backoff()
@@ -56,9 +57,10 @@ class Housekeeper:
         connection = await self._connect(**FEED_SETTINGS, application_name="tidelog housekeeper")
         try:
             while True:
+                await self._make_room(connection)
                 await self._forget_events(connection)
-                if self._retention is not None:
-                    await self._remove_commits(connection, self._retention)
+                if self._retention.older_than is not None:
+                    await self._remove_commits(connection, self._retention.older_than)
                 self._backoff.reset()
                 await asyncio.sleep(ROUND_SECONDS)
         finally:
@@ -72,16 +74,32 @@ class Housekeeper:
                 forgotten = await forget_events(connection, older_than=EVENT_AGE, rows_max=EVENTS_AT_ONCE)
             await _pause_since(began)
 
-    async def _remove_commits(self, connection: asyncpg.Connection[Any], retention: timedelta) -> None:
+    async def _make_room(self, connection: asyncpg.Connection[Any]) -> None:
+        with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
+            await make_room(connection, self._retention.older_than)
+
+    async def _remove_commits(self, connection: asyncpg.Connection[Any], older_than: timedelta) -> None:
         with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
             floor = await read_floor(connection)
+            # Where it takes long to fill a partition, its old changes are removed one by one: they would stay too long.
+            soon = older_than * FILLED_IN_SHARE_OF_RETENTION
+            fast = [each for each in await read_partitions(connection) if each.filled_in <= soon]
         commits = COMMITS_AT_ONCE
         while commits == COMMITS_AT_ONCE:
             began = time.monotonic()
             with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
-                removed = await remove_commits(connection, floor, older_than=retention, commits_max=COMMITS_AT_ONCE)
+                removed = await remove_commits(
+                    connection,
+                    floor,
+                    older_than=older_than,
+                    commits_max=COMMITS_AT_ONCE,
+                    left_to=fast,
+                    consumers_away_max=self._retention.consumers_away_max,
+                )
             commits, floor = removed.commits, removed.floor
             await _pause_since(began)
+        with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
+            await drop_partitions(connection)
 
 
 async def _pause_since(began: float) -> None:

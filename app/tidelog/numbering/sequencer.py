@@ -11,7 +11,6 @@ import contextlib
 import logging
 import threading
 from collections.abc import AsyncIterator, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 import asyncpg
@@ -26,6 +25,7 @@ from tidelog.store.epoch import enter_epoch, server_of
 from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.holders import SEQUENCER_NAME
 from tidelog.store.log import FEED_SETTINGS, LIFT_TRANSACTION_TIMEOUT, Numbering
+from tidelog.store.retention import Retention
 
 if TYPE_CHECKING:
     from tidelog.store.connecting import Connector
@@ -63,11 +63,11 @@ class Sequencer:
     """Numbers commits while it is the one; otherwise stands by to take over."""
 
     def __init__(
-        self, connect: Connector, retention: timedelta | None = None, fast_path: FastPath | None = None
+        self, connect: Connector, retention: Retention | None = None, fast_path: FastPath | None = None
     ) -> None:
         self._connect = connect
         self._fast_path = fast_path
-        self._housekeeper = Housekeeper(connect, retention)
+        self._housekeeper = Housekeeper(connect, retention or Retention())
         self._backoff = Backoff()
         self._strangers = {"sequencer_lock": sequencer_strangers(), "doorbell_lock": doorbell_strangers()}
         self.trouble: str | None = "not started"  # what keeps it from working; None when it numbers or stands by
@@ -181,7 +181,7 @@ class SequencerThread:
     """Runs a Sequencer on an event loop of its own, in a thread of its own."""
 
     def __init__(
-        self, connect: Connector, retention: timedelta | None = None, fast_path: FastPath | None = None
+        self, connect: Connector, retention: Retention | None = None, fast_path: FastPath | None = None
     ) -> None:
         self.sequencer = Sequencer(connect, retention, fast_path)
         self._loop: asyncio.AbstractEventLoop | None = None

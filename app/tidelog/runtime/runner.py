@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NoReturn, TypeVar
 
+from tidelog.access.caller import Caller
 from tidelog.errors import ClientGoneError, CommitUnknownError, StepTimedOutError
 from tidelog.model.step import Step
 from tidelog.model.stream import Stream
@@ -22,8 +23,9 @@ from tidelog.store.autocommit import StepAutocommit
 from tidelog.store.engine import Database
 from tidelog.store.failure import is_aftermath, is_away, is_busy, is_conflict
 from tidelog.store.items import Items
+from tidelog.store.origin import Origin
 from tidelog.store.share import Share
-from tidelog.store.transaction import BEGIN, StepTransaction, begin_with
+from tidelog.store.transaction import StepTransaction, begin_with
 
 Outcome = TypeVar("Outcome")
 Work = StepTransaction | StepAutocommit
@@ -59,7 +61,7 @@ class StepRunner:
         self._retries = step.retries if step.transaction else 0
         self._limit_seconds = settings.step_timeout_seconds if step.timeout_seconds is None else step.timeout_seconds
         own_limit = step.timeout_seconds is not None
-        self._begin = begin_with(idle_timeout_seconds=idle_timeout_seconds(self._limit_seconds)) if own_limit else BEGIN
+        self._idle_timeout_seconds = idle_timeout_seconds(self._limit_seconds) if own_limit else None
 
     async def run(self, invocation: Invocation[Outcome]) -> Outcome | None:
         """The outcome, once it is committed. None if the invocation was told that the handler is given up.
@@ -73,7 +75,7 @@ class StepRunner:
 
     async def _run_once(self, invocation: Invocation[Outcome]) -> Outcome | None:
         given = invocation.given()
-        work = StepTransaction(self._share, self._begin) if self.step.transaction else StepAutocommit(self._share)
+        work = self._work(invocation)
         loop = asyncio.get_running_loop()
         is_plain, auth = self._handler.is_plain, invocation.auth
         context = StepContext(self.step, invocation.trace_id, self._items, work, loop, is_plain=is_plain, auth=auth)
@@ -95,6 +97,12 @@ class StepRunner:
             await work.rollback()
             _raise_for(error, watch, unseen, work)
         return outcome
+
+    def _work(self, invocation: Invocation[Outcome]) -> Work:
+        origin = Origin(self.step.name, invocation.trace_id, Caller(invocation.auth).subject)
+        if not self.step.transaction:
+            return StepAutocommit(self._share, origin)
+        return StepTransaction(self._share, begin_with(origin, idle_timeout_seconds=self._idle_timeout_seconds))
 
     async def _give_up(self, context: StepContext, work: Work, invocation: Invocation[Outcome]) -> None:
         """Take from a handler that goes on though it was cancelled what it has of the database."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[Any]
 
 ADOPT = load("adopt")
+ERA = 2**48  # how many transactions the log has a place for in each
 
 # Writers that are half-way are waited for; those who come meanwhile wait behind us, as does the sequencer's lock.
 LOCK_TIMEOUT_SECONDS = 30
@@ -35,12 +36,11 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """What was done. The numbers up to `head` are the old ones; the leftovers have the following."""
+    """What was done. The numbers up to `kept` are the old ones; the leftovers have the following, and the epoch its own."""
 
     epoch: UUID
     head: int
-    commits: int
-    changes: int
+    kept: int
     leftover_commits: int
     leftover_changes: int
     events: int
@@ -77,11 +77,13 @@ async def adopt(connect: Connector) -> Adoption | None:
 async def _adopt(connection: Connection) -> Adoption | None:
     # The sequencer's lock (which that one takes for its session), then the writers': every write goes through it.
     await connection.execute("select pg_advisory_xact_lock(1953064044, 1)")
-    await connection.execute("lock table streams.change in share row exclusive mode")
+    await connection.execute("lock table streams.change, streams.event in access exclusive mode")
     if await _is_own(connection):  # another run was faster
         return None
-    row = await connection.fetchrow(ADOPT)
+    era: int = await connection.fetchval("select streams.in_log('0')")
+    row = await connection.fetchrow(ADOPT, era + ERA, era + 2 * ERA)
     assert row is not None  # noqa: S101 - a select of counts
+    await connection.execute("select streams.begin_era($1)", era + 2 * ERA)
     epoch = await begin_epoch(connection, row["head"])
     return Adoption(epoch, **row)
 

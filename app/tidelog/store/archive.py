@@ -27,6 +27,7 @@ from tidelog.store.reading import Only, Page, PageRequest, read_page
 from tidelog.store.ready import ReadyRequest, Wanted, fetch_ready
 from tidelog.store.retention import read_floor
 from tidelog.store.snapshot import ItemsUnreadableError, Snapshot, open_snapshot
+from tidelog.store.xid_range import read_xid_range
 
 if TYPE_CHECKING:
     from tidelog.store.reading import Connection
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("tidelog.archive")
 
 IS_KEPT = load("is_kept")
+NEXT_WANTED = load("next_wanted")
 
 CONNECTION_TIMEOUT_SECONDS = 60.0  # in the line for one
 SNAPSHOT_TIMEOUT_SECONDS = 60.0  # the largest one at a slow disk's pace; a dead connection shows itself
@@ -143,6 +145,14 @@ class Archive:
                 bytes_max=PAGE_BYTES_MAX,
                 timeout_seconds=PAGE_TIMEOUT_SECONDS,
             )
+
+    async def next_wanted(self, number: int, last: int, topics: Collection[Topic]) -> int:
+        """Up to which number, at most `last`, no commit after `number` has anything of `topics`. Raises ForgottenError."""
+        streams, group_ids = [topic.stream for topic in topics], [topic.group_id for topic in topics]
+        async with self._kept_from(number + 1) as connection:
+            xids = await read_xid_range(connection, number + 1, timeout_seconds=PAGE_TIMEOUT_SECONDS)
+            found: int = await connection.fetchval(NEXT_WANTED, streams, group_ids, number + 1, last, *xids)
+        return found
 
     async def touched(self, commit: Commit, topics: Collection[Topic]) -> Collection[Topic]:
         """Which of `topics` a large commit touches. Raises ForgottenError."""

@@ -15,6 +15,7 @@ from tidelog.errors import DatabaseUnavailableError
 from tidelog.store.checkout import TRIES_MAX, AskAgainError, Turns
 from tidelog.store.failure import is_lost
 from tidelog.store.lent import NEVER, Lent
+from tidelog.store.origin import NOBODY, Origin
 from tidelog.store.session import AutocommitSession
 from tidelog.store.share import Share
 
@@ -24,8 +25,9 @@ logger = logging.getLogger(__name__)
 class StepAutocommit:
     """For handlers that take long. Operations still run one after the other, in the order of the calls."""
 
-    def __init__(self, pool: Share) -> None:
+    def __init__(self, pool: Share, origin: Origin = NOBODY) -> None:
         self._pool = pool
+        self._origin = origin.setting
         self._turns = Turns()
         self._lent: Lent | None = None
         self._failed = 0  # connections in a row that were no good
@@ -39,6 +41,14 @@ class StepAutocommit:
 
     def lend(self, writes: bool) -> AbstractAsyncContextManager[asyncpg.Connection[Any]]:
         return self._writing if writes else self
+
+    async def tell_origin(self, lent: Lent | None = None) -> None:
+        """Have the writes of the lent connection be this step's. Where they were before, nothing is asked."""
+        lent = lent or self._lent
+        assert lent is not None  # noqa: S101 - entered
+        if lent.origin != self._origin:
+            await lent.driver.execute(f"SET tidelog.origin = {self._origin}")
+            lent.origin = self._origin
 
     def may_have_stored(self, error: BaseException) -> bool:
         """Whether something stays of a step that `error` ended."""
@@ -145,6 +155,8 @@ class StepAutocommit:
                 await self._release_session()
             if self._session_lent is None:
                 self._session_lent = await self._pool.check_out()
+                with self._session_lent.answering():
+                    await self.tell_origin(self._session_lent)
             return self._session_lent
         finally:
             self._turns.leave()
@@ -180,7 +192,13 @@ class _Writing:
         self._work = work
 
     async def __aenter__(self) -> asyncpg.Connection[Any]:
-        return await self._work.__aenter__()
+        connection = await self._work.__aenter__()
+        try:
+            await self._work.tell_origin()
+        except BaseException as error:
+            await self._work.__aexit__(type(error), error, error.__traceback__)
+            raise
+        return connection
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -10,8 +10,10 @@ from uuid import UUID
 from tidelog.errors import PositionForeignError, PositionTooOldError, StreamsNotMigratedError, StreamUnknownError
 from tidelog.store.encoding import check_encoding_of
 from tidelog.store.queries import load
-from tidelog.store.reading import COMMITS_AT_ONCE, Only, PageRequest, read_page
+from tidelog.store.reading import Only, PageRequest, read_page
 from tidelog.store.stream_tables import MIGRATE
+from tidelog.store.stride import COMMITS_AT_ONCE
+from tidelog.store.xid_range import XID_END, XidRange, read_xid_range
 
 if TYPE_CHECKING:
     import asyncpg
@@ -41,10 +43,12 @@ class Batch(NamedTuple):
     head: int
     floor: int  # the oldest position that can be gone on from
     epoch: UUID | None  # None: no server has numbered anything in this database yet
+    lowest_xid: int  # of these commits, at least
 
 
 async def find_batch(connection: Connection, position: int, wanted: Only, commits_max: int) -> Batch:
     """The next commits after `position` that have a change in `wanted`, at most `commits_max`."""
+    xids = await read_xid_range(connection, position + 1, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
     rows = await connection.fetch(
         CONSUME,
         position,
@@ -52,23 +56,24 @@ async def find_batch(connection: Connection, position: int, wanted: Only, commit
         wanted.group_ids,
         COMMITS_AT_ONCE,
         commits_max,
+        xids.low,
         timeout=STATEMENT_TIMEOUT_SECONDS,
     )
     head, floor, epoch, *_ = rows[0]
     commits = [(row["number"], row["at"]) for row in rows if row["number"] is not None]
     is_full = commits and len(commits) == commits_max
     through = commits[-1][0] if is_full else min(position + COMMITS_AT_ONCE, head)
-    return Batch(commits, through, head, floor, epoch)
+    return Batch(commits, through, head, floor, epoch, xids.low)
 
 
-async def read_changes(connection: Connection, number: int, wanted: Only) -> AsyncIterator[Any]:
+async def read_changes(connection: Connection, number: int, wanted: Only, *, lowest_xid: int = 0) -> AsyncIterator[Any]:
     """The rows of a commit's changes in `wanted`, in order, with a page of them in memory.
 
     Raises PositionTooOldError if the commit was removed meanwhile.
     """
-    request, more = PageRequest(number, -1, number), True
+    request, more, xids = PageRequest(number, -1, number), True, XidRange(lowest_xid, XID_END)
     while more:
-        page = await read_page(connection, request, wanted, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
+        page = await read_page(connection, request, wanted, xids=xids, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
         changes = [row for row in page.rows if row["kind"] == "change"]
         if not changes:  # though some were to come: removed, or only events come behind them
             floor = await connection.fetchval("select min(number) - 1 from streams.commit")

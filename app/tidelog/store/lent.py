@@ -40,6 +40,7 @@ class Lent:
         "idle_since",
         "is_spent",
         "opened_at",
+        "origin",
         "statement_lock",
         "suspicions",
     )
@@ -47,6 +48,7 @@ class Lent:
     def __init__(self, engine: Engine, proxied: PoolProxiedConnection, suspicions: int) -> None:
         self._engine = engine
         self._connection: LentConnection | None = None
+        self.origin = "''"  # the session's tidelog.origin, as a literal: who writes, if a transaction doesn't say it
         self.is_spent = False  # no good any more: to be closed rather than lent again
         self.suspicions = suspicions  # how many the pool had when this connection was last known to be good
         self.due_at = NEVER  # when the answer to a statement of ours should be there, by time.monotonic
@@ -96,6 +98,7 @@ class Lent:
         with self.answering():
             await greenlet_spawn(self._renew, connection)
             await self.driver.reset()
+        self.origin = "''"
 
     def _renew(self, connection: LentConnection) -> None:
         """Undo what the session's user set in SQLAlchemy (an isolation level), and bar him from the connection.

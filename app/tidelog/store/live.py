@@ -15,6 +15,7 @@ from tidelog.store.bulk import Bulk
 from tidelog.store.failure import ROW_ERRORS, is_of_a_row
 from tidelog.store.queries import load
 from tidelog.store.reading import PAGE_BYTES_MAX, PAGE_ROWS_MAX, whole_commits
+from tidelog.store.xid_range import LowestXid
 
 if TYPE_CHECKING:
     import asyncpg
@@ -37,15 +38,17 @@ _PAGES_SHRINK_BY = 8
 class LiveLog:
     """Reads on one connection. Raises OSError, TimeoutError and asyncpg's errors."""
 
-    def __init__(self, connection: Connection, timeout_seconds: float) -> None:
+    def __init__(self, connection: Connection, timeout_seconds: float, lowest: LowestXid | None = None) -> None:
         self._connection = connection
+        self._lowest = lowest or LowestXid()
         self._timeout_seconds = timeout_seconds
         self.bulk = Bulk(connection, timeout_seconds)
 
     async def page(self, first: int, last: int) -> Sequence[Any]:
         """Rows of the commits from `first` to `last`, as read_live.sql tells."""
         limits = (PAGE_ROWS_MAX, PAGE_BYTES_MAX, SMALL_ROWS_MAX, SMALL_BYTES_MAX)
-        return await self._connection.fetch(READ_LIVE, first, last, *limits, timeout=self._timeout_seconds)
+        lowest = await self._lowest.of(self._connection, first, timeout_seconds=self._timeout_seconds)
+        return await self._connection.fetch(READ_LIVE, first, last, *limits, lowest, timeout=self._timeout_seconds)
 
     async def head(self, first: int, last: int) -> Commit | None:
         """The first of these commits, without what happened in it."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tidelog.model.change import Change, Commit, Event, GroupCommit, Topic
 from tidelog.store.queries import load
+from tidelog.store.stride import FindNext, Stride
+from tidelog.store.xid_range import XidRange, read_xid_range
 
 if TYPE_CHECKING:
     import asyncpg
@@ -23,7 +25,6 @@ READ_COMMITS = (
 
 PAGE_ROWS_MAX = 1024
 PAGE_BYTES_MAX = 2 * 1024 * 1024
-COMMITS_AT_ONCE = 4096  # how far ahead one page looks: what a reader of a quiet group passes in one statement
 # Past either a commit is `truncated`, and its subscribers read a snapshot. A row costs some 2 microseconds of the event
 # loop at each step, however small it is. One row for each topic comes on top, since a snapshot of each costs more.
 COMMIT_SIZE_MAX_BYTES = 16 * 1024 * 1024
@@ -62,13 +63,15 @@ async def read_page(
     request: PageRequest,
     only: Only | None = None,
     *,
+    xids: XidRange | None = None,
     rows_max: int = PAGE_ROWS_MAX,
     bytes_max: int = PAGE_BYTES_MAX,
     timeout_seconds: float,
 ) -> Page:
-    """One page, of at least one row if there is one."""
+    """One page, of at least one row if there is one; `xids` is where its commits are, if that is known."""
     only = only or Only(None, None)
-    rows = await connection.fetch(READ_COMMITS, *request, rows_max, bytes_max, *only, timeout=timeout_seconds)
+    xids = xids or await read_xid_range(connection, request.number, timeout_seconds=timeout_seconds)
+    rows = await connection.fetch(READ_COMMITS, *request, rows_max, bytes_max, *only, *xids, timeout=timeout_seconds)
     found = rows[0]["found"] if rows else 0
     return Page(rows, more=len(rows) < found or found == rows_max)
 
@@ -79,16 +82,23 @@ async def read_after(
     last: int,
     is_wanted: Callable[[Topic], bool],
     find_touched: FindTouched | None = None,
+    find_next: FindNext | None = None,
 ) -> AsyncIterator[Sequence[Commit]]:
     """Whole commits after `number` up to `last`, in order, those together that come with one page.
 
     Each has the groups that are wanted when it is read; what isn't wanted is dropped at once. Of one that is too much
-    the rest is not read if `find_touched` answers which of the wanted topics it touches. Raises what these two raise.
+    the rest is not read if `find_touched` answers which of the wanted topics it touches. Raises what these three raise.
     """
     assembly = _Assemblies(is_wanted)
     request = PageRequest(number + 1, -1, last)
+    stride = Stride(find_next)
     while request.number <= last:
-        until = min(last, request.number + COMMITS_AT_ONCE - 1)
+        if request.seq < 0:
+            request = request._replace(number=await stride.pass_over(request.number - 1, last) + 1)
+            if request.number > last:
+                return
+        until = stride.until(request.number - 1, last)
+        before = request.number
         page = await fetch(request._replace(last=until))
         commits = [commit for row in page.rows if (commit := assembly.add(row)) is not None]
         if page.more:
@@ -103,6 +113,7 @@ async def read_after(
             request = PageRequest(until + 1, -1, last)
             if (commit := assembly.finish()) is not None:
                 commits.append(commit)
+        stride.note(request.number - before, len(commits))
         yield commits
 
 

@@ -10,7 +10,8 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequen
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tidelog.store.queries import load
-from tidelog.store.reading import COMMITS_AT_ONCE
+from tidelog.store.stride import FindNext, Stride
+from tidelog.store.xid_range import read_xid_range
 
 if TYPE_CHECKING:
     from tidelog.model.change import Topic
@@ -22,6 +23,7 @@ READ_READY_MANY = load("read_ready_many")
 # Read to begin with, and up to twice as many each time: little is read in vain where most commits aren't ready.
 ROWS_FIRST = 64
 ROWS_MAX = 1024
+XIDS_TIMEOUT_SECONDS = 30.0  # a dead connection shows itself
 BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer grows by it at most
 
 
@@ -74,18 +76,27 @@ FetchReady = Callable[[ReadyRequest], Awaitable[Sequence[Any]]]
 
 async def fetch_ready(connection: Connection, request: ReadyRequest, wanted: Wanted) -> Sequence[Any]:
     """One page's rows: number and message."""
+    xids = await read_xid_range(connection, request.first, timeout_seconds=XIDS_TIMEOUT_SECONDS)
     if isinstance(wanted, ManyWanted):
         query = READ_READY_MANY.replace("{message}", wanted.sql.replace("{words}", "given.words"))
-        return await connection.fetch(query, wanted.words, *request, BYTES_MAX)
+        return await connection.fetch(query, wanted.words, *request, BYTES_MAX, *xids)
     query = READ_READY.replace("{message}", wanted.wording.sql.replace("{words}", "($1::text[])"))
-    return await connection.fetch(query, wanted.wording.words, *wanted.topic, wanted.item_id, *request, BYTES_MAX)
+    words = wanted.wording.words
+    return await connection.fetch(query, words, *wanted.topic, wanted.item_id, *request, BYTES_MAX, *xids)
 
 
-async def read_ready(fetch: FetchReady, number: int, last: int) -> AsyncGenerator[ReadyPage, None]:
-    """The commits after `number` up to `last`, or up to the first that isn't ready. Raises what `fetch` raises."""
+async def read_ready(
+    fetch: FetchReady, number: int, last: int, find_next: FindNext | None = None
+) -> AsyncGenerator[ReadyPage, None]:
+    """The commits after `number` up to `last`, or up to the first that isn't ready. Raises what the two given raise."""
     rows_max = ROWS_FIRST
+    stride = Stride(find_next)
     while number < last:
-        until = min(last, number + COMMITS_AT_ONCE)
+        if (passed := await stride.pass_over(number, last)) > number:
+            number = passed
+            yield ReadyPage([], number)
+            continue
+        until = stride.until(number, last)
         rows = await fetch(ReadyRequest(number + 1, until, rows_max))
         messages, doubtful = _sort_out(rows, rows_max)
         if doubtful is not None:
@@ -96,6 +107,7 @@ async def read_ready(fetch: FetchReady, number: int, last: int) -> AsyncGenerato
             # As many as fit, by the size of these: the database makes none that is then cut off.
             rows_fit = BYTES_MAX * len(messages) // sum(map(len, messages))
             rows_max = min(2 * rows_max, ROWS_MAX, rows_fit + 2)
+        stride.note(until - number, len(messages))
         yield ReadyPage(messages, until)
         number = until
 

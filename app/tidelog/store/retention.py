@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from tidelog.store.partitions import Partition
 from tidelog.store.queries import load
 
 if TYPE_CHECKING:
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
 FLOOR = load("floor")
 REMOVE_COMMITS = load("remove_commits")
 FORGET_EVENTS = load("forget_events")
+
+
+@dataclass(frozen=True, slots=True)
+class Retention:
+    """What of the log is kept: of nothing set, all."""
+
+    older_than: timedelta | None = None  # commits go when they are
+    consumers_away_max: timedelta | None = None  # a consumer that has done nothing for longer is not waited for
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +46,21 @@ async def read_floor(connection: asyncpg.Connection[Any] | PoolConnectionProxy[A
 
 
 async def remove_commits(
-    connection: asyncpg.Connection[Any], floor: int, *, older_than: timedelta, commits_max: int
+    connection: asyncpg.Connection[Any],
+    floor: int,
+    *,
+    older_than: timedelta,
+    commits_max: int,
+    left_to: Sequence[Partition] = (),
+    consumers_away_max: timedelta | None = None,
 ) -> Removed:
-    """Remove the oldest commits, if they are old enough, and neither the newest nor needed by a consumer."""
-    row = await connection.fetchrow(REMOVE_COMMITS, floor, older_than, commits_max)
+    """Remove the oldest commits, if they are old enough, and neither the newest nor needed by a consumer.
+
+    The changes that are in the partitions `left_to` stay where they are, unseen, until these are dropped. A consumer that
+    has done nothing for longer than `consumers_away_max` isn't waited for.
+    """
+    lows, highs = [each.low for each in left_to], [each.high for each in left_to]
+    row = await connection.fetchrow(REMOVE_COMMITS, floor, older_than, commits_max, lows, highs, consumers_away_max)
     assert row is not None  # noqa: S101 - an aggregate answers one row
     return Removed(row["removed"], row["floor"])
 

@@ -18,17 +18,25 @@ from tidelog.errors import CommitUnknownError, DatabaseUnavailableError, Transac
 from tidelog.store.checkout import TRIES_MAX, AskAgainError, Turns
 from tidelog.store.failure import CONNECTION_ERRORS, is_lost
 from tidelog.store.lent import NEVER, Lent
+from tidelog.store.origin import NOBODY, Origin
 from tidelog.store.session import StepSession
 from tidelog.store.share import Share
-
-BEGIN = "BEGIN"
 
 logger = logging.getLogger(__name__)
 
 
-def begin_with(*, idle_timeout_seconds: float) -> str:
-    """BEGIN, with another limit for the time between two statements than the connection's; 0 is none."""
-    return f"BEGIN; SET LOCAL idle_in_transaction_session_timeout = {round(idle_timeout_seconds * 1000)}"
+def begin_with(origin: Origin = NOBODY, *, idle_timeout_seconds: float | None = None) -> str:
+    """BEGIN, and who writes; in one round trip.
+
+    With a limit for the time between two statements, if it isn't to be the connection's; 0 is none.
+    """
+    begin = f"BEGIN; SET LOCAL tidelog.origin = {origin.setting}"
+    if idle_timeout_seconds is not None:
+        begin += f"; SET LOCAL idle_in_transaction_session_timeout = {round(idle_timeout_seconds * 1000)}"
+    return begin
+
+
+BEGIN = begin_with()
 
 
 class StepTransaction:
@@ -39,7 +47,7 @@ class StepTransaction:
     """
 
     def __init__(self, pool: Share, begin: str = BEGIN) -> None:
-        """`begin` is what begins it, in one round trip; see begin_with."""
+        """`begin` is what begins it; see begin_with."""
         self._pool = pool
         self._begin_sql = begin
         self._turns = Turns()

@@ -112,6 +112,12 @@ class FakeArchive:
             return (None, None, 1, None)
         return (change.id, change.op, change.version, change.data)
 
+    async def next_wanted(self, number: int, last: int, topics: Collection[Topic]) -> int:
+        if number < self.floor:
+            raise ForgottenError
+        found = (one.number - 1 for one in self.commits[number:last] if any(topic in one.groups for topic in topics))
+        return next(found, last)
+
     async def standing(self, epoch: str) -> Standing:
         await self._read("standing")
         shared = self.numbered if epoch == self.epoch else -1

@@ -33,8 +33,9 @@ from tidelog.model.position import ResetReason
 from tidelog.store.archive import ForgottenError
 from tidelog.store.failure import ROW_ERRORS, is_of_a_row
 from tidelog.store.prefetch import prefetch
-from tidelog.store.reading import COMMITS_AT_ONCE, Page, PageRequest, read_after
+from tidelog.store.reading import Page, PageRequest, read_after
 from tidelog.store.ready import ReadyRequest, Wanted, read_ready
+from tidelog.store.stride import COMMITS_AT_ONCE
 
 # What is published while the last of the log is read, and delivered after it without waiting again. Past
 # either the replay reads on in the log.
@@ -208,7 +209,7 @@ class Replay:
         async def fetch(request: ReadyRequest) -> Sequence[Any]:
             return await self._means.archive.ready(request, wanted)
 
-        async with aclosing(prefetch(read_ready(fetch, self._cursor, last))) as pages:
+        async with aclosing(prefetch(read_ready(fetch, self._cursor, last, self._find_next))) as pages:
             async for messages, number in pages:
                 if self._recipients.wanted(self._cursor) is not wanted:
                     return  # one of them has ended, and is named in these
@@ -230,12 +231,15 @@ class Replay:
             return await self._means.archive.touched(commit, list(self._recipients.topics))
 
         topics = self._recipients.topics
-        async for commits in read_after(fetch, self._cursor, last, topics.__contains__, find_touched):
+        async for commits in read_after(fetch, self._cursor, last, topics.__contains__, find_touched, self._find_next):
             await self._deliver_all(commits)
             pages += bool(commits)
             if pages == pages_max or not self._recipients:
                 return
         self._cursor = max(self._cursor, last)
+
+    async def _find_next(self, number: int, last: int) -> int:
+        return await self._means.archive.next_wanted(number, last, self._recipients.topics)
 
     async def _deliver_all(self, commits: Sequence[Commit]) -> None:
         """Deliver these, by and by."""

@@ -1,32 +1,42 @@
--- Make the log of another cluster this one's own. One row: what was done.
+-- Number what the log of another cluster has without a number, and begin the next era of xids ($1 the first transaction of
+-- the one for the leftovers, $2 of the one that goes on from here). One row: what was done.
 --
--- The xids in it mean nothing here: this server will give out, or has given out, the same ones again. So every
--- commit's xid becomes 2^63 + its number, which no server ever gives out, and all that compares xids leaves
--- those from 2^63 on aside. Order, numbers and times of the commits stay as they are.
+-- The xids in the log mean nothing here: this server will give out, or has given out, the same ones again. So what is
+-- written from now on is of a new era (migrations/sql/0006_partitions/transaction_id.sql), and no row is touched.
 --
--- The leftovers are numbered: what the old cluster's sequencer had not numbered yet, and what was written here
--- since. Such a transaction may have the xid of a numbered one; its writes are then those after the numbered
--- one's last (last_seq), because a restored sequence goes on after everything in the dump.
+-- But the leftovers: what the old cluster's sequencer had not numbered yet, and what was written here since. The former are
+-- from xmin of the last snapshot on; the latter have one of this cluster's xids, and come after the last commit in the
+-- order of writes, as a restored sequence goes on after everything in the dump. Such a transaction may have the xid of a
+-- numbered one; its writes are then those after the numbered one's last (last_seq).
 --
--- The newest commit gets the snapshot of this statement: numbering goes on from here. Events are ephemeral,
--- and what was under way when the dump was made is gone.
+-- The last commit is one without changes, of the new era: it has the snapshot of this statement, and numbering goes on from
+-- it. Events are ephemeral, and what was under way when the dump was made is gone.
 --
--- Called by scripts/adopt in a transaction that holds the sequencer's lock, and streams.change in SHARE ROW
+-- Called by scripts/adopt in a transaction that holds the sequencer's lock, and streams.change and streams.event in ACCESS
 -- EXCLUSIVE mode: no writer is half-way, and none can begin.
 with
 head as materialized (
-    select coalesce(max(number), 0) as number, coalesce(max(at), '-infinity') as at from streams.commit
+    select
+        coalesce(max(number), 0) as number,
+        coalesce(max(at), '-infinity') as at,
+        coalesce(max(last_seq), 0) as last_seq,
+        streams.numbered_below() as numbered_below
+    from (select number, at, last_seq from streams.commit order by number desc limit 1) last
+),
+unnumbered as materialized (
+    select c.xid, c.seq
+    from (
+        select xid, seq from streams.change
+        where xid >= streams.numbered_below() and xid < $1::bigint::text::xid8
+        union
+        select xid, seq from streams.change
+        where xid >= streams.in_log('0') and xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
+          and seq > (select last_seq from head)
+    ) c
+    where not exists (select from streams.commit n where n.xid = c.xid and c.seq <= n.last_seq)
 ),
 leftover as materialized (
-    select
-        c.xid,
-        max(c.seq) as last_seq,
-        row_number() over (order by max(c.seq)) as place,
-        count(*) over () as total
-    from streams.change c
-    where c.xid < '9223372036854775808'::xid8
-      and not exists (select from streams.commit n where n.xid = c.xid and c.seq <= n.last_seq)
-    group by c.xid
+    select xid, max(seq) as last_seq, row_number() over (order by max(seq)) as place from unnumbered group by xid
 ),
 clock as materialized (
     select case  -- as in number_commits.sql
@@ -35,47 +45,40 @@ clock as materialized (
     end as at
     from head
 ),
-numbered_changes as (
-    update streams.change c set xid = (9223372036854775808 + n.number)::text::xid8
-    from streams.commit n
-    where n.xid = c.xid and c.seq <= n.last_seq and c.xid < '9223372036854775808'::xid8
-    returning 1
-),
 leftover_changes as (
-    update streams.change c set xid = (9223372036854775808 + head.number + l.place)::text::xid8
-    from leftover l, head
-    where l.xid = c.xid
-      and not exists (select from streams.commit n where n.xid = c.xid and c.seq <= n.last_seq)
-    returning 1
-),
-commits as (
-    update streams.commit n
-    set xid = (9223372036854775808 + n.number)::text::xid8,
-        snapshot = case
-            when n.number = head.number and not exists (select from leftover) then pg_current_snapshot()
-        end
-    from head
-    where n.xid < '9223372036854775808'::xid8 or n.snapshot is not null
+    update streams.change c set xid = ($1::bigint + l.place)::text::xid8
+    from leftover l join unnumbered u on u.xid = l.xid
+    where c.xid = u.xid and c.seq = u.seq
     returning 1
 ),
 leftover_commits as (
-    insert into streams.commit (number, xid, last_seq, at, snapshot)
+    insert into streams.commit (number, xid, last_seq, at)
     select
         head.number + place,
-        (9223372036854775808 + head.number + place)::text::xid8,
-        last_seq,
-        clock.at + (place - 1) * interval '10 microseconds',
-        case when place = total then pg_current_snapshot() end
+        ($1::bigint + place)::text::xid8,
+        leftover.last_seq,
+        clock.at + (place - 1) * interval '10 microseconds'
     from leftover, head, clock
     returning 1
+),
+last as (
+    insert into streams.commit (number, xid, last_seq, at, snapshot)
+    select
+        head.number + count(place) + 1,
+        $2::bigint::text::xid8,
+        greatest(head.last_seq, max(leftover.last_seq)),
+        clock.at + count(place) * interval '10 microseconds',
+        pg_current_snapshot()
+    from head cross join clock left join leftover on true
+    group by head.number, head.last_seq, clock.at
+    returning number
 ),
 events as (
     delete from streams.event returning 1
 )
 select
-    (select number from head) as head,
-    (select count(*) from commits) as commits,
-    (select count(*) from numbered_changes) as changes,
+    (select number from last) as head,
+    (select head.number from head) as kept,
     (select count(*) from leftover_commits) as leftover_commits,
     (select count(*) from leftover_changes) as leftover_changes,
     (select count(*) from events) as events

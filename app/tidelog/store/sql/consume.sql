@@ -1,6 +1,7 @@
 -- The next commits with something for a durable consumer, in the order of the feed: at most $5.
 --
--- $1 position; $2 streams, $3 groups (text[], null: all); $4 how many commits to look at. Answers at least one row:
+-- $1 position; $2 streams, $3 groups (text[], null: all); $4 how many commits to look at; $6
+-- the lowest xid that they may have (xid_range.sql). Answers at least one row:
 -- head, floor (the oldest position that can be gone on from) and epoch (null before any server ran) are on every row;
 -- number and at are null if nothing matches.
 --
@@ -21,12 +22,15 @@ matching as materialized (
     from streams.commit n
     cross join lateral (
         select from streams.change c
-        where c.xid = n.xid
+        where c.xid = n.xid and c.xid >= $6::xid8
           and ($2::text[] is null or c.stream = any ($2))
           and ($3::text[] is null or c.group_id = any ($3))
           and case
               when $2::text[] is null and $3::text[] is null then true
-              when not exists (select from streams.change t where t.xid = n.xid offset 100) then true
+              when not exists (
+                  select from streams.change t
+                  where t.xid = n.xid and t.xid >= $6::xid8 offset 100
+              ) then true
               when $3::text[] is null then exists (
                   select
                   from unnest($2) as s (stream)
@@ -34,6 +38,7 @@ matching as materialized (
                       select t.stream, t.xid
                       from streams.change t
                       where (t.stream collate "C", t.xid) >= (s.stream, n.xid)
+                        and t.xid >= $6::xid8
                       order by t.stream collate "C", t.xid
                       limit 1
                   ) first
@@ -47,6 +52,7 @@ matching as materialized (
                       select t.stream, t.xid, t.group_id
                       from streams.change t
                       where (t.stream collate "C", t.xid, t.group_id collate "C") >= (s.stream, n.xid, g.group_id)
+                        and t.xid >= $6::xid8
                       order by t.stream collate "C", t.xid, t.group_id collate "C"
                       limit 1
                   ) first

@@ -2,7 +2,7 @@
 --
 -- The timeline is in the first eight hex digits of a WAL file's name; pg_control_checkpoint() would tell the last
 -- checkpoint's, which may be older. `log_is_ahead`: xids in the log that this server has not given out yet. They
--- come from another one, whatever the newest row of streams.epoch says. (From 2^63 on they are adopted ones.)
+-- come from another one, whatever the newest row of streams.epoch says. (From 2^63 on they were adopted before there were eras.)
 --
 -- Called by a new sequencer, and by scripts/adopt. Locks: none.
 with
@@ -29,6 +29,6 @@ select
     )
     or exists (
         select from streams.change
-        where xid >= pg_snapshot_xmax(pg_current_snapshot()) and xid < '9223372036854775808'::xid8
+        where xid >= streams.in_log(pg_snapshot_xmax(pg_current_snapshot())) and xid < '9223372036854775808'::xid8
     ) as log_is_ahead
 from here left join last on true

@@ -3,7 +3,9 @@
 -- so, is in touched_groups.sql.
 case
     when $6::text[] is null or $7::text[] is null then true
-    when not exists (select from streams.{table} t where t.xid = n.xid offset 100) then true
+    when not exists (
+        select from streams.{table} t where t.xid = n.xid and t.xid >= $9::xid8 and t.xid < $10::xid8 offset 100
+    ) then true
     else exists (
         select
         from (
@@ -15,6 +17,7 @@ case
             select t.stream, t.xid, t.group_id
             from streams.{table} t
             where (t.stream collate "C", t.xid, t.group_id collate "C") >= (w.stream, n.xid, w.group_id)
+              and t.xid >= $9::xid8 and t.xid < $10::xid8
             order by t.stream collate "C", t.xid, t.group_id collate "C"
             limit 1
         ) first

@@ -10,6 +10,7 @@ cross join lateral (
     from streams.{table} following
     where (following.stream collate "C", following.xid, following.group_id collate "C")
         >= (wanted.stream, $1::xid8, wanted.group_id)
+      and following.xid >= $1::xid8 and following.xid <= $1::xid8
     order by following.stream collate "C", following.xid, following.group_id collate "C"
     limit $4
 ) w

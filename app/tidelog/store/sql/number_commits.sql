@@ -11,6 +11,10 @@
 -- stored, and then, as that may be compressed, what it is without (data || '{}' is the plainest that undoes it). 16 kB of
 -- that are at most 200 MB as text, where all is numbers of 147 kB, and less than a second.
 --
+-- xids of a snapshot are the cluster's, those of the log have an era before them: streams.in_log puts it there. What the
+-- partitions of the log are chosen by is plain in each condition on it, as it can be known before the first row: from xmin
+-- of the last look on, below xmax of this one. (`xid = any (...)` by itself would have each of them looked at.)
+--
 -- Where "written" is in braces below goes the text of written_few.sql or of written_many.sql.
 --
 -- Tailing a sequence ("seq > the last I saw") loses rows: a number is drawn when a row is written, not when
@@ -40,7 +44,7 @@
 with recursive
 ended as materialized (
     select array(
-        select x from pg_snapshot_xip($1::text::pg_snapshot) as x
+        select streams.in_log(x) from pg_snapshot_xip($1::text::pg_snapshot) as x
         where pg_visible_in_snapshot(x, pg_current_snapshot()) and pg_xact_status(x) is distinct from 'aborted'
     ) as xids
 ),
@@ -86,6 +90,8 @@ row_of_numbered as (
         select 'change' as kind, c.seq, c.stream, c.group_id, c.id, c.op, c.version, c.data
         from streams.change c
         where c.xid = n.xid
+          and c.xid >= streams.in_log(pg_snapshot_xmin($1::text::pg_snapshot))
+          and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
         union all
         select 'event', e.seq, e.stream, e.group_id, e.id, e.type, 0, e.data
         from streams.event e

@@ -2,7 +2,7 @@
 --
 -- $1 first number, $2 the last seq already read of that commit (-1: none), $3 last number, $4 rows at most,
 -- $5 bytes of their data, ids and types at most (but one row at least), $6 streams and $7 group ids, or null for all, and $8 whether these
--- are pairs, side by side; else it is every pair of theirs. Pairs are hashed once, not compared with each row. Without
+-- are pairs, side by side; else it is every pair of theirs; $9 and $10 the xids that they may have (xid_range.sql). Pairs are hashed once, not compared with each row. Without
 -- $6 a commit without rows to read is one row with a null kind. `found` tells whether there is more up to
 -- $3: then it is more than the rows of this page.
 --
@@ -31,7 +31,7 @@ from (
                 (select 'change' as kind, c.seq, c.stream, c.group_id, c.id, c.op, c.version, c.data,
                      octet_length(c.id) as size_beside
                  from streams.change c
-                 where c.xid = n.xid and c.seq > case when n.number = $1 then $2 else -1 end
+                 where c.xid = n.xid and c.xid >= $9::xid8 and c.xid < $10::xid8 and c.seq > case when n.number = $1 then $2 else -1 end
                      and case
                          when $8 then (c.stream, c.group_id) in (select * from unnest($6::text[], $7::text[]))
                          else ($6::text[] is null or c.stream = any ($6)) and ($7::text[] is null or c.group_id = any ($7))

@@ -2,7 +2,7 @@
 -- without id, op and data, which says that the commit has to be read apart (app/tidelog/store/bulk.py).
 --
 -- $1 first number, $2 last number, $3 rows at most, $4 bytes at most (of data, ids, groups and types); $5 rows and $6
--- stored bytes of a small commit at most. A commit without rows is one row with a null kind. `size` is the number of its commit's rows: a
+-- stored bytes of a small commit at most; $7 the lowest xid that they may have (xid_range.sql). A commit without rows is one row with a null kind. `size` is the number of its commit's rows: a
 -- commit of which not all are here was cut off by $3 or $4.
 --
 -- Of a commit no more rows are looked at than one more than a small one has of each kind, and only of small ones texts
@@ -41,6 +41,7 @@ from (
                          octet_length(c.stream) + octet_length(c.group_id) + octet_length(c.id) as size_beside
                      from streams.change c
                      where c.xid = n.xid
+                       and c.xid >= $7::xid8 and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
                      order by c.seq limit $5::bigint + 1)
                     union all
                     (select 'event', e.seq, e.stream, e.group_id, e.id, e.type, 0, e.data,

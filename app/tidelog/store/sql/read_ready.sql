@@ -5,7 +5,7 @@
 -- that is for read_commits.sql to tell. Every other commit is one row; one that changes nothing of the group is none.
 --
 -- $2 stream, $3 group, $4 item or null, $5 first number, $6 last number, $7 rows at most, $8 bytes of messages at
--- most (but one row at least). The rows of one commit are in no order, so that a commit of a million changes costs
+-- most (but one row at least); $9 and $10 the xids that they may have (xid_range.sql). The rows of one commit are in no order, so that a commit of a million changes costs
 -- no more than a page of them. Locks: none.
 select number, message
 from (
@@ -18,7 +18,7 @@ from (
         join lateral (
             select convert_to({message}, 'UTF8') as message
             from streams.change c
-            where c.xid = n.xid and c.stream collate "C" = $2 and c.group_id collate "C" = $3 and ($4::text is null or c.id = $4)
+            where c.xid = n.xid and c.xid >= $9::xid8 and c.xid < $10::xid8 and c.stream collate "C" = $2 and c.group_id collate "C" = $3 and ($4::text is null or c.id = $4)
             union all
             select null
             from streams.event e

@@ -3,7 +3,8 @@
 --
 -- $1 the words of each group, as {"stream": {"group": [first, second]}}, or null in their place where no message is
 -- ready (its rows have none). They are looked up in a sorted object: a thousand groups are ten comparisons for a row.
--- $2 first number, $3 last number, $4 rows at most, $5 bytes of messages at most (but one row at least).
+-- $2 first number, $3 last number, $4 rows at most, $5 bytes of messages at most (but one row at least); $6 and $7 the xids
+-- that they may have (xid_range.sql).
 --
 -- Rows are numbers and messages as those of read_ready.sql: a commit of one change in one of the groups is one row, any
 -- other has more rows, or one without a message. Locks: none.
@@ -23,7 +24,7 @@ from (
                 from (select $1::jsonb -> c.stream -> c.group_id as wanted offset 0) looked_up
                 offset 0  -- looked up and put together once for a row, whatever the message does with it
             ) given
-            where c.xid = n.xid and given.wanted is not null
+            where c.xid = n.xid and c.xid >= $6::xid8 and c.xid < $7::xid8 and given.wanted is not null
             union all
             select null
             from streams.event e

@@ -1,6 +1,8 @@
--- Remove the oldest commits: whole, with their changes, in one statement. Nobody sees half of one.
+-- Remove the oldest commits: whole, with their changes, in one statement. Nobody sees half of one: changes are read by their
+-- commits only. So those whose partition will be dropped soon are left to that.
 --
--- $1 the floor (floor.sql), $2 their least age, $3 how many at most. Answers one row: how many were removed, and
+-- $1 the floor (floor.sql), $2 their least age, $3 how many at most; $4 and $5 (xid8[], side by side) from and below which xids
+-- changes are left to their partitions; $6 how long a consumer may be away and still be waited for (interval, null: for ever). Answers one row: how many were removed, and
 -- the new floor. Never the newest commit, whose snapshot is where numbering goes on; never one that a durable
 -- consumer has still to read.
 --
@@ -20,10 +22,21 @@ old as materialized (
     from batch
     where number <= (select max(number) from batch where at < clock_timestamp() - $2::interval)
       and number < (select number from streams.commit order by number desc limit 1)
-      and number <= coalesce((select min(position) from streams.consumer), number)
+      and number <= coalesce(
+          (
+              select min(position) from streams.consumer
+              where $6::interval is null or updated_at > clock_timestamp() - $6::interval
+          ),
+          number
+      )
 ),
 changes as (
-    delete from streams.change c using old where c.xid = old.xid
+    delete from streams.change c using old
+    where c.xid = old.xid
+      and not exists (
+          select from unnest($4::xid8[], $5::xid8[]) as left_alone (low, high)
+          where old.xid >= left_alone.low and old.xid < left_alone.high
+      )
 ),
 events as (
     delete from streams.event e using old where e.xid = old.xid

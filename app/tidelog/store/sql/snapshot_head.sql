@@ -29,14 +29,16 @@ select
     (select e.epoch from streams.epoch e order by e.began_at desc limit 1) as epoch,
     array(
         select c.xid from streams.change c
-        where c.xid >= pg_snapshot_xmax(since.snapshot) and c.xid < '9223372036854775808'::xid8
+        where c.xid >= streams.in_log(pg_snapshot_xmax(since.snapshot))
+          and c.xid >= streams.numbered_below() and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
           and c.stream collate "C" = $1 and c.group_id collate "C" = $2
         union
         select c.xid from streams.change c
         where c.xid = any (array(
-                  select x from pg_snapshot_xip(since.snapshot) as x
+                  select streams.in_log(x) from pg_snapshot_xip(since.snapshot) as x
                   where pg_visible_in_snapshot(x, pg_current_snapshot())
               ))
+          and c.xid >= streams.numbered_below() and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
           and c.stream collate "C" = $1 and c.group_id collate "C" = $2
     ) as xids,
     set_config('enable_bitmapscan', 'on', true),

@@ -10,6 +10,7 @@ with recursive touched (stream, xid, group_id) as (
         select stream, xid, group_id
         from streams.{table}
         where (stream collate "C", xid, group_id collate "C") > ($2::text, $1::xid8, $3::text)
+          and xid >= $1::xid8 and xid <= $1::xid8
         order by stream collate "C", xid, group_id collate "C"
         limit 1
     )
@@ -20,6 +21,7 @@ with recursive touched (stream, xid, group_id) as (
         select w.stream, w.xid, w.group_id
         from streams.{table} w
         where (w.stream collate "C", w.xid, w.group_id collate "C") > ($2::text, $1::xid8, touched.group_id)
+          and w.xid >= $1::xid8 and w.xid <= $1::xid8
         order by w.stream collate "C", w.xid, w.group_id collate "C"
         limit 1
     ) next

@@ -15,7 +15,7 @@ head as materialized (
 ),
 ended as materialized (
     select array(
-        select x from pg_snapshot_xip($1::text::pg_snapshot) as x
+        select streams.in_log(x) from pg_snapshot_xip($1::text::pg_snapshot) as x
         where pg_visible_in_snapshot(x, pg_current_snapshot()) and pg_xact_status(x) is distinct from 'aborted'
     ) as xids
 )
@@ -27,13 +27,20 @@ select
         exists (
             select from streams.change
             where pg_current_snapshot()::text <> $1::text
-              and xid >= pg_snapshot_xmax($1::text::pg_snapshot) and xid < '9223372036854775808'::xid8
+              and xid >= streams.in_log(pg_snapshot_xmax($1::text::pg_snapshot))
+              and xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
         )
         or exists (
             select from streams.event
             where pg_current_snapshot()::text <> $1::text
-              and xid >= pg_snapshot_xmax($1::text::pg_snapshot) and xid < '9223372036854775808'::xid8
+              and xid >= streams.in_log(pg_snapshot_xmax($1::text::pg_snapshot))
+              and xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
         )
-        or exists (select from streams.change where xid = any ((select xids from ended)::xid8[]))
+        or exists (
+            select from streams.change
+            where xid = any ((select xids from ended)::xid8[])
+              and xid >= streams.in_log(pg_snapshot_xmin($1::text::pg_snapshot))
+              and xid < streams.in_log(pg_snapshot_xmax($1::text::pg_snapshot))
+        )
         or exists (select from streams.event where xid = any ((select xids from ended)::xid8[]))
     ) as has_unnumbered

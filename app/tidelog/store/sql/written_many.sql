@@ -3,18 +3,21 @@
 -- the statement, where reading its rows takes 240 and holds up everybody), and many small ones take three times
 -- what they do by written_few.sql.
 -- (Not max(seq), which may be planned by another index than the key's, and then reads all rows: 3 s for a million.)
--- xids from 2^63 on belong to an adopted log (adopt.sql): they have numbers, and no server gives them out.
 later (xid) as (
-    select pg_snapshot_xmax($1::text::pg_snapshot)
+    select streams.in_log(pg_snapshot_xmax($1::text::pg_snapshot))
     union all
     select (
         select min(following.xid)
         from (
             (select c.xid from streams.change c
-             where c.xid > later.xid and c.xid < '9223372036854775808'::xid8 order by c.xid limit 1)
+             where c.xid > later.xid
+               and c.xid >= streams.in_log(pg_snapshot_xmax($1::text::pg_snapshot))
+               and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
+             order by c.xid limit 1)
             union all
             (select e.xid from streams.event e
-             where e.xid > later.xid and e.xid < '9223372036854775808'::xid8 order by e.xid limit 1)
+             where e.xid > later.xid and e.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
+             order by e.xid limit 1)
         ) following
     )
     from later
@@ -26,7 +29,11 @@ written as (
         select
             x.xid,
             greatest(
-                (select c.seq from streams.change c where c.xid = x.xid order by c.seq desc limit 1),
+                (select c.seq from streams.change c
+                 where c.xid = x.xid
+                   and c.xid >= streams.in_log(pg_snapshot_xmin($1::text::pg_snapshot))
+                   and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
+                 order by c.seq desc limit 1),
                 (select e.seq from streams.event e where e.xid = x.xid order by e.seq desc limit 1)
             ) as seq
         from (select xid from later union all select unnest(xids) from ended) x

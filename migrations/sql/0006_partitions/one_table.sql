@@ -1,0 +1,23 @@
+-- Make the log one table again, with all that is in it. Every row is copied.
+-- Locks: those of lock_log.sql.
+do $$
+begin
+    alter table streams.change rename to change_divided;
+    alter index streams.change_pkey rename to change_divided_pkey;
+    alter index streams.change_topic rename to change_divided_topic;
+    create table streams.change (
+        seq      bigint not null default nextval('streams.write_seq'),
+        xid      xid8   not null default pg_current_xact_id(),
+        stream   text   not null,
+        group_id text   not null,
+        id       text   not null,
+        op       text   not null,
+        version  bigint not null,
+        data     jsonb  not null,
+        primary key (xid, seq)
+    );
+    insert into streams.change select seq, xid, stream, group_id, id, op, version, data from streams.change_divided;
+    create index change_topic on streams.change (stream collate "C", xid, group_id collate "C");
+    alter table streams.event alter column xid set default pg_current_xact_id();
+end
+$$;
