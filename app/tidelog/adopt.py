@@ -19,7 +19,7 @@ tidelog: the log is this cluster's own now.
   commits kept under their numbers, up to {kept:>11,}
   left unnumbered, numbered now          {leftover_commits:>12,}  with {leftover_changes:,} changes
   ephemeral events dropped               {events:>12,}
-  new epoch {epoch}, after commit {head}
+  new epoch {epoch}, after commit {kept}
 Numbering goes on by itself; no restart is needed.
 """
 

@@ -55,7 +55,7 @@ class Log:
             while True:
                 self._head_moved.clear()
                 number: int | None = await self.observer.fetchval(
-                    "select number from streams.commit where xid = $1", xid
+                    "select number from streams.commit where xid = streams.in_log($1)", xid
                 )
                 if number is not None:
                     return number

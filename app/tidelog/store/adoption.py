@@ -36,10 +36,9 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Adoption:
-    """What was done. The numbers up to `kept` are the old ones; the leftovers have the following, and the epoch its own."""
+    """What was done. The numbers up to `kept` are the old ones; the leftovers have the following."""
 
     epoch: UUID
-    head: int
     kept: int
     leftover_commits: int
     leftover_changes: int
@@ -84,7 +83,7 @@ async def _adopt(connection: Connection) -> Adoption | None:
     row = await connection.fetchrow(ADOPT, era + ERA, era + 2 * ERA)
     assert row is not None  # noqa: S101 - a select of counts
     await connection.execute("select streams.begin_era($1)", era + 2 * ERA)
-    epoch = await begin_epoch(connection, row["head"])
+    epoch = await begin_epoch(connection, row["kept"])
     return Adoption(epoch, **row)
 
 

@@ -71,14 +71,13 @@ last as (
         pg_current_snapshot()
     from head cross join clock left join leftover on true
     group by head.number, head.last_seq, clock.at
-    returning number
+    returning 1
 ),
 events as (
     delete from streams.event returning 1
 )
 select
-    (select number from last) as head,
-    (select head.number from head) as kept,
+    (select number from head) as kept,
     (select count(*) from leftover_commits) as leftover_commits,
     (select count(*) from leftover_changes) as leftover_changes,
     (select count(*) from events) as events
