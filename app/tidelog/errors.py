@@ -441,6 +441,12 @@ class AdoptionError(TidelogError):
     code = "adoption_refused"
 
 
+class ErasureError(TidelogError):
+    """There is no such stream, or the role may not rewrite the log; nothing was erased."""
+
+    code = "erasure_refused"
+
+
 class MessageInvalidError(TidelogError):
     """A WebSocket message that can't be understood; the connection goes on."""
 

@@ -33,6 +33,7 @@ IN_ORDER = (
     "drop_partitions.sql",
     "make_history.sql",
     "make_histories.sql",
+    "erase.sql",
     "declare.sql",
     "grant_roles.sql",
     "privileges.sql",

@@ -69,6 +69,21 @@ def adopt() -> None:
 
 
 @main.command()
+@click.argument("stream")
+@click.argument("group")
+@click.argument("id", required=False)
+@click.option("--yes", is_flag=True, help="Don't ask.")
+def erase(stream: str, group: str, id: str | None, yes: bool) -> None:
+    """Delete an item, or a whole GROUP, and what was in it from the history, too; for good."""
+    if not yes:
+        what = f"all items of group {group!r}" if id is None else f"item {id!r} of group {group!r}"
+        click.confirm(f"Erase {what} of stream {stream!r}, with its history?", abort=True)
+    from tidelog import erase
+
+    erase.main(stream, group, id)
+
+
+@main.command()
 @steps_dir_option
 def check(steps_dir: Path | None) -> None:
     """Read the streams and steps, without a database, and list them. Ends with 1 if a file can't be used."""
