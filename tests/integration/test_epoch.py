@@ -158,7 +158,11 @@ async def test_adoption_keeps_the_history(source: Source, new_cluster: Databases
         await check_adopted(log, source)
         assert await rows(log.observer, ITEMS) == source.items
         xids = [xid for _, xid in await log.commits()]
-        assert xids == [*source.xids, *(ERA + n for n in range(1, 4)), 2 * ERA]  # and one of the new era, without changes
+        assert xids == [
+            *source.xids,
+            *(ERA + n for n in range(1, 4)),
+            2 * ERA,
+        ]  # and one of the new era, without changes
         with sequencing(url):
             assert await log.write_numbered("new") == len(source.xids) + 5
         assert (await log.commits())[-1][1] > 2 * ERA

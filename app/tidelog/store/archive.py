@@ -147,7 +147,7 @@ class Archive:
             )
 
     async def next_wanted(self, number: int, last: int, topics: Collection[Topic]) -> int:
-        """Up to which number, at most `last`, no commit after `number` has anything of `topics`. Raises ForgottenError."""
+        """Up to which number, at most `last`, no commit after `number` has any of `topics`. Raises ForgottenError."""
         streams, group_ids = [topic.stream for topic in topics], [topic.group_id for topic in topics]
         async with self._kept_from(number + 1) as connection:
             xids = await read_xid_range(connection, number + 1, timeout_seconds=PAGE_TIMEOUT_SECONDS)
