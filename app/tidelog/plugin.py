@@ -65,10 +65,10 @@ from tidelog.web.callers import Callers
 from tidelog.web.cross_origin import PageRules
 from tidelog.web.dependency import streams_dependency
 from tidelog.web.exposure import Exposure
+from tidelog.web.gate import SocketGate, socket_route
 from tidelog.web.health import health_controller
 from tidelog.web.openapi import with_steps
 from tidelog.web.paths import routes_below
-from tidelog.web.socket import SocketGate, socket_route
 from tidelog.web.startup import refuse
 from tidelog.web.steps import step_controllers
 
@@ -263,7 +263,7 @@ class Tidelog:
         retention = Retention(self.settings.retention, self.settings.consumer_away_max)
         self.sequencer = SequencerThread(self.database.connect, retention, fast_path)
         for gate in self._gates:
-            gate.feed = self.broadcaster
+            gate.serve_from(self.broadcaster)
 
     def gate(self, access_log: AccessLog | None = None) -> SocketGate:
         """A way in for clients, in every start of the application."""

@@ -21,7 +21,7 @@ from tests.integration.test_rejoin import Feed
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
 from tidelog.web import socket as socket_module
-from tidelog.web.socket import SocketGate
+from tidelog.web.gate import SocketGate
 
 INSERT = "insert into streams.chat_message (group_id, id, data) "
 LARGE = (

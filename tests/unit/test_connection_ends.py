@@ -20,10 +20,10 @@ from tidelog.feed.messages import LongMessage, Messages, PagesUnreadableError
 from tidelog.settings import Settings
 from tidelog.web import allowance
 from tidelog.web.allowance import Allowance
+from tidelog.web.gate import SocketGate
 from tidelog.web.intake import Turn
 from tidelog.web.protocol import SocketProtocol
 from tidelog.web.send_outlet import SendOutlet
-from tidelog.web.socket import SocketGate
 
 JOIN = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "one"}
 HELLO = Messages([b"hello"])

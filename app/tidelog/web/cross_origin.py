@@ -39,11 +39,11 @@ from tidelog.settings import Settings
 from tidelog.web.access import UNLOGGED, AccessLog
 from tidelog.web.answer import Answer, RawHeaders
 from tidelog.web.exposure import Exposure
+from tidelog.web.gate import SocketGate, SocketsAnywhere
 from tidelog.web.handshake import is_sign_of_one, upgrade_required
 from tidelog.web.hosts import DEFAULT_PORTS, LENGTH_MAX, Host, is_loopback_address, parse_host, parse_origin
 from tidelog.web.overfull import REFUSAL
 from tidelog.web.refusal import Refusals
-from tidelog.web.socket import SocketGate, SocketsAnywhere
 from tidelog.web.startup import with_refusal
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})  # which change nothing (RFC 9110 9.2.1)
