@@ -46,6 +46,7 @@ from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.blocked import BlockedLoopWatch
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.runtime.handler import step_in
+from tidelog.runtime.hooks import HookContexts
 from tidelog.runtime.runner import Runtime
 from tidelog.runtime.threads import HandlerThreads
 from tidelog.settings import Settings
@@ -222,8 +223,8 @@ class Tidelog:
         )
         self.threads = HandlerThreads()
         self.access_threads = HandlerThreads()  # not the steps': who may is found out while these are slow
-        self.admission = self._make_admission(declared)
         self.runtime = Runtime(self.streams, self.database, settings, self.threads)
+        self.admission = self._make_admission(declared)
         self.blocked = BlockedLoopWatch(step_in(declared.steps))
         self.archive = Archive(self.database, self.streams)
         self._gates: list[SocketGate] = []
@@ -234,8 +235,9 @@ class Tidelog:
         """Raises TokenSettingsError, and DeclarationError for two authentications."""
         settings, causes = self.settings, Causes()
         limit_seconds = settings.access_timeout_seconds
-        self._asked = [AuthorFunctions(self.access_threads, limit_seconds) for _ in ("authenticate", "rules")]
-        ours, of_rules = self._asked
+        ours = AuthorFunctions(self.access_threads, limit_seconds)
+        of_rules = AuthorFunctions(self.access_threads, limit_seconds, HookContexts(self.runtime))
+        self._asked = (ours, of_rules)
         tokens = tokens_of(settings, causes)
         authentication: Authentication | None = None
         if declared.authenticate is not None:
@@ -274,7 +276,7 @@ class Tidelog:
     def recheck(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> None:
         """Ask the rules again for the subscriptions of this process that match; those that are denied now end.
 
-        In all processes: `select pg_notify('tidelog_recheck', '{"subject": "ada"}')`, once the change is committed.
+        In all processes: `select streams.recheck(subject => 'ada')`, in the transaction of the change.
         """
         self._recheck.note(Hint(subject, stream, group))
 

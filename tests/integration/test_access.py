@@ -310,6 +310,38 @@ async def test_a_join_that_denies_or_fails_is_no_join(server: Server, sql: Sql) 
     await eventually(lambda: notes_are(sql, [("join", "g")] * 3 + [("leave", "g")]))
 
 
+async def test_joins_and_leaves_get_a_context_as_motias_do(server: Server, sql: Sql) -> None:
+    """With three parameters; async and plain. What they write is seen, and whoever goes is gone."""
+    async with Subscriber.connect(server) as watcher, Subscriber.connect(server, "token-of-ada") as subscriber:
+        view = await watcher.view("open", "present")
+        name = await subscriber.join("present", "ada")
+        assert (await subscriber.next())["event"]["type"] == "sync"
+        await watcher.until_mark(sql, view)
+        assert view.items == {"ada": {"id": "ada", "who": "ada"}}
+        await subscriber.leave("present", "ada", None, name)
+
+        async def is_gone() -> bool:
+            await watcher.until_mark(sql, view)
+            return view.items == {}
+
+        await eventually(is_gone)
+    await eventually(lambda: any(one.get("data") == {"who": "ada"} for one in server.records("tidelog.steps")))
+
+
+@pytest.mark.parametrize("item", ["raises", "hangs"])
+async def test_of_a_join_that_fails_nothing_is_stored(server: Server, sql: Sql, item: str) -> None:
+    """Neither of one that goes on after its time, though it was cancelled."""
+    async with Subscriber.connect(server) as watcher, Subscriber.connect(server, "token-of-ada") as subscriber:
+        view = await watcher.view("open", "present")
+        assert await answer(subscriber, "present", "ada", item) == DENIED
+        await watcher.until_mark(sql, view)
+        assert (view.items, view.seen) == ({}, [])
+        assert await answer(subscriber, "present", "ada", "denied") == DENIED
+        await watcher.until_mark(sql, view)
+        assert [kind for kind, _ in view.seen] == ["create"]  # as what a step answers, whatever it is
+    await sql.execute("delete from streams.open where group_id = 'present'")
+
+
 async def test_who_goes_while_a_join_is_told_is_told_to_have_left(server: Server, sql: Sql) -> None:
     """Nobody stays present for ever."""
     for _ in range(20):
@@ -359,6 +391,33 @@ async def test_what_is_taken_away_ends_at_once_in_every_process(
         assert (await motia.next())["streamName"] == "open"
         await own.subscribe("s", "eve", stream="secret")
         assert (await own.next())["type"] == "snapshot"
+
+
+@pytest.mark.parametrize(
+    "said", ["subject => 'eve'", "stream => 'secret', group_id => 'club'", "group_id => 'club'", "", "null, 'secret'"]
+)
+async def test_sql_says_so_by_a_function(servers: tuple[Server, Server], sql: Sql, said: str) -> None:
+    """In the transaction that takes the right away, and in every process."""
+    await let_in(sql, "club", "eve")
+    async with tidelog_peer(servers[0], "token-of-eve") as here, tidelog_peer(servers[1], "token-of-eve") as there:
+        for peer in (here, there):
+            await peer.subscribe("s", "club", stream="secret")
+            await peer.until("live")
+        async with sql.transaction():
+            await sql.execute(f"select streams.recheck({said})")
+            await sql.execute("delete from member where grp = 'club'")
+        for peer in (here, there):
+            assert (await peer.next())["code"] == DENIED["code"]
+
+
+async def test_a_step_says_so_in_its_transaction(servers: tuple[Server, Server], sql: Sql) -> None:
+    """By its context; heard in every process."""
+    await let_in(sql, "club", "eve")
+    async with tidelog_peer(servers[1], "token-of-eve") as there, servers[0].http() as http:
+        await there.subscribe("s", "club", stream="secret")
+        await there.until("live")
+        assert (await http.post("/put-out/club")).status_code == 200
+        assert (await there.next())["code"] == DENIED["code"]
 
 
 @pytest.mark.parametrize("hint", ['{"subject": "ada"}', '{"stream": "open"}', '{"group": "other"}', "x", '{"deny": 1}'])

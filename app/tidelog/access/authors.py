@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -15,6 +16,9 @@ from tidelog.model.rule import Function
 AT_ONCE_MAX = 64
 PLAIN_AT_ONCE_MAX = 20
 END_SECONDS = 5.0  # for what still runs when the process ends
+
+# The same of those with a context, each of which may take a connection to the database: some of a step's share.
+WITH_CONTEXT_AT_ONCE_MAX = 8
 
 _T = TypeVar("_T")
 
@@ -27,12 +31,22 @@ class Threads(Protocol):
         ...
 
 
+class Contexts(Protocol):
+    """What functions of streams get beside what they are asked: streams, the database, a logger."""
+
+    def context(self, name: str, auth: Any, *, is_plain: bool) -> AbstractAsyncContextManager[Any]:
+        """One for a call. What is done by it is committed at the end of the block, and undone by an exception."""
+        ...
+
+
 class AuthorFunctions:
     """Those of one process."""
 
-    def __init__(self, threads: Threads, limit_seconds: float) -> None:
+    def __init__(self, threads: Threads, limit_seconds: float, contexts: Contexts | None = None) -> None:
+        """Without `contexts` there is no function that takes one."""
         self._threads = threads
         self._limit_seconds = limit_seconds
+        self._contexts = contexts
         self._tasks: set[asyncio.Task[Any]] = set()
         self._places: dict[Function, asyncio.Semaphore] = {}
 
@@ -46,9 +60,16 @@ class AuthorFunctions:
         place = self._places.get(function)
         if place is None:
             count = AT_ONCE_MAX if function.is_async else PLAIN_AT_ONCE_MAX
-            place = self._places[function] = asyncio.Semaphore(count)
+            place = self._places[function] = asyncio.Semaphore(
+                WITH_CONTEXT_AT_ONCE_MAX if function.takes_context else count
+            )
+        work = (
+            self._call_with_context(function, *arguments)
+            if function.takes_context
+            else self._call(function, arguments[: function.arguments_max])
+        )
         async with place:
-            return await self.within_limit(self._call(function, arguments[: function.arguments_max]), function.name)
+            return await self.within_limit(work, function.name)
 
     def limited(self, ask: Callable[[Any], Coroutine[Any, Any, Any]], name: str) -> Callable[[Any], Awaitable[Any]]:
         """A function of ours, with the same limit."""
@@ -86,12 +107,25 @@ class AuthorFunctions:
         for task in self._tasks:
             task.cancel()
 
+    async def _call_with_context(self, function: Function, subject: Any, auth: Any) -> Any:
+        assert self._contexts is not None  # noqa: S101 - whoever declares streams has them
+        is_plain = not function.is_async
+        async with self._contexts.context(function.name, auth, is_plain=is_plain) as context:
+            answer = await self._call(function, (subject, context, auth))
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # which the function has swallowed: its time was over
+                raise asyncio.CancelledError
+        return answer
+
     async def _call(self, function: Function, arguments: tuple[Any, ...]) -> Any:
         try:
             if function.is_async:
                 answer = function.call(*arguments)
             else:
                 answer = await self._threads.run(function.name, partial(_call_plain, function.call, arguments))
+            if function.takes_context and not function.is_async and inspect.iscoroutine(answer):
+                answer.close()  # its calls on streams would wait in the event loop, for the event loop
+                raise RuntimeError(f"{function.name} returned a coroutine: write it as `async def`")
             return await _awaited(answer) if inspect.isawaitable(answer) else answer
         except SystemExit as error:  # in a task it would end the event loop
             raise RuntimeError(f"{function.name} called sys.exit(); that would stop the server") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tidelog.errors import DeclarationError
@@ -19,6 +19,9 @@ SPELLINGS = {
     "on_leave": "on_leave",
 }
 
+_WITHOUT_CONTEXT = ("subscription", "auth")
+_WITH_CONTEXT = ("subscription", "context", "auth")
+
 
 @dataclass(frozen=True, slots=True)
 class Function:
@@ -28,6 +31,7 @@ class Function:
     call: Callable[..., Any]
     arguments_max: int
     is_async: bool
+    takes_context: bool = False  # between its first argument and the last one
 
     @classmethod
     def of(cls, name: str, function: Any, parameters: tuple[str, ...]) -> Function:
@@ -41,6 +45,16 @@ class Function:
                 return cls(name, function, count, is_async(function))
         either = f"({', '.join(parameters)})" + (f" or ({parameters[0]})" if len(parameters) > 1 else "")
         raise DeclarationError(f"{name}{inspect.signature(function)} must take {either}")
+
+    @classmethod
+    def of_join(cls, name: str, function: Any) -> Function:
+        """One of `onJoin` and `onLeave`: with three parameters it is called as Motia calls it, with a context.
+
+        By how many are written, as one with a default may be either. Raises DeclarationError.
+        """
+        if callable(function) and _count_positional(function) == 3 and _takes(function, _WITH_CONTEXT):
+            return replace(cls.of(name, function, _WITH_CONTEXT), takes_context=True)
+        return cls.of(name, function, _WITHOUT_CONTEXT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,11 @@ class Rule:
             part = SPELLINGS[name]
             if part in found:
                 raise DeclarationError(f"{found[part].name} and {name} are the same: leave one out")
-            found[part] = Function.of(name, function, ("subscription", "auth"))
+            found[part] = (
+                Function.of(name, function, _WITHOUT_CONTEXT)
+                if part == "can_access"
+                else Function.of_join(name, function)
+            )
         return cls(**found)
 
     def __bool__(self) -> bool:
@@ -77,6 +95,14 @@ def _takes(function: Callable[..., Any], parameters: tuple[str, ...]) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _count_positional(function: Callable[..., Any]) -> int:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (ValueError, TypeError):
+        return 0
+    return sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in parameters)
 
 
 def is_async(function: Callable[..., Any]) -> bool:

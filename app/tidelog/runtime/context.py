@@ -11,13 +11,22 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tidelog.errors import ItemInvalidError, NotSupportedError, StreamUnknownError
-from tidelog.model.step import Step
 from tidelog.runtime.calls import Calls
 from tidelog.runtime.names import NO_STREAMS, no_attribute
-from tidelog.store.items import Items, Lend
+from tidelog.store.items import Items, Lend, recheck
 from tidelog.store.session import LentSession
 
 _log = logging.getLogger("tidelog.steps")
+
+
+class About(Protocol):
+    """For whom a context is, as far as it tells."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def flows(self) -> Sequence[str]: ...
 
 
 class Work(Protocol):
@@ -137,7 +146,7 @@ class StepContext:
 
     def __init__(
         self,
-        step: Step,
+        step: About,
         trace_id: str,
         items: Mapping[str, Items],
         work: Work,
@@ -155,7 +164,8 @@ class StepContext:
         self.flows = list(step.flows)
         self.logger = StepLogger(step.name, trace_id, self.flows)
         self.calls = Calls(loop)
-        self.streams = Streams(items, work.lend, _blocking(loop) if is_plain else self.calls)
+        self._run = _blocking(loop) if is_plain else self.calls
+        self.streams = Streams(items, work.lend, self._run)
         self._work = work
         self._is_plain = is_plain
 
@@ -173,11 +183,18 @@ class StepContext:
         session.follow(self.calls)
         return session
 
+    def recheck(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> Any:
+        """Have the rules asked again, in every process and once this is committed, for the subscriptions that match.
+
+        To be awaited. What isn't said matches all; what is denied then ends.
+        """
+        return self._run(recheck(self._work.lend, subject, stream, group))
+
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> NoReturn:
             raise no_attribute(
-                self, "a context", name, ("streams", "db", "auth", "logger", "trace_id", "traceId", "flows")
+                self, "a context", name, ("streams", "db", "auth", "logger", "recheck", "trace_id", "traceId", "flows")
             )
 
     @property

@@ -129,6 +129,11 @@ class Items:
         return ItemInvalidError(f"stream {self._stream.name!r}: {error}", culprits=[_largest(parts)])
 
 
+async def recheck(lend: Lend, subject: str | None, stream: str | None, group_id: str | None) -> None:
+    """Have the rules asked again for the subscriptions that match, once what is lent is committed."""
+    await _ask(lend, True, "select streams.recheck($1, $2, $3)", subject, stream, group_id)
+
+
 def _largest(parts: Iterable[Any]) -> Any:
     return max(parts, key=lambda part: len(encode(part)), default=None)
 
