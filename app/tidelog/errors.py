@@ -192,6 +192,23 @@ class UnauthorizedError(TidelogError):
     status = 401
 
 
+class TokenExpiredError(UnauthorizedError):
+    """A token that was right, and isn't any more: who sends it has not guessed it."""
+
+
+class TooManyAttemptsError(TidelogError):
+    """An address has sent more wrong tokens than TIDELOG_WRONG_TOKENS_PER_MINUTE_MAX allows."""
+
+    code = "too_many_attempts"
+    status = 429
+
+    def __init__(self, per_minute: int, retry_seconds: int) -> None:
+        super().__init__(
+            f"more than {per_minute} wrong tokens came from this address in a minute: try again in {retry_seconds} s"
+        )
+        self.retry_seconds = retry_seconds
+
+
 class AuthenticationUnavailableError(TidelogError):
     """Who sends a request could not be found out: the authentication failed, or took too long. Nobody is let in."""
 

@@ -62,6 +62,7 @@ from tidelog.store.url import DatabaseUrl
 from tidelog.web.access import AccessLog
 from tidelog.web.addresses import Addresses
 from tidelog.web.admission import Admission
+from tidelog.web.attempts import Attempts
 from tidelog.web.callers import Callers
 from tidelog.web.cross_origin import PageRules
 from tidelog.web.dependency import streams_dependency
@@ -247,7 +248,8 @@ class Tidelog:
         elif tokens is not None:
             authentication = Authentication(ours.limited(tokens.authenticate, "the tokens' keys"), causes)
         exposure = Exposure(settings, has_authentication=authentication is not None)
-        callers = Callers(authentication, Addresses(settings), PageRules(settings).check_ambient)
+        attempts = Attempts(settings.wrong_tokens_per_minute_max)
+        callers = Callers(authentication, Addresses(settings), PageRules(settings).check_ambient, attempts)
         return Admission(callers, Access(declared.streams, of_rules, causes), exposure)
 
     def _make_feed(self) -> None:

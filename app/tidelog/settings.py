@@ -95,6 +95,13 @@ class Settings(BaseSettings):
     jwt_required_claims: Entries = Field(
         ("exp",), description="claims that tokens must have, a comma list; empty: none, so that they may be for ever"
     )
+    wrong_tokens_per_minute_max: int = Field(
+        600,
+        ge=1,
+        description="wrong tokens that one address may send to a process in a minute; then it is answered 429, "
+        "too_many_attempts, before the authentication is asked, but for tokens that were right of late. Enough for an "
+        "office, or a proxy that isn't named; at ten a second a token of 40 random bits takes a thousand years",
+    )
     trusted_proxies: Entries = Field(
         None,
         description="networks of the proxies that are believed from which address a client comes: 10.0.0.0/8, "

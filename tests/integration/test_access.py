@@ -578,6 +578,31 @@ async def test_onleave_is_told_when_the_server_stops(databases: Databases) -> No
         await databases.drop(url)
 
 
+async def test_an_address_that_tries_too_many_tokens_is_told_when_to_come_back(start_server: Any) -> None:
+    """On every way in; a token that was right before goes on being so."""
+    server = await start_server(STEPS, TIDELOG_WRONG_TOKENS_PER_MINUTE_MAX="5")
+    ada = {"Authorization": "Bearer token-of-ada"}
+    async with server.http() as http, tidelog_peer(server) as peer:
+        assert (await http.get("/who", headers=ada)).status_code == 200
+        for _ in range(5):
+            await peer.say("auth", token="token-of-nobody")
+            assert (await peer.next())["code"] == "unauthorized"
+        await peer.say("auth", token="token-of-nobody")
+        error = await peer.next()
+        assert (error["code"], error["retry_after"] > 0) == ("too_many_attempts", True)
+        refused = await http.get("/who", headers={"Authorization": "Bearer token-of-eve"})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_attempts")
+        assert int(refused.headers["retry-after"]) > 0
+        with pytest.raises(InvalidStatus) as closed_door:
+            await connect(server.ws_url + "/?authToken=token-of-eve", proxy=None)
+        assert closed_door.value.response.status_code == 429
+        assert int(closed_door.value.response.headers["retry-after"]) > 0
+        for headers in (ada, {}):
+            assert (await http.get("/who", headers=headers)).status_code == 200
+        assert await status_of(server, "/?authToken=token-of-ada") == 101
+    assert any("TIDELOG_WRONG_TOKENS_PER_MINUTE_MAX" in one["message"] for one in server.records("tidelog.limits"))
+
+
 # Where nothing is said.
 
 

@@ -14,7 +14,7 @@ from tidelog.access.caller import Caller
 from tidelog.access.causes import Causes
 from tidelog.access.key_set import set_of_file, set_of_url
 from tidelog.access.keys import Key, OneKey, key_of_pem, key_of_secret
-from tidelog.errors import TokenSettingsError, UnauthorizedError
+from tidelog.errors import TokenExpiredError, TokenSettingsError, UnauthorizedError
 from tidelog.settings import Settings
 
 # `typ` of tokens that say who asks; others have claims like these, and mean something else (RFC 8725 3.11).
@@ -90,7 +90,7 @@ class Tokens:
     def _refusal(self, error: Exception) -> UnauthorizedError:
         """What the client is told: not why, but for what it can mend. The log has each reason, now and then."""
         if isinstance(error, ExpiredSignatureError):
-            return UnauthorizedError("the token has expired")
+            return TokenExpiredError("the token has expired")
         # Never the error's own text: it may have a part of the token.
         named = f" ({error})" if isinstance(error, LookupError) else ""
         self._causes.warn(

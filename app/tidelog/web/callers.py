@@ -10,11 +10,12 @@ from typing import Any, cast
 
 from litestar.types import Scope
 
-from tidelog.access.authentication import TOKEN, Authentication
+from tidelog.access.authentication import TOKEN, Authentication, Request
 from tidelog.access.caller import ANYBODY, Caller, part_of
-from tidelog.errors import UnauthorizedError
+from tidelog.errors import TokenExpiredError, UnauthorizedError
 from tidelog.settings import Settings
 from tidelog.web.addresses import Addresses
+from tidelog.web.attempts import Attempts
 from tidelog.web.request import parse_query, read_headers
 
 AUTHORIZATION = "Authorization"  # the subprotocol behind which Motia's clients send a token
@@ -33,6 +34,7 @@ class Callers:
         authentication: Authentication | None = None,
         addresses: Addresses | None = None,
         check_ambient: Callable[[Iterable[tuple[bytes, bytes]]], None] = lambda _: None,
+        attempts: Attempts | None = None,
     ) -> None:
         """Without an authentication it is the application's middleware that says.
 
@@ -41,17 +43,20 @@ class Callers:
         self._authentication = authentication
         self._addresses = addresses or Addresses(Settings())
         self._check_ambient = check_ambient
+        self._attempts = attempts or Attempts(Settings().wrong_tokens_per_minute_max)
 
     @property
     def has_authentication(self) -> bool:
         return self._authentication is not None
 
     async def of(self, scope: Scope) -> Caller:
-        """Raises UnauthorizedError, AuthenticationUnavailableError, OriginForbiddenError, and QueryInvalidError."""
+        """Raises UnauthorizedError, AuthenticationUnavailableError, TooManyAttemptsError, OriginForbiddenError, and
+        QueryInvalidError.
+        """
         if self._authentication is None:
             return _of_application(scope)
         tokens = _tokens_of(scope)
-        caller = await self._authentication.caller_of(self._request_of(scope, tokens))
+        caller = await self._ask(self._authentication, self._request_of(scope, tokens))
         if caller.is_known and not tokens:
             # By a cookie, or what else a browser sends by itself: any page could act as its user.
             self._check_ambient(scope["headers"])
@@ -61,7 +66,23 @@ class Callers:
         """As if the request had come with this token. Raises as `of`."""
         if self._authentication is None:
             raise UnauthorizedError("this server takes no tokens")
-        return await self._authentication.caller_of(self._request_of(scope, [token]))
+        return await self._ask(self._authentication, self._request_of(scope, [token]))
+
+    async def _ask(self, authentication: Authentication, request: Request) -> Caller:
+        """Unless too many wrong tokens have come from there. What an author reads of other headers isn't counted."""
+        token, address = request[TOKEN], request["address"]
+        if token is None:
+            return await authentication.caller_of(request)
+        self._attempts.check(address, token)
+        try:
+            caller = await authentication.caller_of(request)
+        except UnauthorizedError as error:
+            if not isinstance(error, TokenExpiredError):
+                self._attempts.note_wrong(address, token)
+            raise
+        if caller.is_known:
+            self._attempts.note_right(address, token)
+        return caller
 
     def _request_of(self, scope: Scope, tokens: Iterable[str]) -> dict[str, Any]:
         """What `authenticate` gets."""

@@ -20,15 +20,20 @@ from tidelog.errors import (
     BodyInvalidError,
     ClientGoneError,
     CommitUnknownError,
+    ServerFullError,
     StepBusyError,
     StepTimedOutError,
     ThreadsStuckError,
     TidelogError,
+    TooManyConnectionsError,
     UnauthorizedError,
+    UpgradeRequiredError,
+    UpgradeWithBodyError,
     Violation,
 )
 from tidelog.logs.lines import printable
 from tidelog.store.failure import is_away, is_busy, is_conflict
+from tidelog.web.handshake import VERSION
 
 RETRY_CONFLICT_SECONDS = 1  # the other transaction is over by then
 RETRY_BUSY_SECONDS = 5  # about what a lock is waited for
@@ -36,7 +41,21 @@ RETRY_DATABASE_SECONDS = 5  # about what a restart or a fail-over takes
 PATH_LENGTH_MAX = 200  # of what is told of a path where nothing is
 
 RETRY_AUTHENTICATION_SECONDS = 5
-CHALLENGE = {"www-authenticate": "Bearer"}  # RFC 9110 15.5.2, RFC 6750 3
+RETRY_FULL_SECONDS = 5  # another process may have room at once, but everybody who is refused comes back then
+
+_HEADERS = {
+    UnauthorizedError.code: {"www-authenticate": "Bearer"},  # RFC 9110 15.5.2, RFC 6750 3
+    AuthenticationUnavailableError.code: {"retry-after": str(RETRY_AUTHENTICATION_SECONDS)},
+    ServerFullError.code: {"retry-after": str(RETRY_FULL_SECONDS)},
+    TooManyConnectionsError.code: {"retry-after": str(RETRY_FULL_SECONDS)},
+    UpgradeWithBodyError.code: {"connection": "close"},  # what follows is no request
+    # RFC 9110 15.5.22, and RFC 6455 4.4 for the version
+    UpgradeRequiredError.code: {
+        "upgrade": "websocket",
+        "connection": "upgrade",
+        "sec-websocket-version": VERSION.decode(),
+    },
+}
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +80,13 @@ class Failure:
         return {"error": error}
 
 
+def refused(error: TidelogError) -> Failure:
+    """What to tell about what is the client's to know."""
+    retry_seconds = getattr(error, "retry_seconds", None)
+    headers = {} if retry_seconds is None else {"retry-after": str(retry_seconds)}
+    return Failure(error.status, error.code, str(error), headers=_HEADERS.get(error.code, {}) | headers)
+
+
 def failure_of(error: BaseException, where: str) -> Failure:
     """What to tell about `error`, which happened in `where`; logs what the client isn't told."""
     if isinstance(error, BodyInvalidError):
@@ -68,12 +94,10 @@ def failure_of(error: BaseException, where: str) -> Failure:
     if isinstance(error, ClientGoneError):
         logger.info("%s: %s", where, error)
         return Failure(error.status, error.code, str(error))
-    if isinstance(error, UnauthorizedError):
-        return Failure(error.status, error.code, str(error), headers=CHALLENGE)
     if isinstance(error, AuthenticationUnavailableError):  # whose cause is in the log
-        return Failure(error.status, error.code, str(error), headers={"retry-after": str(RETRY_AUTHENTICATION_SECONDS)})
+        return refused(error)
     if isinstance(error, TidelogError) and error.status < 500:
-        return Failure(error.status, error.code, str(error))
+        return refused(error)
     if isinstance(error, HTTPException) and error.status_code < 500:
         return _refusal(error)
     if isinstance(error, CommitUnknownError):

@@ -9,43 +9,19 @@ from litestar.enums import ScopeType
 from litestar.types import Receive, Scope, Send
 from pydantic_core import to_json
 
-from tidelog.errors import (
-    AuthenticationUnavailableError,
-    ServerFullError,
-    TidelogError,
-    TooManyConnectionsError,
-    UnauthorizedError,
-    UpgradeRequiredError,
-    UpgradeWithBodyError,
-)
+from tidelog.errors import TidelogError
 from tidelog.web.access import AccessLog
 from tidelog.web.allowance import POLICY_VIOLATION
 from tidelog.web.answer import Answer
-from tidelog.web.failures import CHALLENGE, RETRY_AUTHENTICATION_SECONDS, Failure
-from tidelog.web.handshake import VERSION
+from tidelog.web.failures import refused
 from tidelog.web.protocol import EXTENSION
-
-RETRY_FULL_SECONDS = 5  # another process may have room at once, but everybody who is refused comes back then
-
-_HEADERS = {
-    UnauthorizedError.code: CHALLENGE,
-    AuthenticationUnavailableError.code: {"retry-after": str(RETRY_AUTHENTICATION_SECONDS)},
-    ServerFullError.code: {"retry-after": str(RETRY_FULL_SECONDS)},
-    TooManyConnectionsError.code: {"retry-after": str(RETRY_FULL_SECONDS)},
-    UpgradeWithBodyError.code: {"connection": "close"},  # what follows is no request
-    # RFC 9110 15.5.22, and RFC 6455 4.4 for the version
-    UpgradeRequiredError.code: {
-        "upgrade": "websocket",
-        "connection": "upgrade",
-        "sec-websocket-version": VERSION.decode(),
-    },
-}
 
 
 def answer_of(error: TidelogError) -> Answer:
     """What a refused request is answered."""
-    body = to_json(Failure(error.status, error.code, str(error)).body())
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **_HEADERS.get(error.code, {})}
+    failure = refused(error)
+    body = to_json(failure.body())
+    headers = {"content-type": "application/json", "content-length": str(len(body)), **failure.headers}
     return Answer(error.status, [(name.encode(), value.encode()) for name, value in headers.items()], body)
 
 

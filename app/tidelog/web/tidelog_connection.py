@@ -8,7 +8,7 @@ from litestar.types import Receive, Scope, Send
 
 from tidelog.access.caller import Caller
 from tidelog.access.recheck import ALL
-from tidelog.errors import TidelogError, TooManyJoinsError, UnauthorizedError
+from tidelog.errors import TidelogError, TooManyAttemptsError, TooManyJoinsError, UnauthorizedError
 from tidelog.feed.messages import Messages
 from tidelog.feed.subscription import PositionSubscription, Subscription
 from tidelog.web.allowance import Allowance
@@ -72,6 +72,9 @@ class TidelogConnection(SocketConnection):
             caller = await self._shared.admission.callers.renewed(self._scope, token)
             if self.caller.is_known and (self.caller.subject is None or caller.subject != self.caller.subject):
                 raise UnauthorizedError("the token is of somebody else: open another connection with it")
+        except TooManyAttemptsError as error:
+            self.deliver(self.dialect.error(error.code, str(error), retry_seconds=error.retry_seconds))
+            return
         except TidelogError as error:
             self.deliver(self._error(error.code, str(error)))
             return
