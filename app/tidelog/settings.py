@@ -122,7 +122,8 @@ class Settings(BaseSettings):
         None,
         ge=1,
         description="connections of a process from one address (of IPv6, from one /64); one more is answered 429, "
-        "too_many_connections. Behind trusted proxies WebSockets are counted, by the clients' addresses. Unset: any "
+        "too_many_connections. Behind trusted proxies WebSockets, and in "
+        "scripts/serve requests under way, are counted by the clients' addresses. Unset: any "
         "number, as an address may be a whole office, or a proxy that isn't named",
     )
     connections_per_subject_max: int = Field(
@@ -244,7 +245,8 @@ class Settings(BaseSettings):
     snapshot_disk_max_bytes: int = Field(
         4_294_967_296,
         ge=1_048_576,
-        description="temporary files of all snapshots of a process: four of the largest. What finds no room waits. "
+        description="temporary files of all snapshots of a process: four of the largest. What finds no room waits; all but "
+        "the first of one client waits past half of it, and so with memory. "
         "Their folder is TMPDIR",
     )
     socket_ping_interval_seconds: float = Field(20, gt=0, description="how often an idle client is pinged")

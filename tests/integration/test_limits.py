@@ -15,9 +15,25 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from tests.faults.wire import Wire, handshake, request, text
-from tests.harness import Server, Subscriber, connect_sql, free_port, uvicorn_command
+from tests.harness import ROOT, Server, StepsFolder, Subscriber, connect_sql, eventually, free_port, uvicorn_command
+from tests.peer import peer
 from tidelog.client import Client, Snapshot
 
+HOLD = """
+import asyncio
+
+config = {"type": "api", "name": "Hold", "method": "GET", "path": "/hold/:what", "emits": []}
+released = asyncio.Event()
+
+
+async def handler(req, context):
+    if req["pathParams"]["what"] == "on":
+        context.logger.info("held")
+        await released.wait()
+    if req["pathParams"]["what"] == "off":
+        released.set()
+    return {"status": 200, "body": {}}
+"""
 SUBSCRIBE = {"type": "subscribe", "stream": "chatMessage", "group": "g"}
 HEALTH = request({"host": "localhost"}, "GET /health/live HTTP/1.1")
 ASK = request({"host": "localhost"}, "GET /schema/openapi.json HTTP/1.1")
@@ -137,6 +153,50 @@ async def test_behind_a_trusted_proxy_its_clients_are_counted(start_server: Any)
         assert [await open_as("192.0.2.2") for _ in range(3)] == [101, 101, 429]
         # Who is no proxy is counted with its own address.
         assert [await open_as(f"192.0.2.{n}", OTHER) for n in range(3, 6)] == [101, 101, 429]
+
+
+async def test_behind_a_trusted_proxy_requests_under_way_are_counted_with_its_clients_sockets(
+    start_server: Any, steps: StepsFolder
+) -> None:
+    """One more is answered 429; another client's, and health checks, are served."""
+    steps.write("hold_step.py", HOLD)
+    server = await start_server(
+        steps.path, TIDELOG_CONNECTIONS_PER_ADDRESS_MAX="2", TIDELOG_TRUSTED_PROXIES="127.0.0.1"
+    )
+    ada, bob = {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "192.0.2.2"}
+    async with server.http() as http, asyncio.TaskGroup() as group:
+        async with connect(server.ws_url, proxy=None, additional_headers=ada):
+            held = group.create_task(http.get("/hold/on", headers=ada))
+            await eventually(lambda: any(one["message"] == "held" for one in server.records("tidelog.steps")))
+            refused = await http.get("/hold/free", headers=ada)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (429, "too_many_connections")
+            assert int(refused.headers["retry-after"]) > 0
+            assert (await http.get("/hold/free", headers=bob)).status_code == 200
+            assert (await http.get("/health/live", headers=ada)).status_code == 200
+        assert (await http.get("/hold/free", headers=ada)).status_code == 200
+        assert (await http.get("/hold/off", headers=bob)).status_code == 200
+        assert (await held).status_code == 200
+
+
+async def test_a_user_who_is_known_by_a_later_token_is_counted(start_server: Any) -> None:
+    """A renewal over the limit is refused; the connection goes on as it was."""
+    server = await start_server(ROOT / "tests/acceptance/access_steps", TIDELOG_CONNECTIONS_PER_SUBJECT_MAX="1")
+    async with peer(server) as one, peer(server) as other:
+        for client, answer in ((one, "authenticated"), (one, "authenticated"), (other, "error")):
+            await client.say("auth", token="token-of-ada")
+            told = await client.next()
+            assert told["type"] == answer
+        assert told["code"] == "too_many_connections"
+        await other.say("auth", token="token-of-eve")
+        assert (await other.next())["type"] == "authenticated"
+        await one.socket.close()
+
+        async def is_free() -> bool:
+            async with peer(server) as third:
+                await third.say("auth", token="token-of-ada")
+                return bool((await third.next())["type"] == "authenticated")
+
+        await eventually(is_free)
 
 
 async def test_who_joins_too_fast_is_told_when_to_go_on(start_server: Any) -> None:

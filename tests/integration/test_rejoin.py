@@ -47,7 +47,7 @@ class Person:
         self.refused: list[str] = []
         self.has_failed = False
         self.dialect: Dialect = DIALECT
-        self.outlet = self
+        self.client = self.outlet = self
         self.frames: list[Frame] = []
         self.subscription = PositionSubscription("s", self, topic, None, since)
         feed.broadcaster.enter(self)

@@ -15,6 +15,7 @@ from tests.harness import Databases, eventually, until_numbered
 from tests.integration.sequencer_fixtures import connected, sequencing
 from tests.integration.test_rejoin import Feed, Person, write
 from tidelog import backoff as backoff_module
+from tidelog.fair import Claim
 from tidelog.feed.catch_up import replay as replay_module
 from tidelog.feed.catch_up.replay import Replay
 from tidelog.feed.subscription import PositionSubscription
@@ -128,9 +129,9 @@ class Reads:
 
         standing = archive.standing
 
-        async def counted_standing(epoch: str) -> Any:
+        async def counted_standing(epoch: str, claim: Claim) -> Any:
             self.standings += 1
-            return await standing(epoch)
+            return await standing(epoch, claim)
 
         monkeypatch.setattr(archive, "page", counting(archive.page))
         monkeypatch.setattr(archive, "ready", counting(archive.ready))
@@ -234,7 +235,7 @@ async def test_one_that_ends_while_its_check_fails_ends_nobody_else(
     standing_of = feed.broadcaster.archive.standing
     asked = 0
 
-    async def standing(epoch: str) -> Any:
+    async def standing(epoch: str, claim: Claim) -> Any:
         nonlocal asked
         asked += 1
         if asked == 1:
@@ -242,7 +243,7 @@ async def test_one_that_ends_while_its_check_fails_ends_nobody_else(
         elif asked == 2:
             page.unsubscribe("second")
             raise TimeoutError
-        return await standing_of(epoch)
+        return await standing_of(epoch, claim)
 
     hasten(monkeypatch)
     monkeypatch.setattr(feed.broadcaster.archive, "standing", standing)
@@ -331,7 +332,7 @@ async def test_those_that_come_meanwhile_go_on_together(feed: Feed, monkeypatch:
 
     monkeypatch.setattr(Replay, "attach", counted)
     page = Page(feed)
-    async with turns_of(feed.broadcaster).slice():
+    async with turns_of(feed.broadcaster).slice(Claim("test")):
         for n in range(30):
             page.subscribe(f"s{n}", group(n), str(n))
         await eventually(lambda: sum(frame["type"] == "snapshot" for frame in page.frames) == 30)
@@ -342,7 +343,7 @@ async def test_those_that_come_meanwhile_go_on_together(feed: Feed, monkeypatch:
 async def test_nothing_is_at_work_when_the_feed_is_closed(feed: Feed) -> None:
     """Also none of those that wait for the ones before them."""
     page = Page(feed)
-    async with turns_of(feed.broadcaster).slice():
+    async with turns_of(feed.broadcaster).slice(Claim("test")):
         for n in range(5):
             page.subscribe(f"s{n}", group(n))
         await eventually(lambda: sum(frame["type"] == "snapshot" for frame in page.frames) == 5)
@@ -401,11 +402,11 @@ async def test_a_walk_goes_on_from_where_it_failed(feed: Feed, monkeypatch: pyte
     hasten(monkeypatch)
     page_of = feed.broadcaster.archive.page
 
-    async def failing_once(request: PageRequest, topics: Collection[Topic]) -> Any:
+    async def failing_once(request: PageRequest, topics: Collection[Topic], claim: Claim) -> Any:
         read.append(request.number)
         if read.count(request.number) == 1 and len(set(read)) <= 3:
             raise TimeoutError
-        return await page_of(request, topics)
+        return await page_of(request, topics, claim)
 
     page, alone = Page(feed), [Page(feed) for _ in range(3)]
     subscribed: list[Subscribed] = [
@@ -430,11 +431,11 @@ async def test_a_walk_that_is_too_slow_goes_in_smaller_steps(feed: Feed, monkeyp
     hasten(monkeypatch)
     page_of = feed.broadcaster.archive.page
 
-    async def slow(request: PageRequest, topics: Collection[Topic]) -> Any:
+    async def slow(request: PageRequest, topics: Collection[Topic], claim: Claim) -> Any:
         spans.append(request.last - request.number)
         if spans[-1] > 100:
             raise TimeoutError
-        return await page_of(request, topics)
+        return await page_of(request, topics, claim)
 
     monkeypatch.setattr(feed.broadcaster.archive, "page", slow)
     page = Page(feed)

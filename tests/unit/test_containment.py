@@ -72,7 +72,7 @@ class Person:
     def __init__(self, feed: Broadcaster, dialect: Any = None, *, fails_in: Sequence[str] = ()) -> None:
         self.is_full = False
         self.dialect: Any = dialect or TidelogDialect()
-        self.outlet = self
+        self.client = self.outlet = self
         self.got: list[Any] = []
         self.attempts = 0
         self.closed = 0

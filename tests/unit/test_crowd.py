@@ -9,7 +9,7 @@ import pytest
 from tidelog.errors import ServerFullError, TooManyConnectionsError
 from tidelog.settings import Settings
 from tidelog.web import crowd
-from tidelog.web.crowd import Crowd, Joins, Place, seconds_until_next
+from tidelog.web.crowd import Crowd, Joins, Place, client_of, seconds_until_next
 
 
 def test_one_more_than_an_address_may_have_is_refused_and_another_is_not() -> None:
@@ -86,7 +86,7 @@ def test_a_client_subscribes_as_often_as_it_may_and_is_told_when_it_may_again(cl
 
     What is refused costs nothing.
     """
-    allowance = joins().allowance_of(Place(None, None))
+    allowance = joins().allowance_of(client_of(Place(None, None)))
     assert [seconds_until_next(allowance) for _ in range(3 * 5 + 10 * 2)] == [0] * 35
     assert [seconds_until_next(allowance) for _ in range(1000)] == [1] * 1000
     clock[0] += 1
@@ -96,21 +96,23 @@ def test_a_client_subscribes_as_often_as_it_may_and_is_told_when_it_may_again(cl
 def test_a_subject_that_comes_again_has_no_new_allowance(clock: list[float]) -> None:
     """From another address, either; other subjects have their own, and so has each connection of nobody's."""
     all = joins()
-    ada = all.allowance_of(Place("192.0.2.1", "ada"))
-    assert all.allowance_of(Place("192.0.2.2", "ada")) is ada
-    assert all.allowance_of(Place("192.0.2.1", "bob")) is not ada
-    assert all.allowance_of(Place("192.0.2.1", None)) is all.allowance_of(Place("192.0.2.1", None))
-    assert all.allowance_of(Place(None, None)) is not all.allowance_of(Place(None, None))
+    ada = all.allowance_of(client_of(Place("192.0.2.1", "ada")))
+    assert all.allowance_of(client_of(Place("192.0.2.2", "ada"))) is ada
+    assert all.allowance_of(client_of(Place("192.0.2.1", "bob"))) is not ada
+    assert all.allowance_of(client_of(Place("192.0.2.1", None))) is all.allowance_of(
+        client_of(Place("192.0.2.1", None))
+    )
+    assert all.allowance_of(client_of(Place(None, None))) is not all.allowance_of(client_of(Place(None, None)))
 
 
 def test_very_many_clients_are_not_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those are forgotten that have not been here for longest."""
     monkeypatch.setattr(crowd, "CLIENTS_KEPT", 3)
     all = joins()
-    first = all.allowance_of(Place(None, "s0"))
+    first = all.allowance_of(client_of(Place(None, "s0")))
     for n in range(5):
-        all.allowance_of(Place(None, f"s{n}"))
-        assert all.allowance_of(Place(None, "s0")) is first
+        all.allowance_of(client_of(Place(None, f"s{n}")))
+        assert all.allowance_of(client_of(Place(None, "s0"))) is first
     assert len(all._of_client) == 3
 
 

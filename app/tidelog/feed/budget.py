@@ -2,6 +2,9 @@
 
 Who grows never waits, so no two can wait for each other: one that finds no room gives back all that it has, ends its
 transaction, and waits in a line until there is room for what it needs. It knows nothing of snapshots.
+
+All snapshots of one client have half of it, but for its first one, which may have more: so a client that takes its own
+slowly, or takes very many, leaves room for the others.
 """
 
 from __future__ import annotations
@@ -9,26 +12,30 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Hashable
+from typing import NamedTuple
 
 from tidelog.errors import SnapshotTooLargeError, SubscriptionUnavailableError
 from tidelog.logs.seldom import Seldom
 
 logger = logging.getLogger("tidelog.subscriptions")
 
+SHARE = 2  # the part of all that one client may have: 1 / SHARE
 GROW_BY = 2  # times what was not enough, up to all there is: few tries, and most of what is waited for is used
 
 
 class NoRoomError(Exception):
     """There is no room: give back what you have, and `wait`."""
 
-    def __init__(self, resource: Resource, size: int) -> None:
+    def __init__(self, resource: Resource, client: Hashable, size: int) -> None:
         super().__init__(f"no room for {size} bytes")
+        self._client = client
         self._resource = resource
         self._size = size  # what was asked for, with what it had
 
     async def wait(self) -> Holding:
         """Have more than was not enough, reserved. Raises what Resource.wait does."""
-        return await self._resource.wait(self._size)
+        return await self._resource.wait(self._client, self._size)
 
 
 class Resource:
@@ -40,7 +47,8 @@ class Resource:
         self.size_max = size_max
         self.taken = 0
         self._patience_seconds = patience_seconds
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._of: dict[Hashable, int] = {}  # what each client has
+        self._waiting: deque[_Waiting] = deque()
         self._seldom = Seldom()  # where groups are large and few fit, some wait many times a second
 
     @property
@@ -50,11 +58,20 @@ class Resource:
             return None
         return f"full: {len(self._waiting)} snapshots wait for a part of its {self.size_max} bytes"
 
-    def fits(self, size: int, *, is_new: bool) -> bool:
-        """Whether there is room for so many more. Who is new may not overtake those who wait."""
-        return self.taken + size <= self.size_max and not (is_new and self._waiting)
+    def fits(self, client: Hashable, size: int, *, beside: int) -> bool:
+        """Whether there is room for so many more, `beside` what one snapshot has of it.
 
-    async def wait(self, size: int) -> Holding:
+        One that has nothing may not overtake those who wait, unless they wait for what is their own.
+        """
+        if self.taken + size > self.size_max or not self._may_have(client, size, beside):
+            return False
+        return beside > 0 or not any(self._may_have(one.client, one.size, 0) for one in self._waiting)
+
+    def take(self, client: Hashable, size: int) -> None:
+        self.taken += size
+        self._of[client] = self._of.get(client, 0) + size
+
+    async def wait(self, client: Hashable, size: int) -> Holding:
         """Have twice as much as was not enough, reserved.
 
         Raises SubscriptionUnavailableError if it takes too long, SnapshotTooLargeError if there is not so much at all.
@@ -67,7 +84,7 @@ class Resource:
         size = min(GROW_BY * size, self.size_max)
         self._tell()
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        place = (size, granted)
+        place = _Waiting(client, size, granted)
         self._waiting.append(place)
         self._grant()
         try:
@@ -77,18 +94,26 @@ class Resource:
             if place in self._waiting:
                 self._waiting.remove(place)
             elif granted.done() and not granted.cancelled():
-                self.taken -= size
+                self.give_back(client, size)
             self._grant()
             if isinstance(error, TimeoutError):
                 raise SubscriptionUnavailableError(
                     f"no room for a snapshot, as the server's {self.name} for them is full: subscribe again later"
                 ) from None
             raise
-        return Holding(self, size)
+        return Holding(self, client, size)
 
-    def give_back(self, size: int) -> None:
+    def give_back(self, client: Hashable, size: int) -> None:
         self.taken -= size
+        self._of[client] -= size
+        if not self._of[client]:
+            del self._of[client]
         self._grant()
+
+    def _may_have(self, client: Hashable, size: int, beside: int) -> bool:
+        """Whether this client's share allows it; its only snapshot may have all."""
+        has = self._of.get(client, 0)
+        return has == beside or has + size <= self.size_max // SHARE
 
     def _tell(self) -> None:
         """Somebody is about to wait."""
@@ -101,35 +126,48 @@ class Resource:
             )
 
     def _grant(self) -> None:
-        while self._waiting and (self._waiting[0][1].done() or self.fits(self._waiting[0][0], is_new=False)):
-            size, granted = self._waiting.popleft()
-            if not granted.done():
-                self.taken += size
-                granted.set_result(None)
+        for place in list(self._waiting):
+            if place.granted.done():
+                self._waiting.remove(place)
+            elif not self._may_have(place.client, place.size, 0):
+                continue  # until it has less: that is nobody else's concern
+            elif self.taken + place.size > self.size_max:
+                break
+            else:
+                self._waiting.remove(place)
+                self.take(place.client, place.size)
+                place.granted.set_result(None)
+
+
+class _Waiting(NamedTuple):
+    client: Hashable
+    size: int
+    granted: asyncio.Future[None]
 
 
 class Holding:
     """What one snapshot has of a resource."""
 
-    __slots__ = ("_reserved", "resource", "size")
+    __slots__ = ("_client", "_reserved", "resource", "size")
 
-    def __init__(self, resource: Resource, reserved: int = 0) -> None:
+    def __init__(self, resource: Resource, client: Hashable, reserved: int = 0) -> None:
         self.resource = resource
+        self._client = client
         self._reserved = reserved
         self.size = 0
 
     def grow(self, size: int) -> None:
         """Take so many more. Raises NoRoomError."""
         if not self.try_grow(size):
-            raise NoRoomError(self.resource, self.size + size)
+            raise NoRoomError(self.resource, self._client, self.size + size)
 
     def try_grow(self, size: int) -> bool:
         """Take so many more, if there is room."""
         missing = self.size + size - self._reserved
         if missing > 0:
-            if not self.resource.fits(missing, is_new=not self._reserved):
+            if not self.resource.fits(self._client, missing, beside=self._reserved):
                 return False
-            self.resource.taken += missing
+            self.resource.take(self._client, missing)
             self._reserved += missing
         self.size += size
         return True
@@ -142,13 +180,13 @@ class Holding:
         """It doesn't grow any more: give back what was reserved for that."""
         unused, self._reserved = self._reserved - self.size, self.size
         if unused:
-            self.resource.give_back(unused)
+            self.resource.give_back(self._client, unused)
 
     def release(self) -> None:
         """Give all back; once is enough."""
         size, self.size, self._reserved = self._reserved, 0, 0
         if size:
-            self.resource.give_back(size)
+            self.resource.give_back(self._client, size)
 
 
 class Budget:

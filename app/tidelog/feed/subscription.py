@@ -167,6 +167,11 @@ class Subscriber(Protocol):
         ...
 
     @property
+    def client(self) -> Hashable:
+        """Whose connection it is, as far as it is known: what is scarce is shared between clients."""
+        ...
+
+    @property
     def is_full(self) -> bool:
         """Whether so much waits to be sent that more should not be delivered now."""
         ...

@@ -7,6 +7,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 
+from tidelog.fair import Claim, Fair
+
 SLICE_SECONDS = 0.002  # what everybody else may have to wait
 
 
@@ -20,15 +22,15 @@ async def in_slices(steps: Iterable[None]) -> None:
 
 
 class Turns:
-    """One slice of work for each round of the event loop, whoever's it is; nobody is overtaken who waits for one."""
+    """One slice of work for each round of the event loop. Clients take turns, however many connections they have."""
 
     def __init__(self) -> None:
-        self._lock = asyncio.Lock()
+        self._fair = Fair(1)
 
     @asynccontextmanager
-    async def slice(self) -> AsyncIterator[Callable[[], bool]]:
+    async def slice(self, claim: Claim) -> AsyncIterator[Callable[[], bool]]:
         """Wait for a slice. Work in it, without waiting, as long as what it answers says that there is time."""
-        async with self._lock:
+        async with self._fair.place(claim):
             end = time.monotonic() + SLICE_SECONDS
             yield lambda: time.monotonic() < end
             await asyncio.sleep(0)  # everybody else's turn

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import asyncpg
 
 from tidelog.errors import ItemUnreadableError, StreamUnknownError
+from tidelog.fair import Claim, Fair
 from tidelog.model.change import Commit, Topic
 from tidelog.model.position import ResetReason
 from tidelog.model.stream import Stream
@@ -45,8 +46,8 @@ UNREADABLE_MAX = 1000  # remembered groups; others are logged again
 PAGE_ROWS_MAX = 256  # some milliseconds' work, in which the live ones wait
 PAGE_BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer grows by it at most
 # How many of each may be under way, of ARCHIVE_POOL_SIZE connections (engine.py): those who come back leave one to
-# those who come anew, and large snapshots one to past commits. Who is one too many waits in a queue, in which nobody
-# is overtaken, and that doesn't count as the statement's time.
+# those who come anew, and large snapshots one to past commits. Who is one too many waits, which doesn't count as the
+# statement's time; clients take turns, so that one who asks for very much holds up only what is its own.
 PAGES_AT_ONCE_MAX = 2
 STANDINGS_AT_ONCE_MAX = 1
 SNAPSHOTS_AT_ONCE_MAX = 3
@@ -77,9 +78,9 @@ class Archive:
     def __init__(self, database: Database, streams: Mapping[str, Stream]) -> None:
         self._database = database
         self._streams = streams
-        self._pages = asyncio.Semaphore(PAGES_AT_ONCE_MAX)
-        self._standings = asyncio.Semaphore(STANDINGS_AT_ONCE_MAX)
-        self._snapshots = asyncio.Semaphore(SNAPSHOTS_AT_ONCE_MAX)
+        self._pages = Fair(PAGES_AT_ONCE_MAX)
+        self._standings = Fair(STANDINGS_AT_ONCE_MAX)
+        self._snapshots = Fair(SNAPSHOTS_AT_ONCE_MAX)
         self._unreadable: set[Topic] = set()  # whose trouble is in the log
 
     async def reconnect(self) -> None:
@@ -87,14 +88,16 @@ class Archive:
         await self._database.archive_pool.expire_connections()
 
     @asynccontextmanager
-    async def snapshot(self, topic: Topic, item_id: str | None) -> AsyncIterator[Snapshot]:
-        """Begin to read a group, or one item. Raises StreamUnknownError, ItemUnreadableError, ItemsUnreadableError."""
+    async def snapshot(self, topic: Topic, item_id: str | None, claim: Claim) -> AsyncIterator[Snapshot]:
+        """Begin to read a group, or one item, when it is the claim's turn.
+
+        Raises StreamUnknownError, ItemUnreadableError, ItemsUnreadableError."""
         stream = self._streams.get(topic.stream)
         if stream is None:
             raise StreamUnknownError(f"no stream is named {topic.stream!r}")
         try:
             async with (
-                self._connection() as connection,
+                self._connection(claim) as connection,
                 _time_limit(SNAPSHOT_TIMEOUT_SECONDS),
                 open_snapshot(connection, stream.name, stream.table, topic.group_id, item_id) as snapshot,
             ):
@@ -110,12 +113,12 @@ class Archive:
             raise
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
+    async def _connection(self, claim: Claim) -> AsyncIterator[Connection]:
         """One for a snapshot, when it is this one's turn."""
         async with AsyncExitStack() as stack:
             try:
                 async with asyncio.timeout(CONNECTION_TIMEOUT_SECONDS):
-                    await stack.enter_async_context(self._snapshots)
+                    await stack.enter_async_context(self._snapshots.place(claim))
                     connection = await stack.enter_async_context(self._lent(SNAPSHOT_TIMEOUT_SECONDS))
             except TimeoutError as error:
                 raise TimeoutError(f"no connection for a snapshot within {CONNECTION_TIMEOUT_SECONDS} s") from error
@@ -133,10 +136,10 @@ class Archive:
             if closing is not None:
                 closing.cancel()
 
-    async def page(self, request: PageRequest, topics: Collection[Topic]) -> Page:
+    async def page(self, request: PageRequest, topics: Collection[Topic], claim: Claim) -> Page:
         """A page of past commits with the rows of `topics`. Raises ForgottenError."""
         only = Only([topic.stream for topic in topics], [topic.group_id for topic in topics], are_pairs=True)
-        async with self._kept_from(request.number) as connection:
+        async with self._kept_from(request.number, claim) as connection:
             return await read_page(
                 connection,
                 request,
@@ -146,29 +149,29 @@ class Archive:
                 timeout_seconds=PAGE_TIMEOUT_SECONDS,
             )
 
-    async def next_wanted(self, number: int, last: int, topics: Collection[Topic]) -> int:
+    async def next_wanted(self, number: int, last: int, topics: Collection[Topic], claim: Claim) -> int:
         """Up to which number, at most `last`, no commit after `number` has any of `topics`. Raises ForgottenError."""
         streams, group_ids = [topic.stream for topic in topics], [topic.group_id for topic in topics]
-        async with self._kept_from(number + 1) as connection:
+        async with self._kept_from(number + 1, claim) as connection:
             xids = await read_xid_range(connection, number + 1, timeout_seconds=PAGE_TIMEOUT_SECONDS)
             found: int = await connection.fetchval(NEXT_WANTED, streams, group_ids, number + 1, last, *xids)
         return found
 
-    async def touched(self, commit: Commit, topics: Collection[Topic]) -> Collection[Topic]:
+    async def touched(self, commit: Commit, topics: Collection[Topic], claim: Claim) -> Collection[Topic]:
         """Which of `topics` a large commit touches. Raises ForgottenError."""
-        async with self._kept_from(commit.number) as connection:
+        async with self._kept_from(commit.number, claim) as connection:
             return await Bulk(connection, PAGE_TIMEOUT_SECONDS).touched(commit.xid, topics)
 
-    async def ready(self, request: ReadyRequest, wanted: Wanted) -> Sequence[Any]:
+    async def ready(self, request: ReadyRequest, wanted: Wanted, claim: Claim) -> Sequence[Any]:
         """A page's rows of past commits as messages, for read_ready(). Raises ForgottenError."""
-        async with self._kept_from(request.first) as connection:
+        async with self._kept_from(request.first, claim) as connection:
             return await fetch_ready(connection, request, wanted)
 
     @asynccontextmanager
-    async def _kept_from(self, number: int) -> AsyncIterator[Connection]:
+    async def _kept_from(self, number: int, claim: Claim) -> AsyncIterator[Connection]:
         """A connection to read commits from `number` on. Raises ForgottenError if they weren't kept meanwhile."""
         async with (
-            self._pages,
+            self._pages.place(claim),
             asyncio.timeout(PAGE_TIMEOUT_SECONDS),
             self._lent(PAGE_TIMEOUT_SECONDS) as connection,
         ):
@@ -178,10 +181,10 @@ class Archive:
         if not is_kept:
             raise ForgottenError(f"commit {number} was to be read, but it is removed")
 
-    async def standing(self, epoch: str) -> Standing:
+    async def standing(self, epoch: str, claim: Claim) -> Standing:
         """From where those who were in `epoch` can go on, and how far the log goes."""
         async with (
-            self._standings,
+            self._standings.place(claim),
             asyncio.timeout(PAGE_TIMEOUT_SECONDS),
             self._lent(PAGE_TIMEOUT_SECONDS) as connection,
         ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -21,7 +21,7 @@ from tidelog.feed.subscription import Dialect, Subscription
 from tidelog.settings import Settings
 from tidelog.web.admission import Admission
 from tidelog.web.allowance import POLICY_VIOLATION, Allowance, floods
-from tidelog.web.crowd import seconds_until_next
+from tidelog.web.crowd import Joins, Member, seconds_until_next
 from tidelog.web.dialects.motia import MotiaDialect
 from tidelog.web.dialects.tidelog import TidelogDialect
 from tidelog.web.entrance import Entrance
@@ -53,6 +53,7 @@ class Shared:
     admission: Admission
     settings: Settings
     unknown_streams: UnknownStreams
+    joins: Joins
     asked: set[SocketConnection] = field(default_factory=set)  # those for which somebody had to be asked
     # One of each for all connections: what they encode is shared.
     motia: MotiaDialect = field(default_factory=MotiaDialect)
@@ -67,7 +68,7 @@ class SocketConnection:
     close_code = ABNORMAL_CLOSURE  # until it is known
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, shared: Shared, caller: Caller, joins: Allowance
+        self, scope: Scope, receive: Receive, send: Send, shared: Shared, caller: Caller, member: Member
     ) -> None:
         self._receive = receive
         self._scope = scope
@@ -77,7 +78,8 @@ class SocketConnection:
         self._mode: Mode = shared.admission.mode_of(scope)
         self._entrance: Entrance | None = None  # if somebody has to be asked
         self._expiry = None if caller.expires_at is None else self._make_expiry(caller.expires_at)
-        self._joins = joins
+        self._member = member
+        self._joins = shared.joins.allowance_of(member.client)
         self._subscriptions: dict[str, Subscription] = {}
         self._task = asyncio.current_task()
         self._is_stuck = False
@@ -140,6 +142,10 @@ class SocketConnection:
     def subscription_count(self) -> int:
         """How many it has, or had when it ended."""
         return len(self._subscriptions) or self._count_at_end
+
+    @property
+    def client(self) -> Hashable:
+        return self._member.client or self
 
     @property
     def is_full(self) -> bool:

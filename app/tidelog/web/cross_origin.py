@@ -232,7 +232,19 @@ class PagesApp(SocketsAnywhere):
         if refusal is not None:
             await self._refusals.refuse(scope, cast("Receive", receive), cast("Send", send), refusal)
             return
-        await super().__call__(scope, receive, send)
+        if is_socket or scope["path"] in UNLOGGED:
+            await super().__call__(scope, receive, send)
+            return
+        try:
+            member = self._gate.count(scope)
+        except TidelogError as error:
+            await self._refusals.refuse(scope, cast("Receive", receive), cast("Send", send), error)
+            return
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            if member is not None:
+                member.leave()
 
     def _sharing(self, origin: str) -> RawHeaders:
         """What tells the browser that the page may read the answer: https://fetch.spec.whatwg.org/#http-responses"""

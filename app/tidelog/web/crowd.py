@@ -31,6 +31,13 @@ class Place(NamedTuple):
     subject: str | None
 
 
+def client_of(place: Place) -> Place | None:
+    """Who that is: a subject, wherever it comes from, or an address; None: nobody but the connection itself."""
+    if place.subject is not None:
+        return Place(None, place.subject)
+    return None if place.address is None else place
+
+
 class Crowd:
     """Those who are connected. Limits that are None aren't looked at."""
 
@@ -105,6 +112,29 @@ class Crowd:
             )
 
 
+class Member:
+    """One of a crowd: a connection, or a request. It has to `leave`."""
+
+    def __init__(self, crowd: Crowd, address: str | None) -> None:
+        """Raises what Crowd.enter does."""
+        self._crowd = crowd
+        self.place = crowd.enter(address)
+
+    @property
+    def client(self) -> Place | None:
+        """Who it is, as far as it is counted."""
+        return client_of(self.place)
+
+    def identify(self, subject: str | None) -> None:
+        """Whose it is, is known now. Raises TooManyConnectionsError: then it is counted as before."""
+        if self.place.subject is None:
+            self.place = self._crowd.identify(self.place, subject)
+
+    def leave(self) -> None:
+        """It has ended."""
+        self._crowd.leave(self.place)
+
+
 class Joins:
     """How fast clients may subscribe: a subject, or an address if those are counted, or else each connection."""
 
@@ -116,17 +146,16 @@ class Joins:
         # A client that came again would have a new allowance. The oldest has the most of its own by now.
         self._of_client: OrderedDict[Place, Allowance] = OrderedDict()
 
-    def allowance_of(self, place: Place) -> Allowance:
-        """What a new connection of this client may still do."""
-        key = Place(None, place.subject) if place.subject is not None else place
-        if key == (None, None):
+    def allowance_of(self, client: Place | None) -> Allowance:
+        """What a connection of this client may still do."""
+        if client is None:
             return Allowance(self._burst, self._per_second)
-        allowance = self._of_client.get(key)
+        allowance = self._of_client.get(client)
         if allowance is None:
-            allowance = self._of_client[key] = Allowance(self._burst, self._per_second)
+            allowance = self._of_client[client] = Allowance(self._burst, self._per_second)
             if len(self._of_client) > CLIENTS_KEPT:
                 self._of_client.popitem(last=False)
-        self._of_client.move_to_end(key)
+        self._of_client.move_to_end(client)
         return allowance
 
 

@@ -18,11 +18,11 @@ from tidelog.feed.interfaces import Subscriptions
 from tidelog.model.trigger import HttpTrigger
 from tidelog.settings import Settings
 from tidelog.web.access import AccessLog
-from tidelog.web.addresses import Addresses
+from tidelog.web.addresses import Addresses, peer_of
 from tidelog.web.admission import Admission
 from tidelog.web.callers import AUTHORIZATION
 from tidelog.web.connection import Shared, SocketConnection
-from tidelog.web.crowd import Crowd, Joins, Place
+from tidelog.web.crowd import Crowd, Joins, Member
 from tidelog.web.dialects.tidelog import SUBPROTOCOL
 from tidelog.web.motia_connection import MotiaConnection
 from tidelog.web.paths import StepsApp
@@ -73,10 +73,10 @@ class SocketGate:
         self._access_log = access_log
         self._refusals = Refusals(access_log)
         self._admission = admission or Admission.of_all(streams)
-        self._shared = Shared(feed, self._admission, settings, UnknownStreams(streams))
+        self._shared = Shared(feed, self._admission, settings, UnknownStreams(streams), Joins(settings))
         self._addresses = Addresses(settings)
         self._crowd = Crowd.of(settings)
-        self._joins = Joins(settings)
+        self._counts_requests = bool(settings.trusted_proxies) and settings.connections_per_address_max is not None
 
     def serve_from(self, feed: Subscriptions) -> None:
         """From here on connections are served by this feed: the application has been started again."""
@@ -95,32 +95,41 @@ class SocketGate:
             accepted = AUTHORIZATION
         if (await receive())["type"] != "websocket.connect":
             return
-        place = None
+        member = None
         try:
             try:
-                place = self._crowd.enter(self._addresses.of(scope))  # before anybody is asked, which costs more
+                member = Member(self._crowd, self._addresses.of(scope))  # before anybody is asked, which costs more
                 caller = await self._admission.callers.of(scope)
-                place = self._crowd.identify(place, caller.subject)
+                member.identify(caller.subject)
             except TidelogError as error:
                 await self._refusals.refuse(scope, receive, send, error)
                 return
-            await self._serve(connect, accepted, caller, place, scope, receive, send)
+            await self._serve(connect, accepted, caller, member, scope, receive, send)
         finally:
-            if place is not None:
-                self._crowd.leave(place)
+            if member is not None:
+                member.leave()
+
+    def count(self, scope: Scope) -> Member | None:
+        """Count a request under way as its address's, if its connection was not: it is a trusted proxy's.
+
+        Raises TooManyConnectionsError and ServerFullError.
+        """
+        if not self._counts_requests or not self._addresses.trusts(peer_of(scope)):
+            return None
+        return Member(self._crowd, self._addresses.of(scope))
 
     async def _serve(
         self,
         connect: type[SocketConnection],
         accepted: str | None,
         caller: Caller,
-        place: Place,
+        member: Member,
         scope: Scope,
         receive: Receive,
         send: Send,
     ) -> None:
         await send({"type": "websocket.accept", "subprotocol": accepted, "headers": []})
-        connection = connect(scope, receive, send, self._shared, caller, self._joins.allowance_of(place))
+        connection = connect(scope, receive, send, self._shared, caller, member)
         if self._access_log is None:
             await connection.serve()
         else:

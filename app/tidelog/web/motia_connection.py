@@ -9,8 +9,8 @@ from tidelog.errors import SubscriptionUnavailableError, TidelogError, TooManyJo
 from tidelog.feed.messages import Messages
 from tidelog.feed.subscription import Subscription, SyncSubscription
 from tidelog.model.change import Topic
-from tidelog.web.allowance import Allowance
 from tidelog.web.connection import TRY_AGAIN_LATER, Shared, SocketConnection
+from tidelog.web.crowd import Member
 from tidelog.web.dialects import motia
 
 NO_TOPIC = Topic("", "")
@@ -23,9 +23,9 @@ class MotiaConnection(SocketConnection):
     dialect_name = "motia"
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, shared: Shared, caller: Caller, joins: Allowance
+        self, scope: Scope, receive: Receive, send: Send, shared: Shared, caller: Caller, member: Member
     ) -> None:
-        super().__init__(scope, receive, send, shared, caller, joins)
+        super().__init__(scope, receive, send, shared, caller, member)
         self.dialect = shared.motia
 
     def _handle(self, text: str) -> None:

@@ -11,8 +11,8 @@ from tidelog.access.recheck import ALL
 from tidelog.errors import TidelogError, TooManyAttemptsError, TooManyJoinsError, UnauthorizedError
 from tidelog.feed.messages import Messages
 from tidelog.feed.subscription import PositionSubscription, Subscription
-from tidelog.web.allowance import Allowance
 from tidelog.web.connection import Shared, SocketConnection
+from tidelog.web.crowd import Member
 from tidelog.web.dialects import tidelog
 
 
@@ -23,9 +23,9 @@ class TidelogConnection(SocketConnection):
     dialect_name = tidelog.SUBPROTOCOL
 
     def __init__(
-        self, scope: Scope, receive: Receive, send: Send, shared: Shared, caller: Caller, joins: Allowance
+        self, scope: Scope, receive: Receive, send: Send, shared: Shared, caller: Caller, member: Member
     ) -> None:
-        super().__init__(scope, receive, send, shared, caller, joins)
+        super().__init__(scope, receive, send, shared, caller, member)
         self.dialect = shared.tidelog
         self._renewal: asyncio.Task[None] | None = None
 
@@ -72,6 +72,7 @@ class TidelogConnection(SocketConnection):
             caller = await self._shared.admission.callers.renewed(self._scope, token)
             if self.caller.is_known and (self.caller.subject is None or caller.subject != self.caller.subject):
                 raise UnauthorizedError("the token is of somebody else: open another connection with it")
+            self._member.identify(caller.subject)
         except TooManyAttemptsError as error:
             self.deliver(self.dialect.error(error.code, str(error), retry_seconds=error.retry_seconds))
             return
@@ -79,6 +80,7 @@ class TidelogConnection(SocketConnection):
             self.deliver(self._error(error.code, str(error)))
             return
         self.caller = caller
+        self._joins = self._shared.joins.allowance_of(self._member.client)
         if self._expiry is not None:
             self._expiry.set(caller.expires_at)
         elif caller.expires_at is not None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from tidelog.errors import TidelogError
+from tidelog.fair import Claim
 from tidelog.feed.budget import Budget
 from tidelog.feed.catch_up.means import Means
 from tidelog.feed.cork import Cork
@@ -85,14 +86,14 @@ class FakeArchive:
             await self.held[what].wait()
 
     @asynccontextmanager
-    async def snapshot(self, topic: Topic, item_id: str | None) -> AsyncIterator[FakeSnapshot]:
+    async def snapshot(self, topic: Topic, item_id: str | None, _claim: Claim) -> AsyncIterator[FakeSnapshot]:
         await self._read("snapshot")
         table = self.items.get(topic, {})
         rows = [(id, *rest) for id, rest in table.items() if item_id in (None, id)]
         unnumbered = frozenset(one.xid for one in self.commits[self.numbered :] if topic in one.groups)
         yield FakeSnapshot(self, SnapshotHead(self.numbered, self.epoch, unnumbered), rows)
 
-    async def page(self, request: PageRequest, topics: Collection[Topic]) -> Page:
+    async def page(self, request: PageRequest, topics: Collection[Topic], _claim: Claim) -> Page:
         await self._read("page")
         if request.number <= self.floor:
             raise ForgottenError
@@ -112,18 +113,18 @@ class FakeArchive:
             return (None, None, 1, None)
         return (change.id, change.op, change.version, change.data)
 
-    async def next_wanted(self, number: int, last: int, topics: Collection[Topic]) -> int:
+    async def next_wanted(self, number: int, last: int, topics: Collection[Topic], _claim: Claim) -> int:
         if number < self.floor:
             raise ForgottenError
         found = (one.number - 1 for one in self.commits[number:last] if any(topic in one.groups for topic in topics))
         return next(found, last)
 
-    async def standing(self, epoch: str) -> Standing:
+    async def standing(self, epoch: str, _claim: Claim) -> Standing:
         await self._read("standing")
         shared = self.numbered if epoch == self.epoch else -1
         return Standing(self.numbered, self.floor, shared, is_present=epoch == self.epoch)
 
-    async def touched(self, commit: Commit, topics: Collection[Topic]) -> Collection[Topic]:
+    async def touched(self, commit: Commit, topics: Collection[Topic], _claim: Claim) -> Collection[Topic]:
         return [topic for topic in topics if topic in commit.groups]
 
 
@@ -143,7 +144,7 @@ class Person:
 
     def __init__(self, dialect: Any = TIDELOG) -> None:
         self.dialect = dialect
-        self.outlet = self
+        self.client = self.outlet = self
         self.got: list[Any] = []
         self.refused: list[str] = []
         self.fails: Exception | None = None  # what writing to it raises

@@ -7,10 +7,11 @@ sent: it is brought up to the feed's position then, and the subscription is live
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import aclosing
 from typing import Literal
 
+from tidelog.fair import Claim
 from tidelog.feed.budget import Holding, NoRoomError
 from tidelog.feed.catch_up.means import Means
 from tidelog.feed.catch_up.openings import Openings
@@ -41,12 +42,12 @@ class FullSyncs:
         self._size_max_bytes = size_max_bytes
         self._syncs: dict[tuple[Topic, str | None], FullSync] = {}
 
-    def of(self, topic: Topic, item_id: str | None) -> FullSync:
-        """The present state of this, perhaps one that is being read for others."""
+    def of(self, topic: Topic, item_id: str | None, client: Hashable) -> FullSync:
+        """The present state of this for a client, perhaps one that is being read for others."""
         key = (topic, item_id)
         sync = self._syncs.get(key)
         if sync is None or not sync.is_open:
-            sync = self._syncs[key] = FullSync(self._means, topic, item_id, self._size_max_bytes)
+            sync = self._syncs[key] = FullSync(self._means, topic, item_id, self._size_max_bytes, client)
             sync.attach()
             sync.task = self._tasks.spawn(self._patience.retrying(sync.read, topic.stream), lambda: sync.waiting)
             sync.task.add_done_callback(lambda _: self._end(key, sync))
@@ -76,7 +77,7 @@ class FullSyncStage:
                 await means.draining.wait(subscriber, None)
                 while (behind := means.registry.behind(subscriber)) is not None:
                     await behind.ended.wait()
-                self._sync = syncs.of(subscription.topic, subscription.item_id)
+                self._sync = syncs.of(subscription.topic, subscription.item_id, subscriber.client)
                 synced = await self._sync.join(subscription)
                 if synced != "later":
                     return None if synced == "live" else synced
@@ -96,7 +97,8 @@ class FullSync:
     thousand reconnecting sockets cost one read.
     """
 
-    def __init__(self, means: Means, topic: Topic, item_id: str | None, size_max_bytes: int) -> None:
+    def __init__(self, means: Means, topic: Topic, item_id: str | None, size_max_bytes: int, client: Hashable) -> None:
+        """`client` is who asked first, and as whose it is counted; others who join may bring it forward."""
         self.topic = topic
         self.item_id = item_id
         self.is_open = True  # whether others may join
@@ -106,7 +108,9 @@ class FullSync:
         self._size_max_bytes = size_max_bytes
         self._waiting: dict[Subscription, tuple[SyncSubscription, asyncio.Future[Synced]]] = {}  # in their order
         self._items: dict[str, str] = {}
-        self._memory = Holding(self._budget.memory)  # of the items
+        self._client = client
+        self._claim = Claim(client)
+        self._memory = Holding(self._budget.memory, client)  # of the items
         self._spool: Spool | None = None  # the same, encoded while the database makes more
         self._lacking: NoRoomError | None = None  # for what was changed while it was read
         self._overlay = Overlay(self._send)
@@ -118,6 +122,7 @@ class FullSync:
 
     async def join(self, subscription: SyncSubscription) -> Synced:
         """Wait for what comes of it."""
+        self._claim.join(subscription.subscriber.client)
         synced: asyncio.Future[Synced] = asyncio.get_running_loop().create_future()
         self._waiting[subscription] = subscription, synced
         return await synced
@@ -166,12 +171,12 @@ class FullSync:
     async def _read_items(self, room: Holding | None) -> SnapshotHead:
         """`room` is what is reserved, of one of the resources."""
         budget = self._budget
-        spool = self._spool = Spool(budget, self._size_max_bytes, "TIDELOG_SYNC_SIZE_MAX_BYTES")
+        spool = self._spool = Spool(budget, self._client, self._size_max_bytes, "TIDELOG_SYNC_SIZE_MAX_BYTES")
         if room is not None and room.resource is budget.memory:
             self._memory = room
         elif room is not None:
             spool.reserve(room)
-        async with self._archive.snapshot(self.topic, self.item_id) as snapshot:
+        async with self._archive.snapshot(self.topic, self.item_id, self._claim) as snapshot:
             async with aclosing(snapshot.batches("id, data")) as batches:
                 async for rows in batches:
                     texts = [row[1] for row in rows]

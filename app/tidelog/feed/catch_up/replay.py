@@ -14,6 +14,7 @@ from contextlib import aclosing
 from itertools import islice
 from typing import Any
 
+from tidelog.fair import Claim
 from tidelog.feed.catch_up.means import Means
 from tidelog.feed.catch_up.outcome import BeginAgain
 from tidelog.feed.catch_up.recipients import Part, Recipients
@@ -70,6 +71,7 @@ class Replay:
         self.subscriber = subscriber
         self.task: asyncio.Task[None] | None = None  # who runs it: cancelled when nobody is left
         self._means = means
+        self._claim = Claim(subscriber.client)
         self._progress, self._registry = means.progress, means.registry
         self._subscriptions = list(cursors)
         self._begin_again = begin_again
@@ -140,7 +142,7 @@ class Replay:
                 self._kept_bytes, self._lacks = 0, False
                 await self._read_log(self._progress.furthest)
                 continue
-            async with self._means.turns.slice() as has_time:
+            async with self._means.turns.slice(self._claim) as has_time:
                 is_ready = self._is_ready()
                 if is_ready and self._deliver_kept(has_time):
                     self._go_live()
@@ -207,7 +209,7 @@ class Replay:
         """Deliver the commits up to `last`, or up to the first of which the database can't make a message."""
 
         async def fetch(request: ReadyRequest) -> Sequence[Any]:
-            return await self._means.archive.ready(request, wanted)
+            return await self._means.archive.ready(request, wanted, self._claim)
 
         async with aclosing(prefetch(read_ready(fetch, self._cursor, last, self._find_next))) as pages:
             async for messages, number in pages:
@@ -225,10 +227,10 @@ class Replay:
         async def fetch(request: PageRequest) -> Page:
             if request.seq < 0:  # all before it is delivered, or nobody's: from here it goes on after a failure
                 self._cursor = max(self._cursor, request.number - 1)
-            return await self._means.archive.page(request, self._recipients.topics)
+            return await self._means.archive.page(request, self._recipients.topics, self._claim)
 
         async def find_touched(commit: Commit) -> Collection[Topic]:
-            return await self._means.archive.touched(commit, list(self._recipients.topics))
+            return await self._means.archive.touched(commit, list(self._recipients.topics), self._claim)
 
         topics = self._recipients.topics
         async for commits in read_after(fetch, self._cursor, last, topics.__contains__, find_touched, self._find_next):
@@ -239,7 +241,7 @@ class Replay:
         self._cursor = max(self._cursor, last)
 
     async def _find_next(self, number: int, last: int) -> int:
-        return await self._means.archive.next_wanted(number, last, self._recipients.topics)
+        return await self._means.archive.next_wanted(number, last, self._recipients.topics, self._claim)
 
     async def _deliver_all(self, commits: Sequence[Commit]) -> None:
         """Deliver these, by and by."""
@@ -247,7 +249,7 @@ class Replay:
         while left:
             await self._drained()
             await self._prepare(left[0])
-            async with self._means.turns.slice() as has_time:
+            async with self._means.turns.slice(self._claim) as has_time:
                 with self._means.cork.held():
                     while left:
                         self._tell(left.popleft())
@@ -263,7 +265,7 @@ class Replay:
         for topic, part in commit.groups.items():
             steps, is_left = prepare(head, topic, part, (self._dialect,)), True
             while is_left:
-                async with self._means.turns.slice() as has_time:
+                async with self._means.turns.slice(self._claim) as has_time:
                     while has_time() and is_left:
                         is_left = next(steps, self) is not self
 

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 from weakref import WeakValueDictionary
 
+from tidelog.fair import Claim
 from tidelog.feed.budget import Holding, NoRoomError
 from tidelog.feed.catch_up.means import Means
 from tidelog.feed.catch_up.openings import Openings
@@ -34,6 +35,7 @@ class SharedSnapshots:
         snapshot = self._snapshots.get(key)
         if snapshot is None or not snapshot.is_shareable(not_before):
             snapshot = self._snapshots[key] = SharedSnapshot(self._means, subscription, self._size_max_bytes)
+        snapshot.claim.join(subscription.subscriber.client)
         return snapshot
 
     def forget(self) -> None:
@@ -71,6 +73,8 @@ class SharedSnapshot:
     def __init__(self, means: Means, subscription: PositionSubscription, size_max_bytes: int) -> None:
         self._archive, self._progress = means.archive, means.progress
         self._registry, self._budget = means.registry, means.budget
+        self._client = subscription.subscriber.client  # as whose it is counted
+        self.claim = Claim(self._client)  # others who join may bring it forward
         self._topic = subscription.topic
         self._item_id = subscription.item_id
         self._dialect = subscription.dialect
@@ -107,7 +111,7 @@ class SharedSnapshot:
     async def _read(self) -> Spool:
         room: Holding | None = None
         while True:
-            spool = Spool(self._budget, self._size_max_bytes)
+            spool = Spool(self._budget, self._client, self._size_max_bytes)
             if room is not None:
                 spool.reserve(room)
             lacking: NoRoomError | None = None
@@ -130,7 +134,7 @@ class SharedSnapshot:
         overlay = Overlay(lambda: None)
         self._registry.attach_to_snapshot(self._topic, overlay)
         try:
-            async with self._archive.snapshot(self._topic, self._item_id) as snapshot:
+            async with self._archive.snapshot(self._topic, self._item_id, self.claim) as snapshot:
                 overlay.expect(snapshot.head, self._progress.position)
                 if await overlay.settled() == "overflown":
                     return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
 
@@ -23,13 +23,19 @@ PAGE_CHARACTERS = 128 * 1024  # of a page; one item may be larger
 class Spool:
     """A group's items (or one item) exactly as of `position`, in pages of encoded items."""
 
-    def __init__(self, budget: Budget, size_max_bytes: int, setting: str = "TIDELOG_SNAPSHOT_SIZE_MAX_BYTES") -> None:
-        """`setting` is the one that would allow more."""
+    def __init__(
+        self,
+        budget: Budget,
+        client: Hashable,
+        size_max_bytes: int,
+        setting: str = "TIDELOG_SNAPSHOT_SIZE_MAX_BYTES",
+    ) -> None:
+        """It is counted as this client's. `setting` is the one that would allow more."""
         self.position = 0
         self.epoch = ""
         self._size_max_bytes = size_max_bytes
         self._setting = setting
-        self._memory, self._disk = Holding(budget.memory), Holding(budget.disk)
+        self._memory, self._disk = Holding(budget.memory, client), Holding(budget.disk, client)
         self._is_in_file = False
         self._file = tempfile.SpooledTemporaryFile()  # noqa: SIM115 - closed by close()
         self._ends: list[int] = []
