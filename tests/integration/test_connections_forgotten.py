@@ -20,8 +20,9 @@ from tests.integration.test_outlet import SUBSCRIBES, client_frame, raw_connecti
 from tests.integration.test_rejoin import Feed
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
-from tidelog.web import socket as socket_module
 from tidelog.web.gate import SocketGate
+from tidelog.web.motia_connection import MotiaConnection
+from tidelog.web.tidelog_connection import TidelogConnection
 
 INSERT = "insert into streams.chat_message (group_id, id, data) "
 LARGE = (
@@ -91,7 +92,7 @@ async def test_a_connection_that_has_ended_is_forgotten_at_once(
 ) -> None:
     """One that is live, and has large snapshots on their way that it doesn't take; however it ends."""
     connections: list[weakref.ref[Any]] = []
-    for kind in (socket_module.MotiaConnection, socket_module.TidelogConnection):
+    for kind in (MotiaConnection, TidelogConnection):
         init = kind.__init__
 
         def noting(self: Any, *arguments: Any, init: Any = init) -> None:

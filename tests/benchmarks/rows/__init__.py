@@ -1,6 +1,18 @@
 """All rows, in the order of the table."""
 
-from tests.benchmarks.rows import brokers, bulk, catching_up, fan_out, idle, interest, latency, processes, step, write
+from tests.benchmarks.rows import (
+    access,
+    brokers,
+    bulk,
+    catching_up,
+    fan_out,
+    idle,
+    interest,
+    latency,
+    processes,
+    step,
+    write,
+)
 
 ROWS = (
     *write.ROWS,
@@ -13,4 +25,5 @@ ROWS = (
     *idle.ROWS,
     *interest.ROWS,
     *bulk.ROWS,
+    *access.ROWS,
 )

@@ -1,0 +1,1 @@
+config = {"name": "kit", "schema": {"type": "object"}}
