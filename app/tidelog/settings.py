@@ -245,9 +245,8 @@ class Settings(BaseSettings):
     snapshot_disk_max_bytes: int = Field(
         4_294_967_296,
         ge=1_048_576,
-        description="temporary files of all snapshots of a process: four of the largest. What finds no room waits; all but "
-        "the first of one client waits past half of it, and so with memory. "
-        "Their folder is TMPDIR",
+        description="temporary files of all snapshots of a process: four of the largest. What finds no room waits; of "
+        "one client, all but its first waits past half of it, and so with memory. Their folder is TMPDIR",
     )
     socket_ping_interval_seconds: float = Field(20, gt=0, description="how often an idle client is pinged")
     socket_ping_timeout_seconds: float = Field(

@@ -119,7 +119,7 @@ async def test_all_connections_together_are_bounded(start_server: Any, ws: str) 
         with pytest.raises(InvalidStatus) as refused:
             async with connect(server.ws_url, proxy=None):
                 pass
-        assert refused.value.response.status_code == (403 if "sansio" in ws else 503)
+        assert refused.value.response.status_code == 503
         assert all(socket.close_code is None for socket in opened)
     assert "Traceback" not in server.log()
 

@@ -20,6 +20,7 @@ from tests.integration.test_outlet import SUBSCRIBES, client_frame
 from tests.integration.test_rejoin import Feed, Person
 from tests.peer import fold
 from tidelog.errors import TidelogError
+from tidelog.fair import Claim
 from tidelog.feed.catch_up.openings import OPENINGS_AT_ONCE_MAX
 from tidelog.feed.catch_up.spool import MEMORY_MAX_BYTES
 from tidelog.feed.messages import Messages
@@ -189,9 +190,9 @@ async def test_what_a_client_does_not_take_is_not_read_ahead_for_it(
     begun: list[Topic] = []
     snapshot = Archive.snapshot
 
-    def noting(self: Archive, topic: Topic, item_id: str | None) -> Any:
+    def noting(self: Archive, topic: Topic, item_id: str | None, claim: Claim) -> Any:
         begun.append(topic)
-        return snapshot(self, topic, item_id)
+        return snapshot(self, topic, item_id, claim)
 
     monkeypatch.setattr(Archive, "snapshot", noting)
     async with connected(database_url) as sql:
@@ -233,7 +234,7 @@ async def test_a_snapshot_that_finds_no_room_waits_for_it_and_readiness_says_so(
                 budget = broadcaster.budget
                 # As much as a slow client's snapshot that is being sent.
                 resource = budget.memory if dialect == "motia" else budget.disk
-                room = await resource.wait(400_000)
+                room = await resource.wait("test", 400_000)
                 waiting = Slow(feed, dialect, 1)
                 waiting.takes_all = True
                 await eventually(lambda: budget.troubles)
@@ -277,7 +278,7 @@ async def test_room_is_not_waited_for_for_ever(database_url: str, dialect: str) 
             settings = {"snapshot_memory_max_bytes": BUDGET, "snapshot_disk_max_bytes": BUDGET}
             async with Feed.on(database_url, subscribe_patience_seconds=0.2, **settings) as feed:
                 budget = feed.broadcaster.budget
-                rooms = [await one.wait(BUDGET) for one in (budget.memory, budget.disk)]
+                rooms = [await one.wait("test", BUDGET) for one in (budget.memory, budget.disk)]
                 person = Slow(feed, dialect, 1)
                 await eventually(lambda: person.refused == ["subscription_unavailable"])
                 for room in rooms:
@@ -297,7 +298,7 @@ async def test_groups_that_are_written_to_while_they_are_read_do_not_take_the_ro
             await until_numbered(sql)
             async with Feed.on(database_url, snapshot_disk_max_bytes=BUDGET) as feed:
                 disk = feed.broadcaster.budget.disk
-                room = await disk.wait(BUDGET)
+                room = await disk.wait("test", BUDGET)
                 slow = Slow(feed, "motia", 2)
                 slow.takes_all = True
                 await eventually(lambda: len(disk._waiting) == 2)
@@ -330,7 +331,7 @@ async def test_what_finds_no_room_for_what_was_changed_meanwhile_waits_for_that(
             await until_numbered(sql)
             async with Feed.on(database_url, snapshot_disk_max_bytes=BUDGET) as feed:
                 disk = feed.broadcaster.budget.disk
-                room = await disk.wait(150_000)  # and as much again
+                room = await disk.wait("test", 150_000)  # and as much again
                 read_items = Archive.snapshot
 
                 @asynccontextmanager

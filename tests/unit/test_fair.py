@@ -93,3 +93,28 @@ async def test_who_goes_while_it_waits_takes_no_place() -> None:
     again.want("b", "b")
     assert await again.done() == ["a", "b"] and again.at_once_max == 2
     assert not queue.fair._lines
+
+
+async def test_a_place_is_left_for_whoever_comes_next() -> None:
+    """One client has no more than its part, though others are free; what another joins in begins at once."""
+    fair = Fair(3, of_one_max=2)
+    entered: list[str] = []
+    end = asyncio.Event()
+
+    async def take(name: str, claim: Claim) -> None:
+        async with fair.place(claim):
+            entered.append(name)
+            await end.wait()
+
+    shared = Claim("greedy")
+    claims = {"first": Claim("greedy"), "second": Claim("greedy"), "third": shared, "fourth": Claim("greedy")}
+    tasks = [asyncio.create_task(take(name, claim)) for name, claim in claims.items()]
+    await asyncio.sleep(0)
+    assert entered == ["first", "second"]
+    shared.join("polite")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert entered == ["first", "second", "third"]
+    end.set()
+    await asyncio.gather(*tasks)
+    assert entered[3:] == ["fourth"] and not fair._lines and not fair._busy and fair._free == 3

@@ -51,6 +51,7 @@ PAGE_BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer
 PAGES_AT_ONCE_MAX = 2
 STANDINGS_AT_ONCE_MAX = 1
 SNAPSHOTS_AT_ONCE_MAX = 3
+SNAPSHOTS_OF_ONE_MAX = 2  # client: one may take long, and whoever comes meanwhile needn't wait for it
 
 
 class Standing(NamedTuple):
@@ -80,7 +81,7 @@ class Archive:
         self._streams = streams
         self._pages = Fair(PAGES_AT_ONCE_MAX)
         self._standings = Fair(STANDINGS_AT_ONCE_MAX)
-        self._snapshots = Fair(SNAPSHOTS_AT_ONCE_MAX)
+        self._snapshots = Fair(SNAPSHOTS_AT_ONCE_MAX, of_one_max=SNAPSHOTS_OF_ONE_MAX)
         self._unreadable: set[Topic] = set()  # whose trouble is in the log
 
     async def reconnect(self) -> None:

@@ -14,7 +14,9 @@ from tidelog.web.access import AccessLog
 from tidelog.web.allowance import POLICY_VIOLATION
 from tidelog.web.answer import Answer
 from tidelog.web.failures import refused
-from tidelog.web.protocol import EXTENSION
+
+# https://asgi.readthedocs.io/en/latest/extensions.html#websocket-denial-response
+DENIAL = "websocket.http.response"
 
 
 def answer_of(error: TidelogError) -> Answer:
@@ -58,8 +60,8 @@ class Refusals:
 
 async def _refuse_socket(scope: Scope, send: Send, answer: Answer, code: str) -> None:
     """Before it is accepted."""
-    if EXTENSION not in cast("dict[str, Any]", scope.get("extensions") or {}):
-        # The server answers 403. Some could answer more; but uvicorn's own protocols log an error for each time.
+    if DENIAL not in cast("dict[str, Any]", scope.get("extensions") or {}):
+        # The server answers 403. Daphne is one; uvicorn (each of its protocols), Hypercorn and Granian can answer more.
         await send({"type": "websocket.close", "code": POLICY_VIOLATION, "reason": code})
         return
     start: Any = {"type": "websocket.http.response.start", "status": answer.status, "headers": answer.headers}

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tidelog.feed.subscription import Subscriber
 
-# For each stream, so that a table that can't be read holds up only its own. A connection has all three of the archive's
-# snapshots (archive.py) and the next one ready, and no more than so many waiting to be sent.
+# For each stream, so that a table that can't be read holds up only its own. A connection has two of the archive's
+# snapshots (archive.py) and the next ones ready, and no more than so many waiting to be sent.
 OPENINGS_AT_ONCE_MAX = 4
 
 
