@@ -305,9 +305,11 @@ async def test_groups_that_are_written_to_while_they_are_read_do_not_take_the_ro
                 read_items = Archive.snapshot
 
                 @asynccontextmanager
-                async def written_to(self: Archive, topic: Topic, item_id: str | None) -> AsyncIterator[Any]:
+                async def written_to(
+                    self: Archive, topic: Topic, item_id: str | None, claim: Claim
+                ) -> AsyncIterator[Any]:
                     begun.append(topic)
-                    async with read_items(self, topic, item_id) as snapshot:
+                    async with read_items(self, topic, item_id, claim) as snapshot:
                         update = "update streams.chat_message set data = data || $2 where group_id = $1 and id = '1'"
                         await sql.execute(update, topic.group_id, json.dumps({"n": len(begun)}))
                         await eventually(lambda: feed.broadcaster.progress.position > snapshot.head.number)
@@ -335,10 +337,10 @@ async def test_what_finds_no_room_for_what_was_changed_meanwhile_waits_for_that(
                 read_items = Archive.snapshot
 
                 @asynccontextmanager
-                async def growing(self: Archive, topic: Topic, item_id: str | None) -> AsyncIterator[Any]:
+                async def growing(self: Archive, topic: Topic, item_id: str | None, claim: Claim) -> AsyncIterator[Any]:
                     nonlocal begun
                     begun += 1
-                    async with read_items(self, topic, item_id) as snapshot:
+                    async with read_items(self, topic, item_id, claim) as snapshot:
                         if begun == 1:
                             await fill(sql, "g0-more", 100_000)
                             await sql.execute(
