@@ -115,6 +115,8 @@ class Crowd:
 class Member:
     """One of a crowd: a connection, or a request. It has to `leave`."""
 
+    __slots__ = ("_crowd", "place")
+
     def __init__(self, crowd: Crowd, address: str | None) -> None:
         """Raises what Crowd.enter does."""
         self._crowd = crowd

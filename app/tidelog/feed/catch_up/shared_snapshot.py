@@ -17,6 +17,7 @@ from tidelog.feed.catch_up.spool import Spool
 from tidelog.feed.draining import Draining
 from tidelog.feed.subscription import PositionSubscription
 from tidelog.feed.tasks import forget_cancellation
+from tidelog.feed.turns import Turns
 from tidelog.model.change import Change, Topic
 
 
@@ -25,6 +26,7 @@ class SharedSnapshots:
 
     def __init__(self, means: Means, size_max_bytes: int) -> None:
         """`size_max_bytes` bounds each of them."""
+        self.turns = Turns()  # at sending them: those who come back take theirs beside
         self._means = means
         self._size_max_bytes = size_max_bytes
         self._snapshots: WeakValueDictionary[tuple[Topic, str | None], SharedSnapshot] = WeakValueDictionary()
@@ -55,15 +57,20 @@ async def send_snapshot(
     `not_before` is what the client was told already. Raises FellBehindError, and what SharedSnapshot.use does.
     """
     subscriber = subscription.subscriber
+    claim = Claim(subscriber.client)
     async with openings.turn(subscriber, subscription.topic.stream):
         await draining.wait(subscriber, None)
         async with snapshots.of(subscription, not_before).use() as spool:
             pages, more = spool.pages(), True
             while more:
-                await draining.wait(subscriber, None)  # before the page is read
-                items, more = next(pages)
-                message = subscription.dialect.page(subscription, spool.position, spool.epoch, items, more=more)
-                subscriber.deliver(message)
+                await draining.wait(subscriber, None)  # before a page is read
+                async with snapshots.turns.slice(claim) as has_time:
+                    while more and not subscriber.is_full:
+                        items, more = next(pages)
+                        message = subscription.dialect.page(subscription, spool.position, spool.epoch, items, more=more)
+                        subscriber.deliver(message)
+                        if not has_time():
+                            break
             return spool.position
 
 
