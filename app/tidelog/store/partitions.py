@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 LOG_PARTITIONS = load("log_partitions")
 PARTITION_WIDTH = load("partition_width")
 
-# About a million rows of a chat's size. What is dropped, or looked for in all partitions, is so many times less than rows;
-# and the indexes of the one that is written to stay in memory.
+# About a million rows of a chat's size. There are so many times fewer of them than of rows, to drop or look into; and
+# the indexes of the one that is written to stay in memory.
 PARTITION_SIZE_BYTES = 256 * 1024 * 1024
 WIDTH_FIRST = 2**20  # transactions, as long as nothing is known of their size
 WIDTH_MIN = 2**14  # a few seconds' worth of a busy server: a partition costs each statement some microseconds

@@ -56,8 +56,8 @@ async def remove_commits(
 ) -> Removed:
     """Remove the oldest commits, if they are old enough, and neither the newest nor needed by a consumer.
 
-    The changes that are in the partitions `left_to` stay where they are, unseen, until these are dropped. A consumer that
-    has done nothing for longer than `consumers_away_max` isn't waited for.
+    The changes that are in the partitions `left_to` stay where they are, unseen, until these are dropped. A consumer
+    that has done nothing for longer than `consumers_away_max` isn't waited for.
     """
     lows, highs = [each.low for each in left_to], [each.high for each in left_to]
     row = await connection.fetchrow(REMOVE_COMMITS, floor, older_than, commits_max, lows, highs, consumers_away_max)
