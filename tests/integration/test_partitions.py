@@ -1,0 +1,210 @@
+"""The log's partitions: there is one for whatever is written, and old ones go whole, with nobody missing anything."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.integration.sequencer_fixtures import Log, connected, sequencing
+from tidelog.store.log import FEED_SETTINGS, NUMBER_FEW, Numbering
+from tidelog.store.partitions import drop_partitions, make_room, read_partitions
+from tidelog.store.retention import remove_commits
+
+HISTORY = "select position, group_id, id, op from streams.chat_message_history order by position, seq"
+END = 2**64 - 1
+NO_AGE = timedelta(0)
+WIDTH = 50  # transactions, of the small partitions here
+
+
+@pytest.fixture
+async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """The housekeeper's."""
+    async with connected(database_url, **FEED_SETTINGS) as connection:
+        yield connection
+
+
+async def bounds(connection: asyncpg.Connection[Any]) -> list[tuple[int, int]]:
+    return [(row["low"], row["high"]) for row in await connection.fetch("select low, high from streams.partitions()")]
+
+
+async def check_whole(connection: asyncpg.Connection[Any]) -> None:
+    """From 0 to the end of all transactions there is no gap."""
+    found = await bounds(connection)
+    assert found[0][0] == 0 and found[-1][1] == END
+    assert all(high == low for (_, high), (low, _) in itertools.pairwise(found))
+
+
+async def next_xid(connection: asyncpg.Connection[Any]) -> int:
+    return 1 + int(await connection.fetchval("select pg_current_xact_id()"))
+
+
+async def make_small(connection: asyncpg.Connection[Any], count: int) -> list[int]:
+    """Where partitions of WIDTH transactions begin: `count` of them, in what is ahead and still empty."""
+    begin = await next_xid(connection) + count + 10
+    places = [begin + n * WIDTH for n in range(count + 1)]
+    for place in places:
+        assert await connection.fetchval("select streams.cut_partition($1)", place)
+    return places
+
+
+async def spend(connection: asyncpg.Connection[Any], until: int) -> None:
+    """Have the transactions below `until` be nobody's."""
+    await connection.execute(
+        f"do $$ begin while pg_current_xact_id() < '{until - 1}'::xid8 loop commit; end loop; end $$"
+    )
+
+
+async def fill(log: Log, connection: asyncpg.Connection[Any], count: int = 4) -> list[int]:
+    """Two numbered commits in each of so many partitions, and one behind them; returns where these begin."""
+    places = await make_small(log.writer, count)
+    numbering = await Numbering.load(connection)
+    for n, place in enumerate(places):
+        await spend(log.writer, place)
+        await log.write(f"{n}a")
+        await log.write(f"{n}b", 2)
+        await numbering.advance(connection)
+    return places
+
+
+async def test_there_is_a_place_for_every_transaction_there_will_ever_be(connection: asyncpg.Connection[Any]) -> None:
+    """From the first migration on, though no server runs."""
+    await check_whole(connection)
+
+
+async def test_a_partition_that_is_in_use_is_not_divided(log: Log, connection: asyncpg.Connection[Any]) -> None:
+    """That would take looking at all of it while everybody waits."""
+    await log.write("one")
+    with pytest.raises(asyncpg.ObjectInUseError):
+        await connection.execute("select streams.cut_partition($1)", await next_xid(connection))
+    await check_whole(connection)
+
+
+async def test_the_next_partitions_are_made_ahead_and_again_when_their_turn_comes(
+    log: Log, connection: asyncpg.Connection[Any]
+) -> None:
+    """Three of the right size lie before those that wait to be divided."""
+    places = await make_small(log.writer, 3)
+    await spend(log.writer, places[-1])
+    await log.write("behind them")
+    made = await connection.fetchval("select streams.make_room($1)", WIDTH)
+    assert made and not await connection.fetchval("select streams.make_room($1)", WIDTH)
+    here = await next_xid(connection)
+    ahead = [(low, high) for low, high in await bounds(connection) if low > here]
+    assert [high - low for low, high in ahead[:3]] == [WIDTH] * 3
+    await spend(log.writer, ahead[1][0])
+    assert await connection.fetchval("select streams.make_room($1)", WIDTH) == 2
+    await check_whole(connection)
+
+
+async def test_nobody_waits_behind_a_request_for_room(log: Log, database_url: str) -> None:
+    """While a transaction that has used the log is open for a while, none is made; the next look does."""
+    async with connected(database_url, **FEED_SETTINGS) as housekeeper, connected(database_url) as long:
+        await long.execute("begin")
+        await log.write("long", connection=long)
+        await long.execute("select pg_sleep(0.1)")
+        assert await make_room(housekeeper, timedelta(seconds=1)) in (None, 0)
+        await log.write("another")  # waits for nobody
+        await long.execute("commit")
+        await check_whole(housekeeper)
+
+
+async def test_old_partitions_are_dropped_whole(log: Log, connection: asyncpg.Connection[Any]) -> None:
+    """Those whose commits are all removed; the lowest begins at 0 still, for a server whose xids are low."""
+    places = await fill(log, connection)
+    before = await log.observer.fetch(HISTORY)
+    fast = await read_partitions(connection)
+    removed = await remove_commits(connection, 0, older_than=NO_AGE, commits_max=5, left_to=fast)
+    assert removed.floor == 5
+    stored = "select count(*) from streams.change"
+    assert await log.observer.fetchval(stored) == 3 * 5  # unseen, but there
+    assert await log.observer.fetch(HISTORY) == [row for row in before if row["position"] > 5]
+    below = [high for _, high in await bounds(connection) if high <= places[2]]
+    assert await drop_partitions(connection) == len(below)
+    assert await bounds(connection) == [
+        (0, places[2]),
+        *[one for one in await bounds(connection) if one[0] >= places[2]],
+    ]
+    assert await log.observer.fetchval(stored) == 3 * 3
+    assert await log.observer.fetch(HISTORY) == [row for row in before if row["position"] > 5]
+    assert await drop_partitions(connection) == 0
+    await check_whole(connection)
+
+
+async def test_a_partition_with_an_unfinished_transaction_stays(
+    log: Log, connection: asyncpg.Connection[Any], database_url: str
+) -> None:
+    """Also if all that is numbered of it was removed: what will be numbered is in it."""
+    async with connected(database_url) as long:
+        places = await make_small(log.writer, 2)
+        await spend(log.writer, places[0])
+        numbering = await Numbering.load(connection)
+        await log.write("short")
+        await long.execute("begin")
+        await log.write("long", connection=long)
+        await numbering.advance(connection)
+        await spend(log.writer, places[1])
+        await log.write("behind")
+        await numbering.advance(connection)
+        await remove_commits(connection, 0, older_than=NO_AGE, commits_max=1, left_to=await read_partitions(connection))
+        assert not await drop_partitions(connection)
+        await long.execute("commit")
+    assert await numbering.advance(connection) == 1
+    assert [row["id"] for row in await log.observer.fetch(HISTORY)] == ["behind/1", "long/1"]
+
+
+async def test_writes_of_a_partition_ahead_are_numbered_and_read(log: Log, database_url: str) -> None:
+    """Over the borders of many partitions: each commit once, in its order."""
+    places = await make_small(log.writer, 5)
+    with sequencing(database_url):
+        for n, place in enumerate(places):
+            await log.write_numbered(f"{n} at the end of one")
+            await spend(log.writer, place)
+            await log.write_numbered(f"{n} at the beginning of the next")
+    await log.check()
+    assert len(await log.observer.fetch(HISTORY)) == 2 * len(places)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "select * from streams.chat_message_history where group_id = 'g'",
+        "select * from streams.chat_message_history where group_id = 'g' and id = '1a/1'",
+    ],
+)
+async def test_history_of_a_group_is_read_by_the_index_of_groups(
+    log: Log, connection: asyncpg.Connection[Any], query: str
+) -> None:
+    """With the settings that a user has: by its index in each partition, and nothing else of the log."""
+    await fill(log, connection)
+    await log.writer.execute(
+        "insert into streams.chat_message (group_id, id, data) "
+        "select 'other ' || n, 'x', '{}' from generate_series(1, 3000) n"
+    )
+    await log.writer.execute("analyze streams.change; analyze streams.commit")
+    plan = "\n".join(row[0] for row in await log.observer.fetch(f"explain {query}"))
+    assert "_stream_group_id_xid_id_idx" in plan or "change_group" in plan
+    assert "Seq Scan on streams" not in plan
+
+
+async def test_a_partition_that_cannot_hold_what_is_asked_for_is_not_looked_at(
+    log: Log, connection: asyncpg.Connection[Any]
+) -> None:
+    """Of the sequencer's statement: those before the last look, and those ahead, take no part in it."""
+    await fill(log, connection)
+    numbering = await Numbering.load(connection)
+    await connection.execute(f"prepare numbering (text, int8, timestamptz, int8, int8, bool) as {NUMBER_FEW}")
+    plan = "\n".join(
+        row[0]
+        for row in await connection.fetch(
+            f"explain (analyze, costs off, timing off, summary off) execute numbering "
+            f"('{numbering.snapshot}', {numbering.number}, '{numbering.at.isoformat()}', 1000, 10, false)"
+        )
+    )
+    scanned = {line.split(" on ")[1].split()[0] for line in plan.splitlines() if "Scan" in line and '"change~' in line}
+    assert len(scanned) <= 2, plan
+    assert "Subplans Removed" in plan
