@@ -6,6 +6,7 @@ from tests.benchmarks.rows import (
     bulk,
     catching_up,
     fan_out,
+    growth,
     idle,
     interest,
     latency,
@@ -26,4 +27,5 @@ ROWS = (
     *interest.ROWS,
     *bulk.ROWS,
     *access.ROWS,
+    *growth.ROWS,
 )
