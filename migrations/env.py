@@ -15,7 +15,7 @@ from sqlalchemy import Connection, pool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tidelog.errors import GrantMissingError, MigrationFailedError
+from tidelog.errors import DeclarationError, GrantMissingError, MigrationFailedError
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.setup import configure
 from tidelog.model.stream import Stream
@@ -55,10 +55,27 @@ def is_for_a_server() -> bool:
     return "streams" in context.config.attributes and "settings" not in context.config.attributes
 
 
+def accepted(streams: Iterable[Stream]) -> frozenset[str]:
+    """The streams whose new schema is taken, though stored items don't fit it. Raises DeclarationError.
+
+    By `tidelog migrate --accept NAME`, or by `alembic -x accept=NAME,NAME upgrade head`.
+    """
+    given = set(context.config.attributes.get("accept", ()))
+    for argument in context.get_x_argument():
+        key, _, names = argument.partition("=")
+        if key == "accept":
+            given |= {name.strip() for name in names.split(",") if name.strip()}
+    declared = sorted(stream.name for stream in streams)
+    for name in sorted(given.difference(declared)):
+        raise DeclarationError(f"accept: there is no stream {name!r}; there are: {', '.join(declared) or 'none'}")
+    return frozenset(given)
+
+
 def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
     """Raises StreamTableError, with all that could be done committed, if a stream's table is for somebody to mend."""
     context.configure(connection=connection, version_table_schema="streams", transaction_per_migration=False)
     troubles: list[Declared] = []
+    accept = accepted(streams)
     with context.begin_transaction():
         take_migration_lock(connection)
         is_asking = bool(context.get_context().opts.get("dont_mutate"))  # as `alembic current` does
@@ -70,10 +87,10 @@ def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
             connection.exec_driver_sql("create schema if not exists streams")
         context.run_migrations()
         if is_upgrade_to_head():
-            for declared in declare_streams(connection, streams):
+            for declared in declare_streams(connection, streams, accept):
                 if declared.trouble is not None:
                     troubles.append(declared)
-                else:
+                if declared.done is not None:
                     logger.info("%s", declared.done)
             for line in (connection.exec_driver_sql(GRANT_ROLES).scalar_one() or "").splitlines():
                 logger.info('%s (see "Roles" in migrations/README.md)', line)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from typing import Protocol, runtime_checkable
 
-from click import Group
+from click import Group, option
 from litestar import Litestar
 
+from tidelog.errors import DeclarationError
 from tidelog.logs.last_words import TOLD, last_words
 
 
@@ -15,7 +17,10 @@ from tidelog.logs.last_words import TOLD, last_words
 class Migrating(Protocol):
     """A plugin, as far as it is used here."""
 
-    def migrate(self) -> None: ...
+    @property
+    def stream_names(self) -> frozenset[str]: ...
+
+    def migrate(self, accept: Collection[str] = ()) -> None: ...
 
 
 def add_commands(cli: Group) -> None:
@@ -28,11 +33,15 @@ def add_commands(cli: Group) -> None:
         """Tidelog's streams in this application."""
 
     @tidelog.command()
-    def migrate(app: Litestar) -> None:
+    @option("--accept", multiple=True, metavar="STREAM", help="Take a new schema, though stored items don't fit it.")
+    def migrate(app: Litestar, accept: tuple[str, ...]) -> None:
         """Make or change the tables of every plugin's streams. Never drops or rewrites data."""
-        for plugin in app.plugins:
-            if isinstance(plugin, Migrating):
-                try:
-                    plugin.migrate()
-                except TOLD as error:
-                    sys.exit(last_words(error))
+        plugins = [plugin for plugin in app.plugins if isinstance(plugin, Migrating)]
+        try:
+            unknown = set(accept).difference(*(plugin.stream_names for plugin in plugins))
+            if unknown:
+                raise DeclarationError(f"accept: there is no stream {min(unknown)!r}")
+            for plugin in plugins:
+                plugin.migrate(plugin.stream_names.intersection(accept))
+        except TOLD as error:
+            sys.exit(last_words(error))

@@ -185,12 +185,19 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         """Part of Litestar's plugins: `litestar tidelog migrate`."""
         add_commands(cli)
 
-    def migrate(self) -> None:
+    @property
+    def stream_names(self) -> frozenset[str]:
+        """Of all that are declared."""
+        return frozenset(self.tidelog.streams)
+
+    def migrate(self, accept: Collection[str] = ()) -> None:
         """Make or change the core's tables, then those of the declared streams; never drops or rewrites data.
+
+        A new schema that stored items don't fit is refused, but of the streams that `accept` names.
 
         Blocks: in a coroutine, `await asyncio.to_thread(plugin.migrate)`.
         """
-        upgrade(self.tidelog.settings, self.tidelog.streams.values())
+        upgrade(self.tidelog.settings, self.tidelog.streams.values(), accept)
 
 
 @dataclass(frozen=True, slots=True)

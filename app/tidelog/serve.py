@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -42,7 +42,7 @@ START_TIMEOUT_SECONDS = 30  # of a worker, on a machine with other things to do;
 START_LOOK_SECONDS = 0.5  # between looks for a signal meanwhile
 
 
-def main() -> None:
+def main(accept: Collection[str] = ()) -> None:
     """Serve until stopped; ends the process with a message and status 1 if it can't begin."""
     # As an exception, so that what was started is stopped. Uvicorn, too, passes the signals that it got on to
     # the handlers that were there before it.
@@ -56,15 +56,17 @@ def main() -> None:
         settings = Settings()
         redaction = Redaction.of_database(settings.database_url)
         configure(settings)
-        serve(settings, _bind(settings))
+        serve(settings, _bind(settings), accept)
     except TOLD as error:
         sys.exit(last_words(error, redaction))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
 
-def serve(settings: Settings, bound: socket.socket) -> None:
+def serve(settings: Settings, bound: socket.socket, accept: Collection[str] = ()) -> None:
     """Migrate, if there is something to, and serve. It is this process that migrates, before there are workers.
+
+    `accept` names the streams whose new schema is taken, though stored items don't fit it.
 
     The embedded server is held all the while, so that it starts and stops once.
     """
@@ -75,12 +77,14 @@ def serve(settings: Settings, bound: socket.socket) -> None:
         # It may have a password: not shown. Of SQLAlchemy's driver names psql knows nothing.
         is_psqls = "+" not in settings.database_url.partition("://")[0]
         psql = 'psql "$TIDELOG_DATABASE_URL"' if is_psqls else 'psql "postgresql:${TIDELOG_DATABASE_URL#*:}"'
-        _migrate_and_run(settings, bound, discovered, settings.database_url, psql)
+        _migrate(discovered, settings.database_url, accept)
+        _run(settings, bound, discovered, psql)
         return
     embedded = embedded_postgres(settings.data_dir)
     url = embedded.start()
     try:
-        _migrate_and_run(settings, bound, discovered, url, f"{shlex.quote(embedded.psql)} {shlex.quote(url)}")
+        _migrate(discovered, url, accept)
+        _run(settings, bound, discovered, f"{shlex.quote(embedded.psql)} {shlex.quote(url)}")
     finally:
         embedded.stop()
 
@@ -186,11 +190,14 @@ async def _is_to_be_migrated(url: str, streams: Sequence[Stream]) -> bool:
         await connection.close()
 
 
-def _migrate_and_run(settings: Settings, bound: socket.socket, discovered: Discovered, url: str, psql: str) -> None:
+def _migrate(discovered: Discovered, url: str, accept: Collection[str]) -> None:
     streams = tuple(discovered.streams.values())
     if asyncio.run(_is_to_be_migrated(url, streams)):
         # Not discovered again: what is broken is logged by the server.
-        command.upgrade(alembic_config(streams=streams), "head")
+        command.upgrade(alembic_config(streams=streams, accept=tuple(accept)), "head")
+
+
+def _run(settings: Settings, bound: socket.socket, discovered: Discovered, psql: str) -> None:
     pages = PageRules(settings).words
     words = welcome(_base_url(settings.host, bound), psql, settings.steps_dir, discovered, pages)
     config = uvicorn.Config(

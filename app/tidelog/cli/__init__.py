@@ -19,6 +19,14 @@ steps_dir_option = click.option(
 )
 
 
+accept_option = click.option(
+    "--accept",
+    multiple=True,
+    metavar="STREAM",
+    help="Take a stream's new schema, though stored items don't fit it. They stay as they are. May be repeated.",
+)
+
+
 def _set(name: str, value: object) -> None:
     """As if it were in the environment, from which worker processes have their settings, too."""
     if value is not None:
@@ -39,25 +47,27 @@ def main() -> None:
 @steps_dir_option
 @click.option("--host", help="The address to listen on, instead of TIDELOG_HOST.")
 @click.option("--port", type=click.IntRange(0, 65535), help="The port to listen on, instead of TIDELOG_PORT.")
-def serve(steps_dir: Path | None, host: str | None, port: int | None) -> None:
+@accept_option
+def serve(steps_dir: Path | None, host: str | None, port: int | None, accept: tuple[str, ...]) -> None:
     """Start everything: the embedded Postgres if none is given, migrations, the server."""
     _set("STEPS_DIR", steps_dir)
     _set("HOST", host)
     _set("PORT", port)
     from tidelog import serve
 
-    serve.main()
+    serve.main(accept)
 
 
 @main.command()
 @steps_dir_option
 @click.option("--sql", is_flag=True, help="Print the statements instead of running them.")
-def migrate(steps_dir: Path | None, sql: bool) -> None:
+@accept_option
+def migrate(steps_dir: Path | None, sql: bool, accept: tuple[str, ...]) -> None:
     """Make or change the core's tables, then a table for each declared stream. Never drops or rewrites data."""
     _set("STEPS_DIR", steps_dir)
     from tidelog import migrate
 
-    migrate.main(sql=sql)
+    migrate.main(sql=sql, accept=accept)
 
 
 @main.command()

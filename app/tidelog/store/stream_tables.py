@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -14,8 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from tidelog.errors import StreamsNotMigratedError, StreamTableError
 from tidelog.model.stream import Stream
 from tidelog.store.queries import load
+from tidelog.store.schema_check import Found, look_at_items
 
 EXAMINE_STREAMS = load("examine_streams")
+DECLARE = "select streams.declare($1, $2, $3::text::jsonb)"
+STORED_SCHEMA = "select schema::text from streams.stream where name = $1"
 MIGRATE = (
     "run `scripts/migrate` (where it is installed, `tidelog migrate`; with the plugin, `litestar tidelog migrate`)"
 )
@@ -31,22 +34,63 @@ class Declared(NamedTuple):
     trouble: str | None
 
 
-def declare_streams(connection: Connection, streams: Iterable[Stream]) -> Iterator[Declared]:
-    """Make or mend what is to be, in the connection's transaction; one that can't be does not hinder the others."""
+def declare_streams(
+    connection: Connection, streams: Iterable[Stream], accept: Collection[str] = ()
+) -> Iterator[Declared]:
+    """Make or mend what is to be, in the connection's transaction; one that can't be does not hinder the others.
+
+    A new schema that stored items don't fit is taken only for the streams that `accept` names.
+    """
     for stream in streams:
         done = trouble = None
         try:
             with connection.begin_nested():
-                done = connection.exec_driver_sql(
-                    "select streams.declare($1, $2, $3::text::jsonb)",
-                    (stream.name, stream.table, json.dumps(stream.schema.document)),
-                ).scalar_one()
+                done, trouble = _declare(connection, stream, is_accepted=stream.name in accept)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
             trouble = _told(error)
         if done or trouble:
             yield Declared(stream, done, trouble)
+
+
+def _declare(connection: Connection, stream: Stream, *, is_accepted: bool) -> tuple[str | None, str | None]:
+    """What was done, and what is for somebody to decide."""
+    new = json.dumps(stream.schema.document)
+    stored = connection.exec_driver_sql(STORED_SCHEMA, (stream.name,)).scalar_one_or_none()
+    if stored is None or json.loads(stored) == json.loads(new):
+        return _declare_as(connection, stream, new), None
+    done = _declare_as(connection, stream, stored)  # the table is made good, whatever becomes of the schema
+    found = look_at_items(connection, stream, json.loads(stored))
+    if found.misfits and not is_accepted:
+        return done, _refusal(stream, found)
+    _declare_as(connection, stream, new)
+    notes = [done] if done else []
+    if found.misfits:
+        notes.append(f"took the new schema of stream {stream.name}, which {found} don't fit")
+    elif not found.is_all:
+        notes.append(
+            f"took the new schema of stream {stream.name}: all fit of the {found.looked_at:,} items that were looked "
+            f"at, of about {found.total:,}"
+        )
+    if found.unreadable:
+        notes.append(f"{found.unreadable} items of stream {stream.name} can't be read, and were not checked")
+    return "; ".join(notes) or None, None
+
+
+def _refusal(stream: Stream, found: Found) -> str:
+    more = "; ..." if found.misfits > len(found.shown) else ""
+    return (
+        f"its schema has changed, and {found}, which fit the schema of before, don't fit the new one: "
+        f"{'; '.join(found.shown)}{more}. The database keeps the schema of before. Mend them in "
+        f"streams.{stream.table}, and migrate again; or let them stay as they are, and take the new schema for what is "
+        f"written from now on: `tidelog migrate --accept {stream.name}`"
+    )
+
+
+def _declare_as(connection: Connection, stream: Stream, schema: str) -> str | None:
+    answer: str | None = connection.exec_driver_sql(DECLARE, (stream.name, stream.table, schema)).scalar_one()
+    return answer
 
 
 def _told(error: DBAPIError) -> str:
