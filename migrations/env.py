@@ -6,7 +6,7 @@
 import asyncio
 import logging
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import partial
 
 import asyncpg
@@ -24,6 +24,7 @@ from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
 from tidelog.store.connecting import connector, first_connection
 from tidelog.store.failure import is_passing
+from tidelog.store.indexes import indexes_sql, indexes_to_make, make_indexes, note_indexes, notes_sql
 from tidelog.store.log import LIFT_TRANSACTION_TIMEOUT
 from tidelog.store.migration_lock import MIGRATION_SETTINGS, lock_versions, take_migration_lock
 from tidelog.store.requirements import check_not_newer, check_server
@@ -71,8 +72,8 @@ def accepted(streams: Iterable[Stream]) -> frozenset[str]:
     return frozenset(given)
 
 
-def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
-    """Raises StreamTableError, with all that could be done committed, if a stream's table is for somebody to mend."""
+def run_online(connection: Connection, streams: Sequence[Stream]) -> list[Declared]:
+    """All but the indexes of streams, as far as it can be done; answers what is for somebody to mend."""
     context.configure(connection=connection, version_table_schema="streams", transaction_per_migration=False)
     troubles: list[Declared] = []
     accept = accepted(streams)
@@ -92,12 +93,28 @@ def run_online(connection: Connection, streams: Iterable[Stream]) -> None:
                     troubles.append(declared)
                 if declared.done is not None:
                     logger.info("%s", declared.done)
+            note_indexes(connection, without(streams, troubles))
             for line in (connection.exec_driver_sql(GRANT_ROLES).scalar_one() or "").splitlines():
                 logger.info('%s (see "Roles" in migrations/README.md)', line)
+    return troubles
+
+
+def without(streams: Iterable[Stream], troubles: Iterable[Declared]) -> list[Stream]:
+    """The streams whose tables are as they should be."""
+    troubled = {declared.stream.name for declared in troubles}
+    return [stream for stream in streams if stream.name not in troubled]
+
+
+def run_on(connection: Connection, streams: Sequence[Stream]) -> None:
+    """In the transaction of an application's own, where no index can be made concurrently."""
+    troubles = run_online(connection, streams)
+    if is_upgrade_to_head():
+        for statement in indexes_to_make(connection, without(streams, troubles)):
+            logger.warning("an index can't be made beside writers in a transaction: run `%s`", statement)
     refuse_troubles(troubles)
 
 
-def run_offline(streams: Iterable[Stream]) -> None:
+def run_offline(streams: Sequence[Stream]) -> None:
     context.configure(dialect_name="postgresql", version_table_schema="streams", literal_binds=True)
     with context.begin_transaction():
         output = context.get_context().impl.static_output
@@ -105,11 +122,17 @@ def run_offline(streams: Iterable[Stream]) -> None:
         context.run_migrations()
         if is_upgrade_to_head():
             for stream in streams:
-                output(declaration_sql(stream) + ";")
+                for statement in (declaration_sql(stream), *notes_sql(stream)):
+                    output(statement + ";")
             output(GRANT_ROLES + ";")
+    if is_upgrade_to_head():
+        for stream in streams:
+            for statement in indexes_sql(stream):
+                output(statement + ";")
 
 
-async def migrate(url: str, streams: Iterable[Stream]) -> None:
+async def migrate(url: str, streams: Sequence[Stream]) -> None:
+    """Raises StreamTableError, with all that could be done committed, if a stream is for somebody to mend."""
     first = await first_connection(url, **MIGRATION_SETTINGS)
     try:
         await check_server(first)
@@ -122,11 +145,19 @@ async def migrate(url: str, streams: Iterable[Stream]) -> None:
         async with engine.connect() as connection:
             await connection.exec_driver_sql(LIFT_TRANSACTION_TIMEOUT)
             await connection.commit()
-            await connection.run_sync(run_online, streams)
-            if is_upgrade_to_head() and not is_for_a_server():
+            troubles = await connection.run_sync(run_online, streams)
+            of_indexes: list[str] = []
+            if is_upgrade_to_head():
                 driver = (await connection.get_raw_connection()).driver_connection
                 assert driver is not None  # noqa: S101 - it is open
-                await warn_of_undeclared(driver, streams)
+                if not is_for_a_server():
+                    await warn_of_undeclared(driver, streams)
+                of_indexes = await make_indexes(driver, without(streams, troubles), is_for_a_server=is_for_a_server())
+            if is_for_a_server():  # it serves without an index, if more slowly
+                for trouble in of_indexes:
+                    logger.error("%s", trouble)
+                of_indexes = []
+            refuse_troubles(troubles, of_indexes)
     except DBAPIError as error:
         cause = getattr(error.orig, "__cause__", None)
         if isinstance(cause, asyncpg.InsufficientPrivilegeError):
@@ -150,7 +181,7 @@ def main() -> None:
     """
     given = context.config.attributes
     if "connection" in given:
-        run_online(given["connection"], given["streams"])
+        run_on(given["connection"], given["streams"])
     elif "settings" in given:
         run(given["settings"], given["streams"])
     else:
@@ -163,7 +194,7 @@ def main() -> None:
             sys.exit(last_words(error))
 
 
-def run(settings: Settings, streams: Iterable[Stream]) -> None:
+def run(settings: Settings, streams: Sequence[Stream]) -> None:
     if context.is_offline_mode():
         run_offline(streams)
         return

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tidelog.errors import DeclarationError, ItemInvalidError
+from tidelog.model.index import Index, indexes_of
 from tidelog.model.rule import NO_RULE, SPELLINGS, Rule
 from tidelog.model.schema import Schema, compile_declared, takes_objects
 
@@ -19,7 +21,7 @@ RESERVED_TABLE_NAMES = frozenset(
 )
 HISTORY_SUFFIX = "_history"
 
-_KEYS = frozenset({"name", "description", "schema", "baseConfig", *SPELLINGS})
+_KEYS = frozenset({"name", "description", "schema", "baseConfig", "indexes", *SPELLINGS})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _CAMEL_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -32,11 +34,16 @@ class Stream:
     table: str
     schema: Schema = field(repr=False)
     rule: Rule = field(repr=False)
+    indexes: tuple[Index, ...] = field(repr=False)
+    file: Path | None = field(repr=False, compare=False)  # that declares it, for messages
 
-    def __init__(self, name: str, schema: Any = True, **functions: Any) -> None:
+    def __init__(
+        self, name: str, schema: Any = True, *, indexes: Any = (), file: Path | None = None, **functions: Any
+    ) -> None:
         """`schema` is a pydantic class, or JSON Schema; any object fits True. Raises DeclarationError.
 
-        `functions` say who may have it: `can_access`, `on_join`, `on_leave`. See the page of tidelog.access.
+        `indexes` are its table's beside the key: see the page of the database. `functions` say who may have it:
+        `can_access`, `on_join`, `on_leave`. See the page of tidelog.access.
         """
         if unknown := sorted(functions.keys() - SPELLINGS.keys()):
             raise DeclarationError(f"stream {name!r}: there is no {unknown[0]!r}; there are {', '.join(SPELLINGS)}")
@@ -53,14 +60,21 @@ class Stream:
             rule = Rule.of(functions) if functions else NO_RULE
         except DeclarationError as error:
             raise DeclarationError(f"stream {name!r}: {error}") from error
+        table = table_name(name)
+        try:
+            indexed = indexes_of(table, indexes)
+        except DeclarationError as error:
+            raise DeclarationError(f"stream {name!r}: {error}") from error
         object.__setattr__(self, "name", name)  # frozen
-        object.__setattr__(self, "table", table_name(name))
+        object.__setattr__(self, "table", table)
+        object.__setattr__(self, "indexes", indexed)
+        object.__setattr__(self, "file", file)
         object.__setattr__(self, "schema", compiled)
         object.__setattr__(self, "rule", rule)
 
     @classmethod
-    def from_config(cls, config: Any) -> Stream:
-        """Read a *_stream.py file's `config`. Raises DeclarationError saying what is wrong with it."""
+    def from_config(cls, config: Any, file: Path | None = None) -> Stream:
+        """Read the `config` of a *_stream.py, which is `file`. Raises DeclarationError saying what is wrong with it."""
         if not isinstance(config, dict):
             raise DeclarationError(f"config must be a dict with name and schema, not {config!r:.80}")
         given = {key: value for key, value in config.items() if value is not None}
@@ -80,7 +94,7 @@ class Stream:
                 "Tidelog stores every stream in Postgres"
             )
         functions = {key: config[key] for key in config if key in SPELLINGS}  # None is no function: nothing is opened
-        return cls(name, given.get("schema", {}), **functions)
+        return cls(name, given.get("schema", {}), indexes=given.get("indexes", ()), file=file, **functions)
 
     def check(self, item: dict[str, Any], item_id: str) -> dict[str, Any]:
         """Return `item` with its id, or raise ItemInvalidError.

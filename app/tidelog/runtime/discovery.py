@@ -67,7 +67,7 @@ def discover(steps_dir: Path) -> Discovered:
             "--steps-dir, TIDELOG_STEPS_DIR, or the steps_dir of a TidelogConfig"
         )
     reading = _Reading(steps_dir)
-    streams = reading.read_all(STREAM_SUFFIX, lambda module, _: Stream.from_config(_config_of(module)))
+    streams = reading.read_all(STREAM_SUFFIX, lambda module, file: Stream.from_config(_config_of(module), file))
     steps = reading.read_all(STEP_SUFFIX, lambda module, file: _read_step(module, file, steps_dir.parent))
     reading.note_misnamed()
     _refuse_streams_of_one_table(streams)

@@ -17,6 +17,7 @@ LOCK_HOLDERS = load("lock_holders")
 SEQUENCER_LOCK = 1
 DOORBELL_LOCK = 2
 MIGRATION_LOCK = 3
+INDEX_LOCK = 4
 
 SEQUENCER_NAME = "tidelog sequencer"
 ADOPTION_NAME = "tidelog adopt"

@@ -13,6 +13,7 @@ from alembic.script import ScriptDirectory
 
 from tidelog.errors import GrantMissingError, ServerUnfitError, StreamsNewerError, StreamsNotMigratedError
 from tidelog.store.encoding import check_encoding_of
+from tidelog.store.indexes import what_indexes_lack
 from tidelog.store.queries import load
 from tidelog.store.revisions import alembic_config
 from tidelog.store.stream_tables import EXAMINE_STREAMS, MIGRATE
@@ -138,6 +139,11 @@ async def _what_streams_lack(connection: Connection, streams: Sequence[Stream]) 
             lacks.append(f"new schemas of {', '.join(changed)}")
         else:  # steps check by their own files: the stored one is for others to read
             logger.warning("streams.stream has older schemas of %s: %s", ", ".join(changed), MIGRATE)
+    if not lacks and (indexed := await what_indexes_lack(connection, streams)):
+        if (await _migrated(connection))["may_migrate"]:
+            lacks.append(f"indexes of {', '.join(indexed)}")
+        else:  # it serves without them
+            logger.warning("the indexes of %s are not as declared: %s", ", ".join(indexed), MIGRATE)
     return lacks
 
 

@@ -100,11 +100,13 @@ def _told(error: DBAPIError) -> str:
     return str(error.orig) if message is None else f"{message}: {hint}" if hint else str(message)
 
 
-def refuse_troubles(troubles: Iterable[Declared]) -> None:
+def refuse_troubles(troubles: Iterable[Declared], of_indexes: Iterable[str] = ()) -> None:
     """Raise StreamTableError if there are any."""
     told = [f"stream {declared.stream.name}: {declared.trouble}" for declared in troubles]
     if told:
-        raise StreamTableError("\n  ".join(["not all streams can be served:", *told]))
+        raise StreamTableError("\n  ".join(["not all streams can be served:", *told, *of_indexes]))
+    if wrong := list(of_indexes):
+        raise StreamTableError("\n  ".join(["all streams are migrated, but not all of their indexes:", *wrong]))
 
 
 def declaration_sql(stream: Stream) -> str:

@@ -1,0 +1,35 @@
+"""What belongs to a stream's table beside its items: the authors' own indexes.
+
+Revision ID: 0008
+Revises: 0005
+"""
+
+from pathlib import Path
+
+from alembic import context, op
+
+revision = "0008"
+down_revision = "0005"
+branch_labels = None
+depends_on = None
+
+SQL = Path(__file__).parent.parent / "sql" / "0008_schema"
+IN_ORDER = ("stream_indexes.sql",)
+
+
+def upgrade() -> None:
+    for name in IN_ORDER:
+        _execute((SQL / name).read_text())
+
+
+def downgrade() -> None:
+    # The indexes stay: they are the authors', and do no harm.
+    op.execute("alter table streams.stream drop column indexes")
+
+
+def _execute(statement: str) -> None:
+    if context.is_offline_mode():
+        op.get_context().impl.static_output(statement.rstrip().removesuffix(";") + ";\n")
+    else:
+        # Not op.execute: it would take ":name" in a function's body for a parameter.
+        op.get_bind().exec_driver_sql(statement)
