@@ -1,4 +1,4 @@
-"""What belongs to a stream's table beside its items: the authors' own indexes.
+"""What becomes of a stream's table: the authors' own indexes, keys that are `collate "C"`, renaming, dropping.
 
 Revision ID: 0008
 Revises: 0005
@@ -14,7 +14,14 @@ branch_labels = None
 depends_on = None
 
 SQL = Path(__file__).parent.parent / "sql" / "0008_schema"
-IN_ORDER = ("stream_indexes.sql",)
+IN_ORDER = (
+    "stream_indexes.sql",
+    "lock_patiently.sql",
+    "convert_keys.sql",
+    "declare_stream.sql",
+    "drop_stream.sql",
+    "rename_stream.sql",
+)
 
 
 def upgrade() -> None:
@@ -23,7 +30,15 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    # The indexes stay: they are the authors', and do no harm.
+    for function in (
+        "rename_stream(text, text, text)",
+        "drop_stream(text)",
+        "declare_stream(text, text, jsonb)",
+        "convert_keys(text)",
+        "lock_patiently(text, text)",
+    ):
+        op.execute(f"drop function streams.{function}")
+    # The indexes stay, as do the keys: they do no harm.
     op.execute("alter table streams.stream drop column indexes")
 
 

@@ -101,3 +101,56 @@ def check(steps_dir: Path | None) -> None:
     from tidelog import check
 
     check.main()
+
+
+@main.command("streams")
+@steps_dir_option
+def list_streams(steps_dir: Path | None) -> None:
+    """List the streams: of the files, of the database, of both."""
+    _set("STEPS_DIR", steps_dir)
+    from tidelog import streams
+
+    streams.list_main()
+
+
+@main.command("rename-stream")
+@steps_dir_option
+@click.argument("old")
+@click.argument("new")
+def rename_stream(steps_dir: Path | None, old: str, new: str) -> None:
+    """Rename a stream of the database, with its items, table and view. Rename it in its file as well.
+
+    Its history begins anew: every item is logged as deleted in OLD and as created in NEW. Writers wait meanwhile.
+    """
+    _set("STEPS_DIR", steps_dir)
+    from tidelog import streams
+
+    streams.rename_main(old, new)
+
+
+@main.command("drop-stream")
+@steps_dir_option
+@click.argument("name")
+@click.option("--yes", is_flag=True, help="Don't ask for the name again.")
+def drop_stream(steps_dir: Path | None, name: str, yes: bool) -> None:
+    """Drop a stream with its items, table and view. Remove its file first.
+
+    Its items are logged as deleted, so that subscribers see them go; what the log has of them stays there.
+    """
+    _set("STEPS_DIR", steps_dir)
+    from tidelog import streams
+
+    streams.drop_main(name, is_confirmed=yes)
+
+
+@main.command("convert-keys")
+@click.argument("names", metavar="[STREAM]...", nargs=-1)
+def convert_keys(names: tuple[str, ...]) -> None:
+    """Have the keys of tables of earlier releases compared by their bytes, as those of new ones are.
+
+    An upgrade of the C library then corrupts no index of theirs. It makes the indexes with the keys anew: nobody reads
+    or writes the table meanwhile (some seconds for each million items), and transactions that use it are waited for.
+    """
+    from tidelog import streams
+
+    streams.convert_main(names)

@@ -17,7 +17,7 @@ from tidelog.store.queries import load
 from tidelog.store.schema_check import Found, look_at_items
 
 EXAMINE_STREAMS = load("examine_streams")
-DECLARE = "select streams.declare($1, $2, $3::text::jsonb)"
+DECLARE = "select streams.declare_stream($1, $2, $3::text::jsonb)"
 STORED_SCHEMA = "select schema::text from streams.stream where name = $1"
 MIGRATE = (
     "run `scripts/migrate` (where it is installed, `tidelog migrate`; with the plugin, `litestar tidelog migrate`)"
@@ -112,7 +112,7 @@ def refuse_troubles(troubles: Iterable[Declared], of_indexes: Iterable[str] = ()
 def declaration_sql(stream: Stream) -> str:
     """The same as a statement of its own, for `alembic upgrade head --sql`."""
     schema = json.dumps(stream.schema.document).replace("'", "''")
-    return f"select streams.declare('{stream.name}', '{stream.table}', '{schema}'::jsonb)"
+    return f"select streams.declare_stream('{stream.name}', '{stream.table}', '{schema}'::jsonb)"
 
 
 async def check_stream_tables(connection: AsyncConnection, streams: Iterable[Stream]) -> None:

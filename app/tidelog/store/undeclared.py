@@ -35,9 +35,12 @@ async def warn_of_undeclared(connection: Connection, streams: Iterable[Stream]) 
         if has_items:
             logger.warning(
                 "%s has items, but no file declares the stream %s, so nobody can subscribe to it here. If it was "
-                "renamed, move them: `insert into streams.NEW (group_id, id, data) select group_id, id, data from "
-                "%s; delete from %s;`. If another application serves it, all is well",
+                "renamed, run `tidelog rename-stream %s NEW` (`tidelog drop-stream %s` if it isn't wanted any more); if "
+                "the new one has items already, move these: `insert into streams.NEW (group_id, id, data) select "
+                "group_id, id, data from %s; delete from %s;`. If another application serves it, all is well",
                 full_name,
+                name,
+                name,
                 name,
                 full_name,
                 full_name,
