@@ -19,6 +19,7 @@ IN_ORDER = (
     "lock_patiently.sql",
     "convert_keys.sql",
     "declare_stream.sql",
+    "examine_own.sql",
     "drop_stream.sql",
     "rename_stream.sql",
 )
@@ -31,6 +32,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     for function in (
+        "examine_own(text)",
         "rename_stream(text, text, text)",
         "drop_stream(text)",
         "declare_stream(text, text, jsonb)",

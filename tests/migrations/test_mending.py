@@ -149,7 +149,8 @@ async def test_items_of_a_stream_that_was_renamed_in_its_file_alone_are_told_and
     finally:
         await server.stop()
     assert told in warning and warning in said
-    (statements,) = STATEMENT.findall(warning)
+    rename, drop, statements = STATEMENT.findall(warning)
+    assert (rename, drop) == ("tidelog rename-stream note NEW", "tidelog drop-stream note")
     await sql.execute(statements.replace("NEW", "task"))
     assert [tuple(row) for row in await sql.fetch("select id, data from streams.task")] == [("a", {"id": "a", "n": 1})]
     assert "note" not in (await asyncio.to_thread(migrate, url, steps.path)).stderr

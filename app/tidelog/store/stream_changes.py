@@ -69,7 +69,9 @@ async def _changing(connection: Connection) -> AsyncIterator[None]:
             await connection.execute(LOCK_VERSIONS)
             yield
     except asyncpg.InsufficientPrivilegeError as error:
-        raise GrantMissingError(f"{error}: it takes the owner of the schema streams, or a member of it") from error
+        raise GrantMissingError(
+            f"nothing was changed: {_told(error)}. It takes the owner of the schema streams, or a member of it"
+        ) from error
     except asyncpg.LockNotAvailableError as error:
         if "alembic_version" in str(error):
             raise MigrationFailedError("a migration is at work: try again when it has ended") from error

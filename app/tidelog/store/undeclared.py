@@ -35,8 +35,8 @@ async def warn_of_undeclared(connection: Connection, streams: Iterable[Stream]) 
         if has_items:
             logger.warning(
                 "%s has items, but no file declares the stream %s, so nobody can subscribe to it here. If it was "
-                "renamed, run `tidelog rename-stream %s NEW` (`tidelog drop-stream %s` if it isn't wanted any more); if "
-                "the new one has items already, move these: `insert into streams.NEW (group_id, id, data) select "
+                "renamed, run `tidelog rename-stream %s NEW` (`tidelog drop-stream %s` if it isn't wanted any more); "
+                "if the new one has items already, move these: `insert into streams.NEW (group_id, id, data) select "
                 "group_id, id, data from %s; delete from %s;`. If another application serves it, all is well",
                 full_name,
                 name,
