@@ -22,7 +22,8 @@ from tidelog.store.failure import is_of_a_row
 
 # A table of so many items is looked at as a whole, a larger one by a sample: half a second of small items.
 ITEMS_MAX = 20_000
-SECONDS_MAX = 10.0  # for one stream, of large items or slow validators
+# For all streams of a migration, whose transaction may hold locks meanwhile; of each at least one batch is looked at.
+SECONDS_MAX = 10.0
 BATCH_ITEMS_MAX = 500
 BATCH_BYTES_MAX = 1_048_576  # as stored; a text may be much longer, but not than an item may be
 SHOWN_MAX = 5  # of those that don't fit
@@ -51,15 +52,15 @@ class Found:
         return f"{self.misfits} of the {self.looked_at:,} items that were looked at (of about {self.total:,})"
 
 
-def look_at_items(connection: Connection, stream: Stream, stored: Any) -> Found:
+def look_at_items(connection: Connection, stream: Stream, stored: Any, ends_at: float) -> Found:
     """Which items that fit the JSON Schema `stored` don't fit the stream. The table must be there.
 
-    Within ITEMS_MAX and SECONDS_MAX, a batch more or less. An item that can't be read is counted, and is no misfit.
+    ITEMS_MAX at most, and until `ends_at` (time.monotonic), a batch more or less. An item that can't be read is
+    counted, and is no misfit.
     """
     before = _stream_of_before(stream.name, stored)
     total, keys = _keys(connection, stream.table)
     found = Found(total)
-    ends_at = time.monotonic() + SECONDS_MAX
     for batch in _batches(keys):
         for group_id, item_id, text in _read(connection, stream.table, batch, found):
             value = parse(text)

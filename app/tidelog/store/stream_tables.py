@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Iterable, Iterator
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -13,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tidelog.errors import StreamsNotMigratedError, StreamTableError
 from tidelog.model.stream import Stream
+from tidelog.store import schema_check
 from tidelog.store.queries import load
 from tidelog.store.schema_check import Found, look_at_items
 
@@ -41,11 +43,12 @@ def declare_streams(
 
     A new schema that stored items don't fit is taken only for the streams that `accept` names.
     """
+    ends_at = time.monotonic() + schema_check.SECONDS_MAX
     for stream in streams:
         done = trouble = None
         try:
             with connection.begin_nested():
-                done, trouble = _declare(connection, stream, is_accepted=stream.name in accept)
+                done, trouble = _declare(connection, stream, ends_at, is_accepted=stream.name in accept)
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -54,14 +57,16 @@ def declare_streams(
             yield Declared(stream, done, trouble)
 
 
-def _declare(connection: Connection, stream: Stream, *, is_accepted: bool) -> tuple[str | None, str | None]:
+def _declare(
+    connection: Connection, stream: Stream, ends_at: float, *, is_accepted: bool
+) -> tuple[str | None, str | None]:
     """What was done, and what is for somebody to decide."""
     new = json.dumps(stream.schema.document)
     stored = connection.exec_driver_sql(STORED_SCHEMA, (stream.name,)).scalar_one_or_none()
     if stored is None or json.loads(stored) == json.loads(new):
         return _declare_as(connection, stream, new), None
     done = _declare_as(connection, stream, stored)  # the table is made good, whatever becomes of the schema
-    found = look_at_items(connection, stream, json.loads(stored))
+    found = look_at_items(connection, stream, json.loads(stored), ends_at)
     if found.misfits and not is_accepted:
         return done, _refusal(stream, found)
     _declare_as(connection, stream, new)
@@ -100,13 +105,13 @@ def _told(error: DBAPIError) -> str:
     return str(error.orig) if message is None else f"{message}: {hint}" if hint else str(message)
 
 
-def refuse_troubles(troubles: Iterable[Declared], of_indexes: Iterable[str] = ()) -> None:
+def refuse_troubles(troubles: Iterable[Declared], of_indexes: Sequence[str] = ()) -> None:
     """Raise StreamTableError if there are any."""
     told = [f"stream {declared.stream.name}: {declared.trouble}" for declared in troubles]
     if told:
         raise StreamTableError("\n  ".join(["not all streams can be served:", *told, *of_indexes]))
-    if wrong := list(of_indexes):
-        raise StreamTableError("\n  ".join(["all streams are migrated, but not all of their indexes:", *wrong]))
+    if of_indexes:
+        raise StreamTableError("\n  ".join(["all streams are migrated, but not all of their indexes:", *of_indexes]))
 
 
 def declaration_sql(stream: Stream) -> str:
