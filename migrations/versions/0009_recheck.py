@@ -1,7 +1,7 @@
 """streams.recheck(): have the rules asked again for subscriptions, from SQL.
 
 Revision ID: 0009
-Revises: 0006
+Revises: 0008
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from alembic import context, op
 
 revision = "0009"
-down_revision = "0006"
+down_revision = "0008"
 branch_labels = None
 depends_on = None
 
