@@ -118,7 +118,7 @@ async def test_a_stale_state_numbers_nothing(log: Log, connection: asyncpg.Conne
 async def test_an_open_bulk_load_is_not_looked_at(
     log: Log, database_url: str, connection: asyncpg.Connection[Any]
 ) -> None:
-    """Its rows cost nothing at the first look, while nothing happens, when others commit, nor when it is rolled back."""
+    """Its rows cost nothing, at the first look or later, when others commit, nor when it is rolled back."""
     await leave_statistics_alone(log)
     numbering = await Numbering.load(connection)
     async with connected(database_url) as loading:
