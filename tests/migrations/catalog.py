@@ -1,4 +1,4 @@
-"""What a database has in the schema `streams`, to be compared."""
+"""What a database has in the schema `streams`, to be compared: but for the log's partitions, which come and go."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import asyncpg
 OBJECTS = """
 select 'relation' as kind, c.relname as name, c.oid::text as identity,
        c.relkind::text || c.relpersistence::text || coalesce(pg_get_viewdef(c.oid), '') as definition
-from pg_class c where c.relnamespace = to_regnamespace('streams')
+from pg_class c where c.relnamespace = to_regnamespace('streams') and c.relname not like 'change~%'
 union all
 select 'function', p.proname, p.oid::text,
        pg_get_functiondef(p.oid) || replace(coalesce(p.proacl::text, ''), pg_get_userbyid(p.proowner), 'owner')
@@ -19,14 +19,16 @@ select 'trigger', t.tgrelid::regclass || '.' || t.tgname, t.oid::text, pg_get_tr
 from pg_trigger t join pg_class c on c.oid = t.tgrelid where c.relnamespace = to_regnamespace('streams')
 union all
 select 'constraint', k.conrelid::regclass || '.' || k.conname, k.oid::text, pg_get_constraintdef(k.oid)
-from pg_constraint k where k.connamespace = to_regnamespace('streams')
+from pg_constraint k left join pg_class c on c.oid = k.conrelid
+where k.connamespace = to_regnamespace('streams') and c.relname not like 'change~%'
 union all
 select 'column', a.attrelid::regclass || '.' || a.attname, a.attrelid || '.' || a.attnum,
        format_type(a.atttypid, a.atttypmod) || a.attnotnull || coalesce(pg_get_expr(d.adbin, d.adrelid), '')
 from pg_attribute a
 join pg_class c on c.oid = a.attrelid
 left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-where c.relnamespace = to_regnamespace('streams') and a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'v')
+where c.relnamespace = to_regnamespace('streams') and a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'v')
+  and c.relname not like 'change~%'
 """
 SCHEMAS = "select nspname from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'"
 

@@ -18,7 +18,7 @@ from tidelog.model.stream import RESERVED_TABLE_NAMES, table_name
 PLAIN_RELATIONS = """
 select relname from pg_class
 where relnamespace = 'streams'::regnamespace and relkind in ('r', 'p', 'S', 'v')
-and relname not in ('note', 'note_history')
+and relname not in ('note', 'note_history') and relname not like 'change~%'
 """
 
 

@@ -36,6 +36,7 @@ union all
 select format('grant %s on streams.%I to %I', privileges, relation, current_user), is_vital from lacking
 union all
 -- Without them the log's partitions become larger, and none is dropped.
-select format('grant execute on function %s to %I', signature, current_user), false
-from unnest(array['streams.make_room(bigint)', 'streams.drop_partitions()']) as signature
-where to_regprocedure(signature) is not null and not has_function_privilege(to_regprocedure(signature), 'execute')
+select format('grant execute on function %s to %I', p.oid::regprocedure, current_user), false
+from pg_proc p
+where p.pronamespace = to_regnamespace('streams') and p.proname in ('make_room', 'drop_partitions')
+  and not has_function_privilege(p.oid, 'execute')
