@@ -32,6 +32,7 @@ from tidelog.store.stream_tables import Declared, declaration_sql, declare_strea
 from tidelog.store.undeclared import warn_of_undeclared
 
 GRANT_ROLES = "select streams.grant_roles()"
+GRANT_TIME_TRAVEL = "select streams.grant_time_travel()"
 
 logger = logging.getLogger("tidelog.migrations")
 
@@ -96,6 +97,7 @@ def run_online(connection: Connection, streams: Sequence[Stream]) -> list[Declar
             note_indexes(connection, without(streams, troubles))
             for line in (connection.exec_driver_sql(GRANT_ROLES).scalar_one() or "").splitlines():
                 logger.info('%s (see "Roles" in migrations/README.md)', line)
+            connection.exec_driver_sql(GRANT_TIME_TRAVEL)
     return troubles
 
 
@@ -125,6 +127,7 @@ def run_offline(streams: Sequence[Stream]) -> None:
                 for statement in (declaration_sql(stream), *notes_sql(stream)):
                     output(statement + ";")
             output(GRANT_ROLES + ";")
+            output(GRANT_TIME_TRAVEL + ";")
     if is_upgrade_to_head():
         for stream in streams:
             for statement in indexes_sql(stream):

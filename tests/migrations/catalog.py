@@ -11,7 +11,7 @@ select 'relation' as kind, c.relname as name, c.oid::text as identity,
        c.relkind::text || c.relpersistence::text || coalesce(pg_get_viewdef(c.oid), '') as definition
 from pg_class c where c.relnamespace = to_regnamespace('streams') and c.relname not like 'change~%'
 union all
-select 'function', p.proname, p.oid::text,
+select 'function', p.oid::regprocedure::text, p.oid::text,
        pg_get_functiondef(p.oid) || replace(coalesce(p.proacl::text, ''), pg_get_userbyid(p.proowner), 'owner')
 from pg_proc p where p.pronamespace = to_regnamespace('streams')
 union all

@@ -88,7 +88,7 @@ async def denied(connection: Any, statement: str) -> None:
 async def test_the_server_role_has_the_listed_grants(sql: Any) -> None:
     """Those of the README, for the streams that there are; nobody can log in as a group."""
     name = f"tidelog_test_listed_{RUN}"
-    listed = re.sub(r"\bapp\b", name, GRANTS).replace("streams.job", "streams.note")
+    listed = re.sub(r"\bapp\b", name, GRANTS).replace("streams.job", "streams.note").replace("_job_log", "_note_log")
     await sql.execute(f"create role {name}; {listed}")
     assert await rights_of(sql, "tidelog_server") == await rights_of(sql, name)
     await sql.execute(f"drop owned by {name}; drop role {name}")

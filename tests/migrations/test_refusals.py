@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tidelog.model.stream import RESERVED_TABLE_NAMES, table_name
 PLAIN_RELATIONS = """
 select relname from pg_class
 where relnamespace = 'streams'::regnamespace and relkind in ('r', 'p', 'S', 'v')
-and relname not in ('note', 'note_history') and relname not like 'change~%'
+and relname not in ('note', 'note_history', '_note_log') and relname not like 'change~%'
 """
 
 
@@ -103,6 +104,7 @@ async def test_a_stream_that_was_renamed_within_its_table_is_an_error(url: str, 
         "task_list",
         "task_list_pkey",
         "task_list_history",
+        "_task_list_log",
     }
 
 
@@ -138,6 +140,32 @@ async def test_a_users_table_elsewhere_is_not_in_the_way(url: str, sql: Sql, not
     assert await sql.fetchval("select stream from streams.change order by seq desc") == "taskList"
     for table in ("task_list", "change", "alembic_version"):
         assert await sql.fetchval(f"select count(*) from public.{table}") == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "remedy"),
+    [
+        (
+            "create function streams.task_list_as_of(bigint) returns text language sql as $$ select 'mine' $$",
+            "alter routine streams.task_list_as_of(bigint) rename to task_list_other;",
+        ),
+        ("create view streams._task_list_log as select 1", "alter view streams._task_list_log rename to"),
+    ],
+)
+async def test_a_name_of_its_time_travel_that_is_taken_is_an_error(
+    url: str, sql: Sql, note_steps: StepsFolder, make: str, remedy: str
+) -> None:
+    """What somebody else made is told, and stays; renamed as the message says, the stream is migrated."""
+    await sql.execute(make)
+    before = await objects_of(sql)
+    note_steps.write("task_stream.py", stream("taskList"))
+    with pytest.raises(RuntimeError, match=r"stream taskList needs the name streams\.") as refused:
+        await run_alembic(url, note_steps)
+    assert remedy in str(refused.value)
+    assert await objects_of(sql) == before
+    await sql.execute(re.findall(r"`(.*?)`", str(refused.value))[0])
+    await run_alembic(url, note_steps)
+    assert await sql.fetch("select * from streams.task_list_as_of(0)") == []
 
 
 async def test_every_name_of_the_core_is_refused_for_a_stream(sql: Sql) -> None:

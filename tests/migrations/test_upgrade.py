@@ -70,6 +70,7 @@ async def test_a_stream_that_is_added_later_gets_its_table(url: str, sql: Sql, n
         "task_list",
         "task_list_pkey",
         "task_list_history",
+        "_task_list_log",
     }
     assert [row["stream"] for row in await sql.fetch("select stream from streams.change order by seq")] == [
         "note",

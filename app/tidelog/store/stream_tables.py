@@ -49,6 +49,7 @@ def declare_streams(
         try:
             with connection.begin_nested():
                 done, trouble = _declare(connection, stream, ends_at, is_accepted=stream.name in accept)
+                connection.exec_driver_sql("select streams.make_time_travel($1, $2)", (stream.name, stream.table))
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -117,7 +118,10 @@ def refuse_troubles(troubles: Iterable[Declared], of_indexes: Sequence[str] = ()
 def declaration_sql(stream: Stream) -> str:
     """The same as a statement of its own, for `alembic upgrade head --sql`."""
     schema = json.dumps(stream.schema.document).replace("'", "''")
-    return f"select streams.declare_stream('{stream.name}', '{stream.table}', '{schema}'::jsonb)"
+    return (
+        f"select streams.declare_stream('{stream.name}', '{stream.table}', '{schema}'::jsonb), "
+        f"streams.make_time_travel('{stream.name}', '{stream.table}')"
+    )
 
 
 async def check_stream_tables(connection: AsyncConnection, streams: Iterable[Stream]) -> None:

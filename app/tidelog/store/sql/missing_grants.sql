@@ -16,7 +16,8 @@ needed (relation, privileges, is_vital) as (
         ('stream', array['select'], true),
         ('alembic_version', array['select'], true)
     union all
-    select name, array['select'], true from unnest($1::text[]) as name
+    select relation, array['select'], true
+    from unnest($1::text[]) as name cross join lateral (values (name), ('_' || name || '_log')) of (relation)
     union all
     -- Others may be those who write.
     select name, array['insert', 'update', 'delete'], false from unnest($1::text[]) as name
