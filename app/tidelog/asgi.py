@@ -39,6 +39,7 @@ class WholePlugin(TidelogPlugin):
         tidelog = self.tidelog
         return [
             *step_controllers(self.endpoints, tidelog.runtime, hidden_route, tidelog.admission.callers),
+            *tidelog.reads(),
             health_controller(tidelog.checks, tidelog.warnings),
         ]
 

@@ -410,6 +410,57 @@ class PositionForeignError(TidelogError):
     code = "position_foreign"
 
 
+class ReadsBusyError(TidelogError):
+    """More reads over HTTP than this process serves at once, or one that could not be told exactly for some time."""
+
+    code = "reads_busy"
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("this server process has too many reads at once; try again")
+
+
+class ReadTooSlowError(TidelogError):
+    """A read over HTTP took longer than it may: its group is very large, or the database is busy."""
+
+    code = "read_too_slow"
+    status = 503
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"this took the database longer than {seconds:g} s: ask for less at once, or by SQL")
+
+
+class WaitTimedOutError(TidelogError):
+    """A transaction, or a position, that a request waits for was not in the feed in time. It may be asked for again."""
+
+    code = "wait_timed_out"
+    status = 504
+
+
+class ItemUnknownError(TidelogError):
+    """There is no such item, or there was none at that position."""
+
+    code = "item_unknown"
+    status = 404
+
+
+class ItemNotKeptError(TidelogError):
+    """An item was there at that position, and what it was is not kept any more."""
+
+    code = "item_not_kept"
+    status = 410
+
+
+class NoSuchStreamError(TidelogError):
+    """Over HTTP: no stream of this name, or not for this caller, who doesn't learn which."""
+
+    code = "stream_unknown"
+    status = 404
+
+    def __init__(self) -> None:
+        super().__init__("there is no such stream, or it is not for you")
+
+
 class ServerUnreachableError(TidelogError, ConnectionError):
     """A client's first connection could not be made: nobody is there, or the way is wrong. It may be tried again."""
 

@@ -19,7 +19,7 @@ from click import Group
 from litestar import Litestar
 from litestar.config.app import AppConfig
 from litestar.exceptions import ImproperlyConfiguredException, NotAuthorizedException, PermissionDeniedException
-from litestar.handlers import WebsocketRouteHandler
+from litestar.handlers import HTTPRouteHandler, WebsocketRouteHandler
 from litestar.plugins import CLIPlugin, InitPlugin
 from litestar.utils import normalize_path
 
@@ -54,6 +54,7 @@ from tidelog.store.archive import Archive
 from tidelog.store.capacity import warn_if_short
 from tidelog.store.connecting import first_connection
 from tidelog.store.engine import Database
+from tidelog.store.reads import Reads
 from tidelog.store.requirements import check_grants, check_revision, check_server
 from tidelog.store.retention import Retention
 from tidelog.store.stream_tables import check_stream_tables
@@ -71,6 +72,7 @@ from tidelog.web.gate import SocketGate, socket_route
 from tidelog.web.health import health_controller
 from tidelog.web.openapi import with_steps
 from tidelog.web.paths import routes_below
+from tidelog.web.reads.routes import ReadRoutes
 from tidelog.web.startup import refuse
 from tidelog.web.steps import step_controllers
 
@@ -87,7 +89,8 @@ class TidelogConfig:
     database_url: str | None = None  # instead of the setting; without either, the embedded Postgres
     streams: Sequence[Stream] = ()
     steps_dir: Path | str | None = None  # with *_stream.py and *_step.py; None: there are none
-    path: str = "/"  # of the WebSocket; steps and health are below it
+    path: str = "/"  # of the WebSocket; steps, reads and health are below it
+    reads: bool = True  # whether there is <path>/streams, by which streams are read over HTTP
     authenticate: Callable[[Any], Any] | None = None  # of a request: who sends it, see the page of tidelog.access
     health: bool = False  # whether there are <path>/health/live and <path>/health/ready
     streams_dependency: str = "streams"  # what handlers call it
@@ -153,13 +156,14 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
             tidelog.runtime, config.session_dependency
         )
         app_config.openapi_config = with_steps(
-            app_config.openapi_config, self.endpoints, f"{app_config.path}/{config.path}"
+            app_config.openapi_config, self.endpoints, f"{app_config.path}/{config.path}", has_reads=config.reads
         )
         return app_config
 
     def _refuse_what_is_there(self, app_config: AppConfig) -> None:
         """Litestar would take either of two that have a name or a path, and the other would be served as well."""
-        name, path = self.config.streams_dependency, normalize_path(self.config.path)
+        config = self.config
+        name, path = config.streams_dependency, normalize_path(config.path)
         if name in app_config.dependencies:
             raise ImproperlyConfiguredException(
                 f"there is a dependency {name!r} already: "
@@ -170,6 +174,12 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
                 raise ImproperlyConfiguredException(
                     f"there is a WebSocket at {path} already: give Tidelog's another path, TidelogConfig(path=...)"
                 )
+            read = normalize_path(f"{path}/streams")
+            if config.reads and isinstance(handler, HTTPRouteHandler) and read in map(normalize_path, handler.paths):
+                raise ImproperlyConfiguredException(
+                    f"there is a route {read} already: give Tidelog another path, TidelogConfig(path=...), or leave "
+                    "its reads out, TidelogConfig(reads=False)"
+                )
 
     def route_handlers(self) -> list[Any]:
         """What the application serves of it."""
@@ -177,6 +187,8 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         handlers: list[Any] = [socket_route(config.path, tidelog.gate(), PageRules(tidelog.settings).guard_socket)]
         callers = tidelog.admission.callers
         handlers += step_controllers(self.endpoints, tidelog.runtime, routes_below(config.path), callers)
+        if config.reads:
+            handlers += tidelog.reads(config.path)
         if config.health:
             handlers.append(health_controller(tidelog.checks, tidelog.warnings, config.path))
         return handlers
@@ -281,6 +293,10 @@ class Tidelog:
         gate = SocketGate(self.broadcaster, self.streams, self.settings, access_log, self.admission)
         self._gates.append(gate)
         return gate
+
+    def reads(self, below: str = "/") -> list[HTTPRouteHandler]:
+        """Routes by which streams are read over HTTP."""
+        return ReadRoutes(self.streams, Reads(self.database, self.streams), self.admission).handlers(below)
 
     def recheck(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> None:
         """Ask the rules again for the subscriptions of this process that match; those that are denied now end.

@@ -651,3 +651,120 @@ async def test_no_token_and_no_canary_is_in_the_log(servers: tuple[Server, Serve
         log = each.log()
         for told in (CANARY, "token-of-ada", "token-of-eve", "token-of-nobody", "short-ada", "short-eve"):
             assert told not in log.replace("/authToken=***", ""), told
+
+
+# Reads over HTTP.
+
+READS: list[tuple[str, str]] = [
+    ("items", "group=ada"),
+    ("items", "group=ada&id=a"),
+    ("items", "group=ada&at=1"),
+    ("items", "group=ada&at=2999-01-01T00:00:00Z"),
+    ("items", "group=ada&id=a&at=1"),
+    ("items", "group=ada&id=a&after=a"),
+    ("items", "group=eve&id=a"),
+    ("items", "group=eve&after="),
+    ("items", "group=eve&after=%00"),
+    ("items", "group=eve&group=ada"),
+    ("items", "group=ada&group=eve"),
+    ("items", "group=eve%26group=ada"),
+    ("items", "group=eve;group=ada"),
+    ("items", "group=ADA"),
+    ("items", "group=ada%20"),
+    ("items", "group=%25"),
+    ("items", "group=*"),
+    ("items", "group[]=ada"),
+    ("items", "group[%24ne]=x"),
+    ("items", "groupId=ada"),
+    ("items", "group=eve%27%20or%20%271%27%3D%271"),
+    ("items", "group=eve&id=a%27%20or%20%271%27%3D%271"),
+    ("items", "group=eve&at=1;select%201"),
+    ("items", "group=ada&operation=subscribe"),
+    ("items", "group=ada&subject=ada"),
+    ("items", "group=ada&wait_for=1"),
+    ("items", "group=ada&wait_for=position:0"),
+    ("history", "group=ada"),
+    ("history", "group=ada&id=a"),
+    ("history", "group=ada&from=0&to=1"),
+    ("history", "group=eve&after=0.0"),
+    ("history", "group=eve&id=a"),
+    ("groups", ""),
+    ("groups", "prefix=a"),
+    ("groups", "prefix=ada"),
+    ("groups", "at=1"),
+    ("groups", "after=a"),
+    ("groups/", ""),
+    ("items/", "group=ada"),
+    ("../secret/items", "group=ada"),
+]
+GUARDED = [
+    "secret",
+    "plainSecret",
+    "noted",
+    "broken",
+    "listed",
+    "secret_history",
+    "_secret_log",
+    "SECRET",
+    "secret%20",
+    "nothing",
+]
+
+
+@pytest.mark.parametrize("token", [None, "token-of-eve"], ids=["nobody", "eve"])
+async def test_a_read_of_what_is_adas_brings_nothing(server: Server, sql: Sql, token: str | None) -> None:
+    """No item, no history, and no name of a group; also under the names of tables and views."""
+    await sql.execute(
+        "insert into streams.listed (group_id, id, data) values ($1, 'a', '{}') on conflict do nothing", CANARY
+    )
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with server.http() as http:
+        for stream in GUARDED:
+            for read, query in READS:
+                answer = await http.get(f"/streams/{stream}/{read}?{query}", headers=headers)
+                assert CANARY not in answer.text and "ada" not in answer.text.replace("nothing is served", ""), (
+                    stream, read, query, answer.text,
+                )  # fmt: skip
+                assert answer.status_code in (200, 400, 404), (stream, read, query, answer.text)
+                if answer.status_code == 200:  # her own group, which is empty
+                    assert "group=eve" in query and stream in ("secret", "plainSecret", "noted", "listed")
+        listed = await http.get("/streams", headers=headers)
+        assert not {"secret", "plainSecret", "noted", "broken", "listed"} & {
+            one["name"] for one in listed.json()["streams"]
+        }
+
+
+@pytest.mark.parametrize("token", [None, "token-of-eve"], ids=["nobody", "eve"])
+async def test_what_may_not_be_read_is_as_if_it_weren_t(server: Server, token: str | None) -> None:
+    """The same status, headers and bytes, whatever is asked of it."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    async with server.http() as http:
+        for read in ("items?group=ada", "items?group=ada&id=a", "items?group=ada&at=1", "history?group=ada", "groups",
+                     "items?group=ada&wait_for=999999999", "items", "items?group=ada&limit=0"):  # fmt: skip
+            answers = [await http.get(f"/streams/{stream}/{read}", headers=headers) for stream in GUARDED]
+            seen = {
+                (one.status_code, one.content, tuple(sorted((k, v) for k, v in one.headers.items() if k != "date")))
+                for one in answers
+            }
+            assert len(seen) == 1, (read, seen)
+
+
+async def test_who_may_reads(server: Server, sql: Sql) -> None:
+    """What is hers, and what lists groups says so; a rule that was never asked about no group opens nothing."""
+    await sql.execute(
+        "insert into streams.listed (group_id, id, data) values ('ada', 'l', '{}') on conflict do nothing"
+    )
+    ada, eve = ({"authorization": f"Bearer token-of-{name}"} for name in ("ada", "eve"))
+    async with server.http() as http:
+        item = (await http.get("/streams/secret/items?group=ada&id=a", headers=ada)).json()["item"]
+        assert item["data"]["text"] == CANARY
+        assert (await http.get("/streams/secret/items?group=ada&id=a&authToken=token-of-ada")).json()["item"] == item
+        assert CANARY in (await http.get("/streams/secret/history?group=ada", headers=ada)).text
+        assert (await http.get("/streams/secret/groups", headers=ada)).status_code == 404
+        assert "ada" in (await http.get("/streams/listed/groups", headers=ada)).json()["groups"]
+        for headers in (eve, {}):
+            assert (await http.get("/streams/listed/groups", headers=headers)).status_code == 404
+        names = {one["name"] for one in (await http.get("/streams", headers=ada)).json()["streams"]}
+        assert {"listed", "open"} <= names and "secret" not in names
+        wrong = await http.get("/streams/open/items?group=g", headers={"authorization": "Bearer token-of-nobody"})
+        assert (wrong.status_code, wrong.json()["error"]["code"]) == (401, "unauthorized")

@@ -1,4 +1,4 @@
-"""Time travel in SQL: the items as of a position or a time, and what changed between two, while the log loses its beginning."""
+"""Time travel in SQL: items as of a position or a time, what changed between two, of a log without its beginning."""
 
 from __future__ import annotations
 
@@ -255,7 +255,10 @@ async def test_who_may_read_history_may_travel(log: Log, database_url: str) -> N
         async with login(log.writer, f"travels_{group[8:]}", f"in role {group}") as name:
             connection = await asyncpg.connect(url_as(database_url, name))
             try:
-                for sql in ("select * from streams.chat_message_as_of(0)", "select * from streams.chat_message_diff(0, 0)"):
+                for sql in (
+                    "select * from streams.chat_message_as_of(0)",
+                    "select * from streams.chat_message_diff(0, 0)",
+                ):
                     if may:
                         await connection.fetch(sql)
                     else:

@@ -46,7 +46,9 @@ async def role(url: str, sql: Sql) -> AsyncIterator[Role]:
     """A role with what the README grants, and nothing else, on a database that is migrated for the stream `note`."""
     name = f"tidelog_test_app_{RUN}"
     await sql.execute(f"create role {name} login password 'x'")
-    await sql.execute(re.sub(r"\bapp\b", name, GRANTS).replace("streams.job", "streams.note").replace("_job_log", "_note_log"))
+    await sql.execute(
+        re.sub(r"\bapp\b", name, GRANTS).replace("streams.job", "streams.note").replace("_job_log", "_note_log")
+    )
     yield Role(name, make_url(url).set(username=name, password="x").render_as_string(hide_password=False), sql)
     await sql.execute(f"drop owned by {name}")
     await sql.execute(f"drop role {name}")

@@ -22,7 +22,7 @@ from tidelog.model.rule import Function
 from tidelog.model.stream import Stream
 
 Mode = Literal["open", "declared", "closed"]  # of streams without a rule
-Operation = Literal["subscribe", "read", "history", "write"]
+Operation = Literal["subscribe", "read", "history", "list"]
 
 Verdict = Literal["yes", "no", "failed"]  # the last is a no, of which it isn't known whether it is meant
 
@@ -35,16 +35,16 @@ _random = random.Random()  # noqa: S311 - of how long a rule took; nothing is gu
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What somebody wants to have: a group, or an item of it."""
+    """What somebody wants to have: a group, or an item of it; or, to list its groups, the stream (no group)."""
 
     stream: str
-    group_id: str
+    group_id: str | None
     id: str | None = None
     operation: Operation = "subscribe"
 
     def shown(self) -> dict[str, Any]:
         """What an author's function gets; its own, to do with as it likes."""
-        shown = {"stream": self.stream, "groupId": self.group_id, "operation": self.operation}
+        shown: dict[str, Any] = {"stream": self.stream, "groupId": self.group_id, "operation": self.operation}
         return shown if self.id is None else {**shown, "id": self.id}
 
 
@@ -81,14 +81,16 @@ class Access:
     async def verdict(self, caller: Caller, wish: Wish, mode: Mode) -> Verdict:
         """The same; and whether it failed, which is to be told to nobody who asks for the first time."""
         began = time.monotonic()
-        rule = self._function(wish.stream, "can_access")
+        rule = self._function(wish.stream, "can_list" if wish.operation == "list" else "can_access")
         if rule is None:
-            if wish.stream in self._streams and _is_free(caller, mode):
+            # A rule for groups says nothing of their names: it may never have been asked about None.
+            if wish.stream in self._streams and not self.has_rule(wish.stream) and _is_free(caller, mode):
                 return "yes"
             await self._imitate(wish.stream, began)
             return "no"
         answer = await self._ask(rule, wish, caller)
-        self._times[wish.stream].append(time.monotonic() - began)
+        if (times := self._times.get(wish.stream)) is not None:
+            times.append(time.monotonic() - began)
         if answer is FAILED:
             return "failed"
         if answer is not True and answer is not False and answer is not None:

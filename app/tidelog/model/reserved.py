@@ -6,6 +6,10 @@ from tidelog.model.trigger import HttpTrigger, parse_path
 SERVER_PATHS = (
     "/health/live",
     "/health/ready",
+    "/streams",
+    "/streams/:stream/groups",
+    "/streams/:stream/items",
+    "/streams/:stream/history",
     "/schema",
     "/schema/openapi.json",
     "/schema/openapi.yaml",

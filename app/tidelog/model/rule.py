@@ -13,6 +13,8 @@ from tidelog.errors import DeclarationError
 SPELLINGS = {
     "canAccess": "can_access",
     "can_access": "can_access",
+    "canList": "can_list",
+    "can_list": "can_list",
     "onJoin": "on_join",
     "on_join": "on_join",
     "onLeave": "on_leave",
@@ -62,6 +64,7 @@ class Rule:
     """A stream's functions. Without `can_access` there is no rule, and TIDELOG_ACCESS says who may."""
 
     can_access: Function | None = None
+    can_list: Function | None = None  # who may list the groups, which only it can open where there is a rule
     on_join: Function | None = None
     on_leave: Function | None = None
 

@@ -43,7 +43,7 @@ class Stream:
         """`schema` is a pydantic class, or JSON Schema; any object fits True. Raises DeclarationError.
 
         `indexes` are its table's beside the key: see the page of the database. `functions` say who may have it:
-        `can_access`, `on_join`, `on_leave`. See the page of tidelog.access.
+        `can_access`, `can_list`, `on_join`, `on_leave`. See the page of tidelog.access.
         """
         if unknown := sorted(functions.keys() - SPELLINGS.keys()):
             raise DeclarationError(f"stream {name!r}: there is no {unknown[0]!r}; there are {', '.join(SPELLINGS)}")

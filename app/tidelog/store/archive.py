@@ -87,6 +87,7 @@ class Archive:
     async def reconnect(self) -> None:
         """Read by new connections: the present ones may lead to a server that is not the one any more."""
         await self._database.archive_pool.expire_connections()
+        await self._database.reads_pool.expire_connections()
 
     @asynccontextmanager
     async def snapshot(self, topic: Topic, item_id: str | None, claim: Claim) -> AsyncIterator[Snapshot]:

@@ -23,6 +23,19 @@ from tidelog.store.url import CONNECT_TIMEOUT_SECONDS
 TROUBLE_TIMEOUT_SECONDS = 4  # two looks of 2 s: at a connection that may have died unnoticed, and at a new one
 POOL_IDLE_SECONDS = 30.0  # long enough for a pause between two clicks, short enough for who else needs connections
 ARCHIVE_POOL_SIZE = 4
+# For reads over HTTP (reads.py), beside all else: what a flood of them may have at most.
+READS_POOL_SIZE = 2
+READ_TIMEOUT_SECONDS = 10.0  # of one statement: a page of a large group's log
+# The log is looked up by keys, as ever; but a group's rows are put in an order that no index has.
+READS_SETTINGS = {
+    **FEED_SETTINGS,
+    "enable_sort": "on",
+    "enable_bitmapscan": "on",
+    "default_transaction_read_only": "on",
+    "statement_timeout": str(round(READ_TIMEOUT_SECONDS * 1000)),
+    "lock_timeout": "1000",
+    "idle_in_transaction_session_timeout": "30000",
+}
 # Of an item as Postgres writes it, which has a space behind each comma and colon: "[1,1]" grows to one and a half.
 SPACED_BY = 2
 ITEM_SIZE_MAX_BYTES = 67_108_864  # the most that check_json.sql takes
@@ -78,6 +91,7 @@ class Database:
             idle_seconds=pool_idle_seconds,
         )
         self._archive_pool: asyncpg.Pool[asyncpg.Record] | None = None
+        self._reads_pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self, url: str) -> None:
         """From now on connections go to `url`, in any form that psql takes. Raises DatabaseUrlError."""
@@ -85,24 +99,19 @@ class Database:
         self._connector = self.connector(url)
         self.pool.open()
         # Few: joins may wait for each other, and must not take the steps' connections.
-        self._archive_pool = await asyncpg.create_pool(
-            min_size=0,
-            max_size=ARCHIVE_POOL_SIZE,
-            max_inactive_connection_lifetime=POOL_IDLE_SECONDS,
-            connection_class=DriverConnection,
-            connect=self._connect_archive,
-            reset=_leave_as_it_is,
-        )
+        self._archive_pool = await _pool(ARCHIVE_POOL_SIZE, self._connect_archive)
+        self._reads_pool = await _pool(READS_POOL_SIZE, self._connect_reads)
 
     async def close(self) -> None:
         await self.pool.close()
         await self.engine.dispose()
-        if self._archive_pool is not None:
-            try:
-                async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
-                    await self._archive_pool.close()
-            except TimeoutError:
-                self._archive_pool.terminate()
+        for pool in (self._archive_pool, self._reads_pool):
+            if pool is not None:
+                try:
+                    async with asyncio.timeout(CONNECT_TIMEOUT_SECONDS):
+                        await pool.close()
+                except TimeoutError:
+                    pool.terminate()
 
     @property
     def archive_pool(self) -> asyncpg.Pool[asyncpg.Record]:
@@ -110,6 +119,13 @@ class Database:
         if self._archive_pool is None:
             raise RuntimeError("the database is not open yet")
         return self._archive_pool
+
+    @property
+    def reads_pool(self) -> asyncpg.Pool[asyncpg.Record]:
+        """The pool for reads over HTTP; its sessions can't write, and end a statement that takes long."""
+        if self._reads_pool is None:
+            raise RuntimeError("the database is not open yet")
+        return self._reads_pool
 
     async def connect(self, **server_settings: str) -> asyncpg.Connection[Any]:
         """A new connection of its own, not from a pool. Raises OSError or asyncpg's errors."""
@@ -124,6 +140,9 @@ class Database:
 
     async def _connect_archive(self, *_: Any, **__: Any) -> asyncpg.Connection:
         return await self.connect(application_name="tidelog archive", **FEED_SETTINGS)
+
+    async def _connect_reads(self, *_: Any, **__: Any) -> asyncpg.Connection:
+        return await self.connect(application_name="tidelog reads", **READS_SETTINGS)
 
     def _open_for_pool(self) -> Awaitable[asyncpg.Connection[Any]]:
         assert self._connector is not None  # noqa: S101 - open
@@ -173,6 +192,18 @@ class Database:
     def connector(url: str) -> Connector:
         """A function that opens a new connection, not from the pool. Raises DatabaseUrlError."""
         return connector(url)
+
+
+async def _pool(size: int, connect: Any) -> asyncpg.Pool[asyncpg.Record]:
+    """Without a connection so far."""
+    return await asyncpg.create_pool(
+        min_size=0,
+        max_size=size,
+        max_inactive_connection_lifetime=POOL_IDLE_SECONDS,
+        connection_class=DriverConnection,
+        connect=connect,
+        reset=_leave_as_it_is,
+    )
 
 
 async def _leave_as_it_is(_connection: object) -> None:

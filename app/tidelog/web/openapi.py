@@ -21,6 +21,7 @@ from litestar.utils import normalize_path
 
 from tidelog.model.step import Endpoint
 from tidelog.model.trigger import HttpTrigger
+from tidelog.web.reads.describe import describe_reads
 
 Document = dict[str, Any]
 
@@ -74,18 +75,21 @@ def openapi_config() -> OpenAPIConfig:
     )
 
 
-def with_steps(config: OpenAPIConfig | None, endpoints: Iterable[Endpoint], path: str = "/") -> OpenAPIConfig | None:
-    """A copy of the configuration, whatever its class, with steps below `path` in its document."""
+def with_steps(
+    config: OpenAPIConfig | None, endpoints: Iterable[Endpoint], path: str = "/", *, has_reads: bool = False
+) -> OpenAPIConfig | None:
+    """A copy of the configuration, whatever its class, with steps, and reads, below `path` in its document."""
     endpoints = list(endpoints)
-    if config is None or not endpoints:
+    if config is None or not (endpoints or has_reads):
         return config
     extended = copy(config)
     below = normalize_path(_LITESTARS_PARAMETER.sub(r"{\1}", path)).rstrip("/")
     steps = [(below, endpoints)]
+    reads = [below] if has_reads else []
     if isinstance(extended, _WithSteps):
-        extended.steps = [*extended.steps, *steps]
+        extended.steps, extended.reads = [*extended.steps, *steps], [*extended.reads, *reads]
     else:
-        extended.__class__ = type("StepsConfig", (_WithSteps, type(config)), {"steps": steps})
+        extended.__class__ = type("StepsConfig", (_WithSteps, type(config)), {"steps": steps, "reads": reads})
     return extended
 
 
@@ -210,11 +214,15 @@ def _phrase(status: int) -> str:
 
 class _WithSteps(OpenAPIConfig):
     steps: list[tuple[str, list[Endpoint]]]  # by the path that they are below
+    reads: list[str]  # paths that they are below
 
     def to_openapi_schema(self) -> OpenAPI:
         base = super().to_openapi_schema()
         document = _StepsDocument(**{each.name: getattr(base, each.name) for each in fields(base)})
-        document.add_steps(*describe_steps(*self.steps))
+        paths, schemas = describe_steps(*self.steps)
+        for below in self.reads:
+            paths |= describe_reads(below)
+        document.add_steps(paths, schemas)
         return document
 
 

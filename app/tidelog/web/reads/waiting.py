@@ -1,0 +1,58 @@
+"""Waits until the feed has passed a transaction: what came of it is in every read from then on."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tidelog.errors import ReadsBusyError, TransactionAbortedError, WaitTimedOutError
+from tidelog.store.reads import Reads
+from tidelog.web.reads.parameters import Awaited
+
+WAIT_SECONDS = 10.0  # shorter than proxies wait for an answer; a commit has its number after milliseconds
+PAUSE_FIRST_SECONDS = 0.002
+PAUSE_MAX_SECONDS = 0.1
+WAITERS_MAX = 256  # each asks the database a few times
+
+
+class Waiting:
+    """Those of one process."""
+
+    def __init__(self, reads: Reads, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._reads = reads
+        self._wait_seconds = wait_seconds
+        self._waiters = 0
+
+    async def until_passed(self, awaited: Awaited) -> None:
+        """Raises WaitTimedOutError; QueryInvalidError and TransactionAbortedError for what will never come."""
+        if self._waiters >= WAITERS_MAX:
+            raise ReadsBusyError
+        self._waiters += 1
+        try:
+            async with asyncio.timeout(self._wait_seconds) as limit:
+                pause = PAUSE_FIRST_SECONDS
+                while not await self._has_passed(awaited):
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, PAUSE_MAX_SECONDS)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise WaitTimedOutError(
+                f"the feed has not passed it within {self._wait_seconds:g} s: ask again; /health/ready says whether "
+                "commits are numbered"
+            ) from None
+        finally:
+            self._waiters -= 1
+
+    async def _has_passed(self, awaited: Awaited) -> bool:
+        if awaited.transaction is None:
+            assert awaited.position is not None  # noqa: S101 - one of the two
+            return (await self._reads.place()).position >= awaited.position
+        state = await self._reads.transaction_state(awaited.transaction)
+        if state["number"] is not None:
+            return True
+        if not state["is_over"]:
+            return False  # it is at work, or has just ended
+        if state["status"] == "aborted":
+            raise TransactionAbortedError(f"transaction {awaited.transaction} was rolled back: nothing will come of it")
+        # Without changes and events it gets no number; nor has it one any more, if it is older than what is kept.
+        return not state["has_rows"]
