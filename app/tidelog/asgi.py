@@ -38,7 +38,7 @@ class WholePlugin(TidelogPlugin):
     def route_handlers(self) -> list[Any]:
         tidelog = self.tidelog
         return [
-            *step_controllers(self.endpoints, tidelog.runtime, hidden_route, tidelog.admission.callers),
+            *step_controllers(self.endpoints, tidelog.runtime, hidden_route, tidelog.admission.callers, tidelog.at),
             *tidelog.reads(),
             health_controller(tidelog.checks, tidelog.warnings),
         ]

@@ -437,6 +437,14 @@ class WaitTimedOutError(TidelogError):
     status = 504
 
 
+class TransactionNotPassedError(TidelogError):
+    """What a client waits for will not come, or did not in time; `code` is the server's."""
+
+    def __init__(self, message: str, code: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class ItemUnknownError(TidelogError):
     """There is no such item, or there was none at that position."""
 

@@ -73,6 +73,7 @@ from tidelog.web.health import health_controller
 from tidelog.web.openapi import with_steps
 from tidelog.web.paths import routes_below
 from tidelog.web.reads.routes import ReadRoutes
+from tidelog.web.reads.waiting import Waiting
 from tidelog.web.startup import refuse
 from tidelog.web.steps import step_controllers
 
@@ -186,7 +187,7 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         config, tidelog = self.config, self.tidelog
         handlers: list[Any] = [socket_route(config.path, tidelog.gate(), PageRules(tidelog.settings).guard_socket)]
         callers = tidelog.admission.callers
-        handlers += step_controllers(self.endpoints, tidelog.runtime, routes_below(config.path), callers)
+        handlers += step_controllers(self.endpoints, tidelog.runtime, routes_below(config.path), callers, tidelog.at)
         if config.reads:
             handlers += tidelog.reads(config.path)
         if config.health:
@@ -247,6 +248,8 @@ class Tidelog:
         self.admission = self._make_admission(declared)
         self.blocked = BlockedLoopWatch(step_in(declared.steps))
         self.archive = Archive(self.database, self.streams)
+        self._reads = Reads(self.database, self.streams)
+        self._waiting = Waiting(self._reads, self.at)
         self._gates: list[SocketGate] = []
         self._is_started = self._was_started = False
         self._make_feed()
@@ -290,13 +293,13 @@ class Tidelog:
 
     def gate(self, access_log: AccessLog | None = None) -> SocketGate:
         """A way in for clients, in every start of the application."""
-        gate = SocketGate(self.broadcaster, self.streams, self.settings, access_log, self.admission)
+        gate = SocketGate(self.broadcaster, self.streams, self.settings, access_log, self.admission, self._waiting)
         self._gates.append(gate)
         return gate
 
     def reads(self, below: str = "/") -> list[HTTPRouteHandler]:
         """Routes by which streams are read over HTTP."""
-        return ReadRoutes(self.streams, Reads(self.database, self.streams), self.admission).handlers(below)
+        return ReadRoutes(self.streams, self._reads, self.admission, self._waiting).handlers(below)
 
     def recheck(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> None:
         """Ask the rules again for the subscriptions of this process that match; those that are denied now end.
@@ -397,6 +400,10 @@ class Tidelog:
     def position(self) -> int:
         """The last commit that the subscribers of this process have been given."""
         return self.broadcaster.progress.position
+
+    def at(self) -> int:
+        """The same for those who are made before there is a feed."""
+        return self.position
 
     async def checks(self) -> dict[str, str]:
         """What /health/ready reports: each part, and "ok" or its trouble, a word before its details."""

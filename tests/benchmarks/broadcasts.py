@@ -26,7 +26,8 @@ TEMPLATE_ITEM = item(0).replace('"n": "0000000"', '"n": "%N%"')
 TEMPLATES = {
     None: '{"timestamp":1764000000000.1234,"streamName":"bench","groupId":"%GROUP%","id":"i1",'
     f'"event":{{"type":"update","data":{TEMPLATE_ITEM}}}}}',
-    V1: '{"type":"commit","subscriptions":["s"],"position":1234,"at":"2026-01-01T12:00:00.123456Z","changes":'
+    V1: '{"type":"commit","subscriptions":["s"],"position":1234,"transaction":"123456",'
+    '"at":"2026-01-01T12:00:00.123456Z","changes":'
     f'[{{"op":"update","stream":"bench","group":"%GROUP%","id":"i1","version":1234,"data":{TEMPLATE_ITEM}}}]}}',
 }
 

@@ -90,7 +90,10 @@ async def test_commits_of_one_change(connection: asyncpg.Connection[Any], item_i
 
     def publish(commit: Commit) -> None:
         part = commit.groups[topic]
-        deliver(CommitHead(commit.number, commit.at_ms), [Touched(topic, channel, part, net_changes(part.changes))])
+        deliver(
+            CommitHead(commit.number, commit.at_ms, commit.xid),
+            [Touched(topic, channel, part, net_changes(part.changes))],
+        )
 
     async for commits in read_after(fetch_page, 0, last, lambda _: True):
         for commit in commits:

@@ -518,5 +518,5 @@ def test_a_plugin_connects_to_nothing_before_the_application_starts() -> None:
     """It can be made, and asked for its routes, where there is no database."""
     plugin = TidelogPlugin(TidelogConfig(database_url="postgresql://nobody@127.0.0.1:9/none", streams=[JOB]))
     config = plugin.on_app_init(AppConfig())
-    assert len(config.route_handlers) == 1 and len(config.lifespan) == 1
+    assert len(config.route_handlers) == 5 and len(config.lifespan) == 1  # the WebSocket, and the reads
     assert Settings().database_url != "postgresql://nobody@127.0.0.1:9/none"

@@ -69,11 +69,11 @@ def test_a_number_that_comes_again_has_a_time_of_its_own() -> None:
 @given(name=NAMES, at_us=st.integers(0, 4_000_000_000_000_000))
 def test_tidelog_messages_hold_any_name_and_time(name: str, at_us: int) -> None:
     """A double of milliseconds has room for each microsecond."""
-    commit, event = written(TidelogDialect(), CommitHead(3, at_us / 1000), name)
+    commit, event = written(TidelogDialect(), CommitHead(3, at_us / 1000, 2**63), name)
     assert datetime.fromisoformat(commit.pop("at")) == datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=at_us)
     place = {"subscriptions": [name], "position": 3}
     change = {"op": "update", "stream": name, "group": name, "id": name, "version": 7, "data": {"a": 1}}
-    assert commit == {"type": "commit", **place, "changes": [change]}
+    assert commit == {"type": "commit", **place, "transaction": "9223372036854775808", "changes": [change]}
     told = {"type": name, "data": None}
     assert event == {"type": "event", **place, "stream": name, "group": name, "id": name, "event": told}
 

@@ -40,6 +40,8 @@ from tidelog.errors import (
     ServerRefusedError,
     ServerUnreachableError,
     SubscriptionRefusedError,
+    TransactionNotPassedError,
+    WaitTimedOutError,
 )
 from tidelog.json_text import parse
 
@@ -48,6 +50,7 @@ logger = logging.getLogger("tidelog.client")
 DIALECT = Subprotocol("tidelog.v1")
 FRAME_SIZE_MAX_BYTES = 64 * 1024 * 1024  # a commit's frame has up to 16 MiB of changes; an item may be larger
 CLOSE_TIMEOUT_SECONDS = 2.0
+WAIT_TIMEOUT_SECONDS = 30.0  # for a transaction; the server gives up sooner, but may be away
 
 TOKEN_EXPIRED = 4401
 TOO_MANY_REQUESTS = 429
@@ -95,6 +98,7 @@ class Client:
         self._asked: set[str] = set()  # the subscriptions that this connection was asked for
         self._asking_again: set[asyncio.Task[None]] = set()
         self._renewing: asyncio.Task[None] | None = None
+        self._awaited: dict[str, asyncio.Future[int]] = {}  # by transactions
         self._socket: ClientConnection | None = None
         self._delays = _delays()
         self._complaint = ""  # the server's last word about the connection
@@ -135,6 +139,33 @@ class Client:
             raise ValueError("since and epoch belong together: a position means nothing without its epoch")
         place = None if since is None or epoch is None else (since, epoch)
         return Subscription(self, next(self._ids), stream, group, item, place)
+
+    async def wait_for(self, transaction: str, *, timeout_seconds: float = WAIT_TIMEOUT_SECONDS) -> int:
+        """Return when the server's feed has passed this transaction: a step's answer has it, as `Tidelog-Transaction`.
+
+        What it changed has then come to this client's live subscriptions, or there was nothing. Returns its position.
+        Raises TransactionNotPassedError, whose code is the server's, for what is no such transaction; and
+        WaitTimedOutError.
+        """
+        if self._failure is not None:
+            raise self._failure
+        if self._running is None or self._running.done():
+            raise RuntimeError("the client is not connected: use it inside its `async with`")
+        passed = self._awaited.get(transaction)
+        if passed is None:
+            passed = self._awaited[transaction] = asyncio.get_running_loop().create_future()
+            await self._ask_when(transaction)
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                return await asyncio.shield(passed)
+        except TimeoutError:
+            raise WaitTimedOutError(f"no answer on transaction {transaction} within {timeout_seconds:g} s") from None
+
+    async def _ask_when(self, transaction: str) -> None:
+        """Now, or with the next connection."""
+        if self._socket is not None:
+            with suppress(ConnectionClosed):
+                await self._socket.send(json.dumps({"type": "wait", "transaction": transaction}))
 
     async def watch(self, stream: str, group: str) -> AsyncGenerator[Mapping[str, dict[str, Any]], None]:
         """The group's items by their ids, in the order of their creation: at first, and whenever they changed.
@@ -215,6 +246,10 @@ class Client:
         finally:
             for subscription in self._subscriptions.values():
                 subscription.end(self._failure)
+            for passed in self._awaited.values():
+                passed.set_exception(self._failure or RuntimeError("the client was closed"))
+                passed.exception()  # whoever waits gets it
+            self._awaited.clear()
 
     async def _connect_again(self, *, at_once: bool) -> ClientConnection:
         if not at_once:
@@ -235,6 +270,8 @@ class Client:
         try:
             for subscription in list(self._subscriptions.values()):
                 await self._ask(socket, subscription)
+            for transaction in list(self._awaited):
+                await self._ask_when(transaction)
             async for text in socket:
                 was_useful |= await self._receive(parse(text if isinstance(text, str) else text.decode()), len(text))
         except ConnectionClosed:
@@ -282,6 +319,10 @@ class Client:
             case "token_expires" if callable(self._token) and self._socket is not None:
                 self._renewing = asyncio.create_task(self._renew(self._socket, self._token))
                 return False
+            case "passed":
+                if (passed := self._awaited.pop(frame["transaction"], None)) is not None:
+                    passed.set_result(frame["position"])
+                return False
             case "error":
                 self._take_error(frame)
                 return False
@@ -302,6 +343,10 @@ class Client:
 
     def _take_error(self, frame: Frame) -> None:
         code, message = frame["code"], frame["message"]
+        if (passed := self._awaited.pop(frame.get("transaction", ""), None)) is not None:
+            passed.set_exception(TransactionNotPassedError(message, code))
+            passed.exception()  # whoever waits gets it
+            return
         id = frame.get("subscription")
         if id is None or code == "subscription_exists":
             self._complaint = f"{code}: {message}"

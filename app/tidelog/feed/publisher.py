@@ -33,7 +33,7 @@ class Publisher:
         """Do of a large commit's delivery what can be done before it, with everybody else's turns in between."""
         if commit.truncated:
             return
-        head = CommitHead(commit.number, commit.at_ms)
+        head = CommitHead(commit.number, commit.at_ms, commit.xid)
         for topic, part in commit.groups.items():
             channel = self._registry.channel(topic)
             if channel is not None:
@@ -66,7 +66,7 @@ class Publisher:
         touched = [one for topic in commit.groups if (one := self._touch(commit, topic)) is not None]
         if touched:
             try:
-                self.deliveries_total += deliver(CommitHead(commit.number, commit.at_ms), touched)
+                self.deliveries_total += deliver(CommitHead(commit.number, commit.at_ms, commit.xid), touched)
             except UnservedError as error:
                 self.deliveries_total += error.delivered
                 self._lobby.fail(error.unserved)

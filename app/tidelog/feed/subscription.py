@@ -34,6 +34,7 @@ class CommitHead(NamedTuple):
 
     number: int
     at_ms: float
+    xid: int = 0  # of its transaction
 
 
 PREPARED_ROWS_MIN = 500  # from so many rows in a group on, a commit's delivery is prepared: some milliseconds' work

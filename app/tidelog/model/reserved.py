@@ -1,6 +1,6 @@
 """Paths that no step can have, as they are the server's own."""
 
-from tidelog.model.trigger import HttpTrigger, parse_path
+from tidelog.model.trigger import HttpTrigger, shape_of
 
 # They go before parameters of steps: `/:page` doesn't hide them.
 SERVER_PATHS = (
@@ -18,4 +18,4 @@ SERVER_PATHS = (
 
 
 def is_reserved(trigger: HttpTrigger) -> bool:
-    return any(trigger.shape == parse_path(path) for path in SERVER_PATHS)
+    return any(trigger.shape == shape_of(path) for path in SERVER_PATHS)

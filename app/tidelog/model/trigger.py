@@ -44,12 +44,17 @@ class HttpTrigger:
     @property
     def shape(self) -> tuple[str, ...]:
         """The path's segments, every parameter as ":". Two paths of one shape match the same requests."""
-        return tuple(":" if segment.startswith(":") else segment for segment in parse_path(self.path))
+        return shape_of(self.path)
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The names of the path's parameters, in their order."""
         return tuple(segment[1:] for segment in parse_path(self.path) if segment.startswith(":"))
+
+
+def shape_of(path: str) -> tuple[str, ...]:
+    """A declared path's segments, every parameter as ":"."""
+    return tuple(":" if segment.startswith(":") else segment for segment in parse_path(path))
 
 
 def parse_path(path: str) -> tuple[str, ...]:

@@ -24,6 +24,10 @@ class Invocation(Caller, Protocol[Outcome_co]):
         """What `returned` comes to, before it is committed. Raises if it is nothing that can be used."""
         ...
 
+    def committed(self, transaction: int | None) -> None:
+        """It is committed in this transaction; None if nothing was written. Not called where that isn't known."""
+        ...
+
     async def give_up(self, error: StepTimedOutError) -> None:
         """There will be no outcome: the handler goes on after its time, though it was cancelled."""
         ...

@@ -88,6 +88,8 @@ class StepRunner:
             watch.check()
             # From here on nothing cancels this task but the end of the process.
             await work.commit()
+            if work.is_transaction_known:
+                invocation.committed(work.transaction)
         except BaseException as error:
             watch.stop()
             if watch.is_given_up:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import asyncpg
 from sqlalchemy import Connection
@@ -38,8 +37,18 @@ class StepAutocommit:
         self._is_the_sessions = False  # what `_lent` is
         self._has_written = False  # something was stored, or may have been
         self._writing = _Writing(self)
+        self.transaction: int | None = None  # the id of the last operation's that wrote
 
-    def lend(self, writes: bool) -> AbstractAsyncContextManager[asyncpg.Connection[Any]]:
+    @property
+    def is_transaction_known(self) -> bool:
+        """What the session's statements wrote, each by itself, nobody has told."""
+        return not self._session_uses
+
+    def note_transaction(self, transaction: int) -> None:
+        """A write has told its id. The one before it was over, so its number is lower, or it has none."""
+        self.transaction = transaction
+
+    def lend(self, writes: bool) -> Self | _Writing:
         return self._writing if writes else self
 
     async def tell_origin(self, lent: Lent | None = None) -> None:
@@ -190,6 +199,7 @@ class _Writing:
 
     def __init__(self, work: StepAutocommit) -> None:
         self._work = work
+        self.note_transaction = work.note_transaction
 
     async def __aenter__(self) -> asyncpg.Connection[Any]:
         connection = await self._work.__aenter__()

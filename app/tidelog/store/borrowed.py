@@ -28,6 +28,9 @@ class BorrowedWork:
     def lend(self, writes: bool) -> Self:
         return self
 
+    def note_transaction(self, transaction: int) -> None:
+        """It is the session's owner's."""
+
     async def __aenter__(self) -> Self:
         await self._turn.acquire()
         return self

@@ -20,6 +20,8 @@ KEY_LENGTH_MAX_BYTES = 1024  # two of them fit in a btree entry (2704 bytes) bes
 TYPE_LENGTH_MAX_BYTES = 256  # of an event; what the database takes, see check_event.sql
 # What the database finds to be too much for an item's or an event's readers: names of check_json.sql.
 REFUSALS = frozenset({"tidelog_item_size", "tidelog_item_depth", "tidelog_item_digits"})
+# What a write answers beside: it is in the transaction whose id this is, and to ask for it later is a round trip.
+TRANSACTION = "pg_catalog.pg_current_xact_id()"
 _INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are no key, and str() may refuse them
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode
@@ -33,8 +35,16 @@ class Lendable(Protocol):
         ...
 
 
+class Loan(AbstractAsyncContextManager[Lendable], Protocol):
+    """A connection for the length of an operation."""
+
+    def note_transaction(self, transaction: int) -> None:
+        """The id of the transaction in which the operation wrote."""
+        ...
+
+
 # Given whether it is for a write.
-Lend = Callable[[bool], AbstractAsyncContextManager[Lendable]]
+Lend = Callable[[bool], Loan]
 Item = dict[str, Any]
 
 
@@ -53,9 +63,9 @@ class Items:
         self._get = f"select data::text from {table} where group_id = $1 and id = $2"  # noqa: S608
         self._set = (
             f"insert into {table} as item (group_id, id, data) values ($1, $2, $3::text::jsonb) "  # noqa: S608
-            "on conflict (group_id, id) do update set data = excluded.data returning data::text"
+            f"on conflict (group_id, id) do update set data = excluded.data returning data::text, {TRANSACTION}"
         )
-        self._delete = f"delete from {table} where group_id = $1 and id = $2 returning data::text"  # noqa: S608
+        self._delete = f"delete from {table} where group_id = $1 and id = $2 returning data::text, {TRANSACTION}"  # noqa: S608
         self._list = f"select data::text from {table} where group_id = $1 order by created_at, id"  # noqa: S608
 
     async def get(self, lend: Lend, group_id: str, id: str) -> Item | None:
@@ -107,7 +117,7 @@ class Items:
             raise ItemInvalidError(message, culprits=[type])
         text, value = to_json(data)
         self._check_size(text, [value])
-        sql = "select streams.send($1, $2, $3, $4, $5::text::jsonb)"
+        sql = f"select streams.send($1, $2, $3, $4, $5::text::jsonb), {TRANSACTION}"
         try:
             await _ask(lend, True, sql, self._stream.name, group_id, channel_id, type, text)
         except asyncpg.CheckViolationError as error:
@@ -148,7 +158,10 @@ async def _ask(lend: Lend, writes: bool, sql: str, *parameters: str | None) -> S
     while True:
         try:
             async with lent as connection:
-                return await connection.fetch(sql, *parameters)
+                rows = await connection.fetch(sql, *parameters)
+                if writes and rows:
+                    lent.note_transaction(rows[0][1])
+                return rows
         except AskAgainError:
             continue
 

@@ -22,6 +22,9 @@ from tidelog.store.origin import NOBODY, Origin
 from tidelog.store.session import StepSession
 from tidelog.store.share import Share
 
+# As the log has it; null if it has written nothing.
+WHICH = "select streams.in_log(pg_catalog.pg_current_xact_id_if_assigned())"
+
 logger = logging.getLogger(__name__)
 
 
@@ -57,6 +60,12 @@ class StepTransaction:
         self._is_asked_again = False
         self._session: StepSession | None = None
         self._session_rolled_back = False
+        self.transaction: int | None = None  # its id, if it wrote something; once it is committed
+        self.is_transaction_known = True
+
+    def note_transaction(self, transaction: int) -> None:
+        """A write has told its id."""
+        self.transaction = transaction
 
     def lend(self, writes: bool) -> Self:
         return self
@@ -150,6 +159,8 @@ class StepTransaction:
 
     async def _say_commit(self, lent: Lent) -> None:
         driver = lent.driver
+        if self._session is not None and self.transaction is None:
+            await self._ask_which(lent)
         if self._session_rolled_back:
             raise TransactionAbortedError("context.db was rolled back, and the handler went on")
         if driver.is_closed():
@@ -172,6 +183,17 @@ class StepTransaction:
             # Postgres answers COMMIT in a failed transaction with ROLLBACK, and no error:
             # https://www.postgresql.org/docs/current/sql-commit.html
             raise TransactionAbortedError("the handler went on after a database error that undid its work")
+
+    async def _ask_which(self, lent: Lent) -> None:
+        """What an author's SQL wrote, nobody has told. Without an answer COMMIT finds out what is wrong."""
+        lent.expect_answer()
+        try:
+            self.transaction = await lent.driver.fetchval(WHICH)
+        except CONNECTION_ERRORS as error:
+            self._pool.note_error(lent, error)
+            self.is_transaction_known = False
+        finally:
+            lent.due_at = NEVER
 
     async def _give_back(self) -> None:
         lent, self._lent = self._lent, None

@@ -24,8 +24,9 @@ _KEYS = frozenset({"status", "body", "headers"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # a token: RFC 9110 5.6.2
 # What uvicorn sends, with httptools or h11: whatever else is in a header fails when it is sent, after the commit.
 _HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+TRANSACTION_HEADER = b"tidelog-transaction"
 _SET_BY_THE_SERVER = frozenset(
-    {b"content-length", b"transfer-encoding", b"connection", b"server", b"date", b"x-trace-id"}
+    {b"content-length", b"transfer-encoding", b"connection", b"server", b"date", b"x-trace-id", TRANSACTION_HEADER}
 )
 # Of two of these a client or a proxy may take either, or none: RFC 9110 5.3.
 _ONCE = frozenset({b"content-type", b"content-range", b"etag", b"last-modified", b"location", b"retry-after"})

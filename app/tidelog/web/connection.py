@@ -27,6 +27,7 @@ from tidelog.web.dialects.tidelog import TidelogDialect
 from tidelog.web.entrance import Entrance
 from tidelog.web.expiry import Expiry
 from tidelog.web.outlet import open_outlet
+from tidelog.web.reads.waiting import Waiting
 from tidelog.web.unknown_streams import UnknownStreams
 
 # The code that Motia's clients know for a join that isn't allowed; an unknown stream answers the same, so
@@ -54,6 +55,7 @@ class Shared:
     settings: Settings
     unknown_streams: UnknownStreams
     joins: Joins
+    waiting: Waiting | None = None  # for transactions
     asked: set[SocketConnection] = field(default_factory=set)  # those for which somebody had to be asked
     # One of each for all connections: what they encode is shared.
     motia: MotiaDialect = field(default_factory=MotiaDialect)

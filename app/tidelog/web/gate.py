@@ -26,6 +26,7 @@ from tidelog.web.crowd import Crowd, Joins, Member
 from tidelog.web.dialects.tidelog import SUBPROTOCOL
 from tidelog.web.motia_connection import MotiaConnection
 from tidelog.web.paths import StepsApp
+from tidelog.web.reads.waiting import Waiting
 from tidelog.web.refusal import Refusals
 from tidelog.web.tidelog_connection import TidelogConnection
 from tidelog.web.unknown_streams import UnknownStreams
@@ -68,12 +69,13 @@ class SocketGate:
         settings: Settings,
         access_log: AccessLog | None = None,
         admission: Admission | None = None,
+        waiting: Waiting | None = None,
     ) -> None:
-        """Without `admission` everybody may have the streams."""
+        """Without `admission` everybody may have the streams; without `waiting` nobody can wait for a transaction."""
         self._access_log = access_log
         self._refusals = Refusals(access_log)
         self._admission = admission or Admission.of_all(streams)
-        self._shared = Shared(feed, self._admission, settings, UnknownStreams(streams), Joins(settings))
+        self._shared = Shared(feed, self._admission, settings, UnknownStreams(streams), Joins(settings), waiting)
         self._addresses = Addresses(settings)
         self._crowd = Crowd.of(settings)
         self._counts_requests = bool(settings.trusted_proxies) and settings.connections_per_address_max is not None

@@ -22,7 +22,18 @@ logger = logging.getLogger(__name__)
 class HttpInvocation:
     """One request, whose body is here. See Invocation, which it is."""
 
-    __slots__ = ("_body_schema", "_incoming", "_receive", "_refuse", "_response_schemas", "_where", "auth", "trace_id")
+    __slots__ = (
+        "_body_schema",
+        "_incoming",
+        "_receive",
+        "_refuse",
+        "_response_schemas",
+        "_where",
+        "auth",
+        "trace_id",
+        "transaction",
+        "was_committed",
+    )
 
     def __init__(
         self,
@@ -38,6 +49,8 @@ class HttpInvocation:
         """`refuse` answers the request for an error; `auth` is who sent it."""
         self.auth = auth
         self.trace_id = trace_id
+        self.transaction: int | None = None
+        self.was_committed = False  # and it is known in which transaction
         self._incoming = incoming
         self._where = where
         self._receive = receive
@@ -58,6 +71,9 @@ class HttpInvocation:
         answer = encode_answer(returned)
         self._check_answer(answer)
         return answer
+
+    def committed(self, transaction: int | None) -> None:
+        self.transaction, self.was_committed = transaction, True
 
     async def until_gone(self) -> None:
         message = await self._receive()

@@ -23,7 +23,7 @@ from litestar.types import HTTPScope, LifeSpanReceive, LifeSpanScope, LifeSpanSe
 
 from tidelog.errors import PathInvalidError
 from tidelog.model.reserved import SERVER_PATHS
-from tidelog.model.trigger import HttpTrigger, parse_path
+from tidelog.model.trigger import HttpTrigger, shape_of
 
 VALUES = "tidelog.path_values"  # in the scope: the values of a step's parameters, in their order
 
@@ -108,7 +108,7 @@ class StepPaths:
     def __init__(self, triggers: Iterable[HttpTrigger]) -> None:
         self._root = _Part()
         for path in SERVER_PATHS:
-            self._root.at(parse_path(path)).is_the_servers = True
+            self._root.at(shape_of(path)).is_the_servers = True
         for trigger in triggers:
             part = self._root.at(trigger.shape)
             part.route = hidden_route(trigger)

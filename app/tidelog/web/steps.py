@@ -1,7 +1,7 @@
 """API steps as Litestar controllers: a request is read, its step runs and commits, and then it is answered."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -16,7 +16,7 @@ from tidelog.logs.request import CurrentRequest, current_request
 from tidelog.model.schema import compile_schema
 from tidelog.model.step import Endpoint
 from tidelog.runtime.runner import Runtime, StepRunner
-from tidelog.web.answer import Answer, encode_answer
+from tidelog.web.answer import TRANSACTION_HEADER, Answer, encode_answer
 from tidelog.web.callers import Callers
 from tidelog.web.failures import failure_of
 from tidelog.web.invocation import HttpInvocation
@@ -26,9 +26,15 @@ from tidelog.web.request import Incoming, read_body, read_headers, trace_id_of
 
 
 def step_controllers(
-    endpoints: Iterable[Endpoint], runtime: Runtime, route_of: RouteOf, callers: Callers | None = None
+    endpoints: Iterable[Endpoint],
+    runtime: Runtime,
+    route_of: RouteOf,
+    callers: Callers | None = None,
+    position: Callable[[], int] = lambda: 0,
 ) -> list[type[Controller]]:
     """A controller for each endpoint, at the path that `route_of` gives; where some share one, one that inherits.
+
+    `position` is how far the feed is, for the answers of steps that wrote nothing.
 
     (Litestar gives each controller an OPTIONS route, and refuses the second one at a path.)
     """
@@ -40,7 +46,9 @@ def step_controllers(
         together = at_path.setdefault(route := route_of(http), [])
         if any(hasattr(other, http.method.lower()) for other in together):
             raise DeclarationError(f"step {step.name!r}: another step has {http.method} {http.path} already")
-        together.append(_controller(StepEndpoint(endpoint, runtime, callers), route, methods_of(http, triggers)))
+        together.append(
+            _controller(StepEndpoint(endpoint, runtime, callers, position), route, methods_of(http, triggers))
+        )
     return [
         together[0] if len(together) == 1 else type("SharedPath", tuple(together), {"path": path})
         for path, together in at_path.items()
@@ -72,9 +80,10 @@ def _controller(served: "StepEndpoint", route: str, methods: Sequence[HttpMethod
 class StepEndpoint:
     """One step at one path, as an ASGI application."""
 
-    def __init__(self, endpoint: Endpoint, runtime: Runtime, callers: Callers) -> None:
+    def __init__(self, endpoint: Endpoint, runtime: Runtime, callers: Callers, position: Callable[[], int]) -> None:
         self.endpoint = endpoint
         self._callers = callers
+        self._position = position
         self._runner = StepRunner(endpoint.step, runtime)
         self._body_size_max_bytes = runtime.settings.body_size_max_bytes
         self._where = f"step {endpoint.step.name}"
@@ -110,7 +119,10 @@ class StepEndpoint:
                 path_params=path_params,
                 query=scope["query_string"],
             )
-            answer = await self._runner.run(self._invocation(incoming, trace_id, receive, send, caller.auth))
+            invocation = self._invocation(incoming, trace_id, receive, send, caller.auth)
+            answer = await self._runner.run(invocation)
+            if answer is not None and invocation.was_committed:
+                answer.headers.append((TRANSACTION_HEADER, self._transaction(invocation).encode()))
         except Exception as error:
             answer = self._failed(error, incoming, trace_id)
         if answer is not None:  # else it was sent already
@@ -132,6 +144,10 @@ class StepEndpoint:
         return HttpInvocation(
             incoming, trace_id, self._where, receive, refuse, http.body_schema, self._response_schemas, auth
         )
+
+    def _transaction(self, invocation: HttpInvocation) -> str:
+        """What a client can wait for; of a step that wrote nothing, what was there when it ended."""
+        return f"position:{self._position()}" if invocation.transaction is None else str(invocation.transaction)
 
     async def _refuse(self, trace_id: str, send: Send, error: Exception) -> None:
         await _send(self._failed(error, None, trace_id), trace_id, send)

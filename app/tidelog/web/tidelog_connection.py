@@ -14,6 +14,7 @@ from tidelog.feed.subscription import PositionSubscription, Subscription
 from tidelog.web.connection import Shared, SocketConnection
 from tidelog.web.crowd import Member
 from tidelog.web.dialects import tidelog
+from tidelog.web.transaction_waits import TransactionWaits
 
 
 class TidelogConnection(SocketConnection):
@@ -28,6 +29,7 @@ class TidelogConnection(SocketConnection):
         super().__init__(scope, receive, send, shared, caller, member)
         self.dialect = shared.tidelog
         self._renewal: asyncio.Task[None] | None = None
+        self._waits = TransactionWaits(shared.waiting, self.dialect, self.deliver)
 
     def refuse(self, subscription: Subscription, error: TidelogError) -> None:
         """Some errors say when to ask again."""
@@ -42,6 +44,8 @@ class TidelogConnection(SocketConnection):
             self._unsubscribe(request.id)
         elif isinstance(request, tidelog.Auth):
             self._begin_renewal(request.token)
+        elif isinstance(request, tidelog.Wait):
+            self._waits.begin(request.transaction)
         elif request.id in self._subscriptions:
             message = f"there is a subscription {request.id!r} on this connection: unsubscribe it first"
             self.deliver(self.dialect.error("subscription_exists", message, request.id))
@@ -58,6 +62,7 @@ class TidelogConnection(SocketConnection):
         super()._end_of_access()
         if self._renewal is not None:
             self._renewal.cancel()
+        self._waits.cancel()
 
     def _begin_renewal(self, token: str) -> None:
         """One at a time: each costs the server more than the client."""

@@ -114,7 +114,7 @@ class Replay:
         if self._lacks or commit.number <= self._cursor:
             return
         if not self._kept or self._kept[-1][0].number != commit.number:
-            self._kept.append((CommitHead(commit.number, commit.at_ms), []))
+            self._kept.append((CommitHead(commit.number, commit.at_ms, commit.xid), []))
         self._kept[-1][1].append(Part(topic, part, changes))
         self._kept_bytes += part.size
         if len(self._kept) > KEPT_COMMITS_MAX or self._kept_bytes > KEPT_BYTES_MAX:
@@ -261,7 +261,7 @@ class Replay:
         """Do of a large commit's delivery what can be done before, in turns."""
         if not _is_large(commit):
             return
-        head = CommitHead(commit.number, commit.at_ms)
+        head = CommitHead(commit.number, commit.at_ms, commit.xid)
         for topic, part in commit.groups.items():
             steps, is_left = prepare(head, topic, part, (self._dialect,)), True
             while is_left:
@@ -277,7 +277,7 @@ class Replay:
             self._cursor = commit.number
         else:
             parts = [Part(topic, part, net_changes_of(part)) for topic, part in commit.groups.items()]
-            self._deliver(CommitHead(commit.number, commit.at_ms), parts)
+            self._deliver(CommitHead(commit.number, commit.at_ms, commit.xid), parts)
 
     def _deliver_kept(self, has_time: Callable[[], bool]) -> bool:
         """Whether all that was kept is delivered."""

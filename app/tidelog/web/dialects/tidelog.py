@@ -3,15 +3,17 @@
     client   {"type":"subscribe","id":ID,"stream":S,"group":G,"item":I?,"since":P?,"epoch":E?}
              {"type":"unsubscribe","id":ID}
              {"type":"auth","token":K}     instead of the token that the connection was opened with
+             {"type":"wait","transaction":X}     to be told when the feed has passed it: a step's Tidelog-Transaction
     server   {"type":"snapshot","subscription":ID,"position":P,"epoch":E,"items":[{"id","version","data"}],"more":B}
-             {"type":"commit","subscriptions":[ID],"position":P,"at":T,"changes":[{"op","stream","group","id","version","data"}]}
+             {"type":"commit","subscriptions":[ID],"position":P,"transaction":X,"at":T,"changes":[{"op","stream","group","id","version","data"}]}
              {"type":"event","subscriptions":[ID],"position":P,"stream":S,"group":G,"id":I?,"event":{"type","data"}}
              {"type":"live","subscription":ID,"position":P,"epoch":E}
              {"type":"reset","subscription":ID,"reason":R,"position":P,"epoch":E}     a snapshot follows
              {"type":"status","feed":"interrupted"|"live","position":P,"epoch":E}     also when a new epoch begins
              {"type":"token_expires","at":T}     then the connection is closed (4401), unless there is another token
              {"type":"authenticated","expires":T?}     the answer to `auth`, or an error
-             {"type":"error","code":C,"message":M,"subscription":ID?,"retry_after":SECONDS?}
+             {"type":"passed","transaction":X,"position":P}     all of it was sent before, or an error names X
+             {"type":"error","code":C,"message":M,"subscription":ID?,"transaction":X?,"retry_after":SECONDS?}
 
 ID is the client's name for its subscription. A commit is one message for a connection, with all that it
 subscribed to; of a delete, `data` is the item as it was. Messages come in the order of the feed, so a position
@@ -41,11 +43,13 @@ from tidelog.web.dialects.names import SUBSCRIPTION_NAME_LENGTH_MAX, quote, read
 SUBPROTOCOL = "tidelog.v1"
 SHARED_PIECES_MIN = 16  # of fewer, what could be shared is made sooner than shared
 POSITION_MAX = 2**63 - 1  # Postgres's bigint
+TRANSACTION_LENGTH_MAX = 64  # "position:", and twenty digits
 YEAR_9999 = 253_402_300_799.0  # its end: what is said to be later is later than can be written
 
 # What `commit` makes, in SQL.
 COMMIT_SQL = """
-{words}[1] || n.number || ',"at":"' || to_char(n.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+{words}[1] || n.number || ',"transaction":"' || n.xid::text
+    || '","at":"' || to_char(n.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
     || '","changes":[{"op":"' || c.op || {words}[2] || to_json(c.id)
     || ',"version":' || c.version || ',"data":' || c.data::text || '}]}'
 """
@@ -78,7 +82,14 @@ class Auth:
     token: str = field(repr=False)
 
 
-def parse(text: str) -> Subscribe | Unsubscribe | Auth:
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A client's wish to be told when a transaction, as it says it, has come by."""
+
+    transaction: str
+
+
+def parse(text: str) -> Subscribe | Unsubscribe | Auth | Wait:
     """Read a client's message; raises MessageInvalidError saying what is wrong with it."""
     try:
         message = json.loads(text)
@@ -91,8 +102,12 @@ def parse(text: str) -> Subscribe | Unsubscribe | Auth:
         if not isinstance(message.get("token"), str) or len(message) > 2:
             raise MessageInvalidError('expected {"type": "auth", "token": "..."}')  # and nothing of what it is instead
         return Auth(message["token"])
+    if kind == "wait":
+        if unknown := sorted(message.keys() - {"type", "transaction"}):
+            raise MessageInvalidError(f"wait has no {unknown[0]!r:.80}; it has transaction")
+        return Wait(read_name(message, "transaction", TRANSACTION_LENGTH_MAX))
     if kind != "subscribe":
-        raise MessageInvalidError('expected {"type": "subscribe", "unsubscribe" or "auth", ...}')
+        raise MessageInvalidError('expected {"type": "subscribe", "unsubscribe", "auth" or "wait", ...}')
     if unknown := sorted(message.keys() - _SUBSCRIBE_KEYS):
         raise MessageInvalidError(f"subscribe has no {unknown[0]!r:.80}; it has {', '.join(sorted(_SUBSCRIBE_KEYS))}")
     return Subscribe(
@@ -159,7 +174,7 @@ class TidelogDialect:
         messages = [text.encode() for _, text in sorted(events)]
         if changes:
             texts = ",".join(text for _, text in sorted(changes))
-            message = f'{_commit(names)}{head.number},"at":"{_time(head.at_ms)}","changes":[{texts}]}}'
+            message = f'{_commit(names)}{_place(head)},"changes":[{texts}]}}'
             messages.insert(0, message.encode())
         return Messages(messages)
 
@@ -185,6 +200,12 @@ class TidelogDialect:
 
     def refuse(self, subscription: Subscription, code: str, message: str) -> Messages:
         return self.error(code, message, subscription.name)
+
+    def passed(self, transaction: str, position: int) -> Messages:
+        return _message({"type": "passed", "transaction": transaction, "position": position})
+
+    def not_passed(self, transaction: str, code: str, message: str) -> Messages:
+        return _message({"type": "error", "code": code, "message": message, "transaction": transaction})
 
     def error(self, code: str, message: str, name: str | None = None, retry_seconds: int | None = None) -> Messages:
         about: dict[str, Any] = {} if name is None else {"subscription": name}
@@ -236,7 +257,7 @@ class _Pieces(list[Piece]):
                 texts.append(text.encode())
             events += [text.encode() for _, _, is_event, text in some if is_event]
             yield
-        head_text = f'{head.number},"at":"{_time(head.at_ms)}","changes":['.encode()
+        head_text = f'{_place(head)},"changes":['.encode()
         self._tail = b"".join((head_text, b",".join(texts), b"]}")) if texts else None
         self._events = events
 
@@ -270,6 +291,10 @@ def _message(value: dict[str, Any]) -> Messages:
 
 def _commit(names: Sequence[str]) -> str:
     return f'{{"type":"commit","subscriptions":{_names(names)},"position":'
+
+
+def _place(head: CommitHead) -> str:
+    return f'{head.number},"transaction":"{head.xid}","at":"{_time(head.at_ms)}"'
 
 
 def _address(topic: Topic) -> str:

@@ -50,11 +50,11 @@ AnyRequest = Request[Any, Any, Any]
 class ReadRoutes:
     """All that reads of one process have."""
 
-    def __init__(self, streams: Mapping[str, Stream], reads: Reads, admission: Admission) -> None:
+    def __init__(self, streams: Mapping[str, Stream], reads: Reads, admission: Admission, waiting: Waiting) -> None:
         self._streams = streams
         self._reads = reads
         self._admission = admission
-        self._waiting = Waiting(reads)
+        self._waiting = waiting
         self._unknown_streams = UnknownStreams(streams)
 
     def handlers(self, below: str = "/") -> list[HTTPRouteHandler]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from tidelog.errors import ReadsBusyError, TransactionAbortedError, WaitTimedOutError
 from tidelog.store.reads import Reads
 from tidelog.web.reads.parameters import Awaited
 
 WAIT_SECONDS = 10.0  # shorter than proxies wait for an answer; a commit has its number after milliseconds
+STEP_SECONDS = 0.005  # between two looks at how far this process's feed is
 PAUSE_FIRST_SECONDS = 0.002
 PAUSE_MAX_SECONDS = 0.1
 WAITERS_MAX = 256  # each asks the database a few times
@@ -17,22 +19,31 @@ WAITERS_MAX = 256  # each asks the database a few times
 class Waiting:
     """Those of one process."""
 
-    def __init__(self, reads: Reads, wait_seconds: float = WAIT_SECONDS) -> None:
+    def __init__(self, reads: Reads, position: Callable[[], int], wait_seconds: float = WAIT_SECONDS) -> None:
+        """`position` is the last commit that this process's subscribers have been given."""
         self._reads = reads
+        self._position = position
         self._wait_seconds = wait_seconds
         self._waiters = 0
 
-    async def until_passed(self, awaited: Awaited) -> None:
-        """Raises WaitTimedOutError; QueryInvalidError and TransactionAbortedError for what will never come."""
+    async def until_passed(self, awaited: Awaited, *, is_to_be_delivered: bool = False) -> int:
+        """Its position, once it is in the tables, or was given to this process's subscribers as well.
+
+        Of what changed nothing that is a position behind which it doesn't come. Raises WaitTimedOutError;
+        QueryInvalidError and TransactionAbortedError for what will never come.
+        """
         if self._waiters >= WAITERS_MAX:
             raise ReadsBusyError
         self._waiters += 1
         try:
             async with asyncio.timeout(self._wait_seconds) as limit:
                 pause = PAUSE_FIRST_SECONDS
-                while not await self._has_passed(awaited):
+                while (number := await self._number(awaited)) is None:
                     await asyncio.sleep(pause)
                     pause = min(2 * pause, PAUSE_MAX_SECONDS)
+                while is_to_be_delivered and self._position() < number:  # noqa: ASYNC110 - seldom, and not for long
+                    await asyncio.sleep(STEP_SECONDS)
+                return number
         except TimeoutError:
             if not limit.expired():
                 raise
@@ -43,16 +54,18 @@ class Waiting:
         finally:
             self._waiters -= 1
 
-    async def _has_passed(self, awaited: Awaited) -> bool:
+    async def _number(self, awaited: Awaited) -> int | None:
+        """The commit with which it has passed; None if it hasn't."""
         if awaited.transaction is None:
             assert awaited.position is not None  # noqa: S101 - one of the two
-            return (await self._reads.place()).position >= awaited.position
+            return awaited.position if (await self._reads.place()).position >= awaited.position else None
         state = await self._reads.transaction_state(awaited.transaction)
         if state["number"] is not None:
-            return True
+            number: int = state["number"]
+            return number
         if not state["is_over"]:
-            return False  # it is at work, or has just ended
+            return None  # it is at work, or has just ended
         if state["status"] == "aborted":
             raise TransactionAbortedError(f"transaction {awaited.transaction} was rolled back: nothing will come of it")
         # Without changes and events it gets no number; nor has it one any more, if it is older than what is kept.
-        return not state["has_rows"]
+        return None if state["has_rows"] else (await self._reads.place()).position
