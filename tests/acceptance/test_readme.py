@@ -251,14 +251,14 @@ def test_every_block_is_one_that_a_test_runs() -> None:
             "test_shop.py",
         ],
         "app/tidelog/web": ["jobs_page.html", "jobs_page_step.py", "shop.py", "mark_done.py"],
-        "migrations": ["sql", "sql", "sql", "sql", "grants.sql"],
+        "migrations": ["sql", "sql", "sql", "sql", "sql", "grants.sql"],
     }
     for page, text in PAGES.items():
         assert [name or language for language, name, _ in BLOCK.findall(text)] == known.get(page, []), page
 
 
 async def test_the_history_queries_answer_what_they_say(start_server: StartServer, database_url: str) -> None:
-    """The page's three history queries run on the example's stream, and answer their questions."""
+    """The page's queries of the past run on the example's stream, and answer their questions."""
     server = await start_server()
     async with server.http() as http:
         posted = await http.post("/chat/general/messages", json={"author": "ada", "text": "helo"})
@@ -268,11 +268,15 @@ async def test_the_history_queries_answer_what_they_say(start_server: StartServe
             await subscriber.join("chatMessage", "general")
             await subscriber.next()  # the sync: both commits have their numbers
     connection = await asyncpg.connect(database_url)
-    in_order, an_hour_ago, before_and_after = [sql for _, sql in blocks("sql", "migrations") if "_history" in sql]
+    in_order, an_hour_ago, since_then, before_and_after = [
+        sql for _, sql in blocks("sql", "migrations") if "streams.chat_message_" in sql
+    ]
     assert [row["op"] for row in await connection.fetch(in_order)] == ["create", "update"]
     assert await connection.fetch(an_hour_ago) == []
     now = an_hour_ago.replace("now() - interval '1 hour'", "now()")
     assert [json.loads(row["data"])["text"] for row in await connection.fetch(now)] == ["hello"]
+    (made,) = await connection.fetch(since_then)
+    assert (made["op"], made["before"], made["after"]) == ("create", None, "hello")
     (edit,) = await connection.fetch(before_and_after)
     assert (edit["op"], edit["before"], edit["after"]) == ("update", "helo", "hello")
     await connection.close()
