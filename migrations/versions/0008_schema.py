@@ -1,7 +1,7 @@
 """What becomes of a stream's table: the authors' own indexes, keys that are `collate "C"`, renaming, dropping.
 
 Revision ID: 0008
-Revises: 0006
+Revises: 0007
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from alembic import context, op
 
 revision = "0008"
-down_revision = "0006"
+down_revision = "0007"
 branch_labels = None
 depends_on = None
 

@@ -27,8 +27,8 @@ select 'column', a.attrelid::regclass || '.' || a.attname, a.attrelid || '.' || 
 from pg_attribute a
 join pg_class c on c.oid = a.attrelid
 left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
-where c.relnamespace = to_regnamespace('streams') and a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'v')
-  and c.relname not like 'change~%'
+where c.relnamespace = to_regnamespace('streams') and a.attnum > 0 and not a.attisdropped
+  and c.relkind in ('r', 'p', 'v') and c.relname not like 'change~%'
 """
 SCHEMAS = "select nspname from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema'"
 

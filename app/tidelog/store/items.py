@@ -21,7 +21,7 @@ TYPE_LENGTH_MAX_BYTES = 256  # of an event; what the database takes, see check_e
 # What the database finds to be too much for an item's or an event's readers: names of check_json.sql.
 REFUSALS = frozenset({"tidelog_item_size", "tidelog_item_depth", "tidelog_item_digits"})
 # What a write answers beside: it is in the transaction whose id this is, and to ask for it later is a round trip.
-TRANSACTION = "pg_catalog.pg_current_xact_id()"
+TRANSACTION = "streams.transaction_id()"
 _INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are no key, and str() may refuse them
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode

@@ -11,7 +11,7 @@ declare
     is_empty constant boolean := not exists (select from streams.change);
     -- Where the old table ends: what is written from now on has a later xid.
     place constant xid8 := ((pg_current_xact_id()::text::bigint + 1)::text)::xid8;
-    right_of record;
+    granted record;
 begin
     alter table streams.change rename to "change~0";
     alter index streams.change_pkey rename to "change~0_pkey";
@@ -32,9 +32,9 @@ begin
         like streams."change~0" including defaults
     ) partition by range (xid);
     execute format('alter table streams.change owner to %I', owner);
-    for right_of in select * from aclexplode(rights) a where a.grantee <> 0 loop
-        execute format('grant %s on streams.change to %s%s', right_of.privilege_type, right_of.grantee::regrole::text,
-            case when right_of.is_grantable then ' with grant option' else '' end);
+    for granted in select * from aclexplode(rights) a where a.grantee <> 0 loop
+        execute format('grant %s on streams.change to %s%s', granted.privilege_type, granted.grantee::regrole::text,
+            case when granted.is_grantable then ' with grant option' else '' end);
     end loop;
 
     if exists (select from streams."change~0" where xid >= '9223372036854775808'::xid8) then

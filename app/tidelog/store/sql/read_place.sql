@@ -16,14 +16,16 @@ select
     streams.floor() as floor,
     array(
         select c.xid from streams.change c
-        where c.xid >= pg_snapshot_xmax(since.snapshot) and c.xid < '9223372036854775808'::xid8
+        where c.xid >= streams.in_log(pg_snapshot_xmax(since.snapshot))
+          and c.xid >= streams.numbered_below() and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
           and c.stream collate "C" = $1 and ($2::text is null or c.group_id collate "C" = $2)
         union
         select c.xid from streams.change c
         where c.xid = any (array(
-                  select x from pg_snapshot_xip(since.snapshot) as x
+                  select streams.in_log(x) from pg_snapshot_xip(since.snapshot) as x
                   where pg_visible_in_snapshot(x, pg_current_snapshot())
               ))
+          and c.xid >= streams.numbered_below() and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
           and c.stream collate "C" = $1 and ($2::text is null or c.group_id collate "C" = $2)
     ) as unnumbered
 from since
