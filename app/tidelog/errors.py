@@ -131,6 +131,22 @@ class ItemInvalidError(TidelogError):
         self.culprits = tuple(culprits)  # the values that are wrong; none if it is not known which
 
 
+class OperationInvalidError(ItemInvalidError):
+    """What an operation on items was given makes no sense: an update's operations, a page, a condition."""
+
+    code = "operation_invalid"
+
+
+class ItemConflictError(TidelogError):
+    """An item is not as the caller said that it was: of another version, there already, or not there.
+
+    A step that lets it through answers 409, and nothing of the step is stored.
+    """
+
+    code = "item_conflict"
+    status = 409
+
+
 class StreamUnknownError(TidelogError, AttributeError, KeyError):
     """No stream of this name is declared. It is what Python expects where `hasattr` or a mapping's `get` asks."""
 

@@ -192,6 +192,11 @@ class Settings(BaseSettings):
         description="largest request body, item and ephemeral event, as JSON text. (Items and events have "
         "64 MiB at most, whoever writes them: see check_json.sql)",
     )
+    motia_metadata: bool | None = Field(
+        None,
+        description="items in steps' answers say in `__motia` where they are stored (stream, group and id), by which "
+        "Motia's Workbench subscribes to them: always, or never. Unset: to a request with `x-motia-metadata: true`",
+    )
     head_size_max_bytes: int = Field(
         65_536,
         ge=8192,

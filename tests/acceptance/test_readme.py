@@ -195,7 +195,7 @@ async def test_a_job_that_is_there_is_not_begun_again(server: Server) -> None:
 
 
 async def test_two_writers_of_one_item_lose_nothing(start_server: StartServer, steps: StepsFolder) -> None:
-    """The page's step counts to as many as have called it at once."""
+    """The page's step counts to as many as have called it at once; and its query finds what it has counted."""
     for name, text in [*blocks("python"), *blocks("python", "app/tidelog/runtime")]:
         steps.write(name, text)
     server = await start_server(steps_dir=steps.path)
@@ -204,6 +204,7 @@ async def test_two_writers_of_one_item_lose_nothing(start_server: StartServer, s
         await http.post("/users/ada/jobs", json={"id": "j1", "title": "index the library"})
         answers = await asyncio.gather(*(http.post("/users/ada/jobs/j1/done") for _ in range(20)))
         assert sorted(answer.json()["done"] for answer in answers) == list(range(1, 21))
+        assert [job["done"] for job in (await http.get("/users/ada/open-jobs")).json()] == [20]
 
 
 async def test_a_program_can_wait_for_its_commits_number(server: Server) -> None:
@@ -241,7 +242,7 @@ def test_every_block_is_one_that_a_test_runs() -> None:
     known = {
         "": ["job_stream.py", "start_job_step.py", "sh", "js", "sql", "sql"],
         "app/tidelog/client": ["follow_jobs.py", "sql", "queue_mails.py"],
-        "app/tidelog/runtime": ["add_done_step.py", "json"],
+        "app/tidelog/runtime": ["add_done_step.py", "open_jobs_step.py", "json"],
         "app/tidelog/access": ["stream_auth.py", "diary_stream.py", "write_diary_step.py", "sh", "sql"],
         "app/tidelog/testing": [
             "pyproject.toml",

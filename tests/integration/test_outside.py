@@ -15,6 +15,7 @@ import tidelog
 from tests.harness import RUN, Databases, free_port
 from tidelog import (
     DatabaseUnavailableError,
+    ItemConflictError,
     ItemInvalidError,
     NoConnectionError,
     Stream,
@@ -80,6 +81,24 @@ async def test_each_operation_commits_and_a_transaction_is_one_commit(url: str) 
                 raise ZeroDivisionError
         assert await commits(url) == [*[1] * 10, 2]
         assert {item["id"] for item in await streams.job.get_group("all")} == set(map(str, range(1, 11)))
+
+
+async def test_a_program_has_all_that_steps_can_do_with_items(url: str) -> None:
+    """Each commits by itself, and loses nothing of what others do at once; together they are one commit."""
+    up = [{"type": "increment", "path": "done"}, {"type": "set", "path": "title", "value": "t"}]
+    async with tidelog.open(url) as streams:
+        await asyncio.gather(*(streams.job.update("all", "1", up) for _ in range(30)))
+        job = await streams.job.get("all", "1")
+        assert job["done"] == job.version == 30
+        async with streams.transaction() as together:
+            with pytest.raises(ItemConflictError):
+                await together.job.create("all", "1", job)
+            await together.job.set("all", "1", {**job, "done": 0}, if_version=30)
+            await together.job.patch("all", "1", [{"op": "add", "path": "/tags", "value": ["a"]}])
+            assert [one["id"] for one in await together.job.query(where={"tags": {"contains": ["a"]}})] == ["1"]
+        assert await streams.job.clear("all") == 1
+        assert await streams.job.list_groups() == []
+    assert await commits(url) == [*[1] * 30, 2, 1]
 
 
 async def test_items_are_checked_as_far_as_the_schema_is_known(url: str) -> None:

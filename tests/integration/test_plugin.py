@@ -37,7 +37,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
 from tests.harness import PROGRAM_TIMEOUT_SECONDS, Databases, Subscriber, eventually, free_port
-from tidelog import ItemInvalidError, Stream, Streams, TidelogConfig, TidelogPlugin
+from tidelog import ItemConflictError, ItemInvalidError, Stream, Streams, TidelogConfig, TidelogPlugin
 from tidelog.migrate import upgrade_on
 from tidelog.settings import Settings
 
@@ -184,6 +184,38 @@ async def test_without_a_session_a_handlers_calls_are_a_transaction_of_their_own
         assert (await server.http.post("/jobs/kept")).status_code == 201
         assert await ids(url, "streams.job") == ["kept"]
     assert len(refused) == 2
+
+
+@pytest.mark.parametrize("has_session", [True, False])
+async def test_a_handler_has_all_that_steps_can_do_with_items(url: str, has_session: bool) -> None:
+    """Updates that lose nothing though many are at it, in the session's transaction and in one of their own."""
+
+    async def count(streams: Streams) -> int:
+        job = streams.job
+        item = await job.update(
+            "all", "n", [{"type": "increment", "path": "n"}, {"type": "set", "path": "title", "value": ""}]
+        )
+        await job.merge_patch("all", "n", {"tags": ["a"]})
+        await job.patch("all", "n", [{"op": "add", "path": "/tags/-", "value": "b"}])
+        found = await job.query("all", where={"tags": {"contains": ["b"]}}, order_by="-n", limit=1)
+        assert [one["id"] for one in found] == ["n"] and await job.count("all") == 1
+        assert await job.list_groups() == ["all"] and len(await job.list_all(limit=5)) == 1
+        with pytest.raises(ItemConflictError):
+            await job.create("all", "n", {"title": "there"})
+        return int(item["n"])
+
+    async def in_session(db_session: AsyncSession, streams: Streams) -> int:
+        return await count(streams)
+
+    async def alone(streams: Streams) -> int:
+        return await count(streams)
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
+    dependencies = {"db_session": sessions(url)} if has_session else {}
+    app = make_app([post("/count")(in_session if has_session else alone)], plugins=[plugin], dependencies=dependencies)
+    async with serving(app) as server:
+        answers = await asyncio.gather(*(server.http.post("/count") for _ in range(10)))
+    assert sorted(answer.json() for answer in answers) == list(range(1, 11))
 
 
 async def test_calls_at_once_take_turns_in_the_applications_session(url: str) -> None:
@@ -409,6 +441,22 @@ def test_steps_are_documented_where_they_are(application: str, path: str, docume
     config = TidelogConfig(database_url="postgresql://nobody@127.0.0.1:9/none", steps_dir=tmp_path, path=path)
     app = make_app([], path=application, plugins=[TidelogPlugin(config)])
     assert documented in app.openapi_schema.to_schema()["paths"]
+
+
+async def test_a_path_may_end_in_what_is_missing_or_in_all_the_rest(tmp_path: Path) -> None:
+    """As on the server as delivered, though here it is Litestar that finds the steps."""
+    for name, path in {"docs": "/docs/:page?", "files": "/files/*rest"}.items():
+        (tmp_path / f"{name}_step.py").write_text(ECHO.replace("/echo/:user", path))
+    config = TidelogConfig(database_url="postgresql://nobody@127.0.0.1:9/none", steps_dir=tmp_path, path="/{t:str}")
+    app = make_app([], plugins=[TidelogPlugin(config)])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://theirs") as http:
+        for asked, params in (
+            ("docs", {}),
+            ("docs/a", {"page": "a"}),
+            ("files/a", {"rest": "a"}),
+            ("files/a/b.txt", {"rest": "a/b.txt"}),
+        ):
+            assert (await http.post(f"/acme/{asked}", json={})).json() == [params, {}]
 
 
 @pytest.mark.parametrize("part", ["a%00b", "%ff"])

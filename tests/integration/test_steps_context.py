@@ -204,13 +204,11 @@ async def test_an_unknown_stream_is_an_error_that_lists_the_known(kit: StepKit) 
 
 
 async def test_what_tidelog_does_not_have_says_so(kit: StepKit) -> None:
-    """emit and state are not dropped silently."""
+    """emit is not dropped silently."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         with pytest.raises(NotSupportedError, match="emit"):
             await context.emit({"topic": "t", "data": {}})
-        with pytest.raises(NotSupportedError, match="state"):
-            await context.state.get("a", "b")
         return {"status": 200, "body": context.flows}
 
     assert (await kit.post(handler, flows=("chat",))).json() == ["chat"]

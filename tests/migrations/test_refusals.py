@@ -103,9 +103,24 @@ async def test_a_stream_that_was_renamed_within_its_table_is_an_error(url: str, 
     assert {name for kind, name in after.keys() - before.keys() if kind == "relation"} == {
         "task_list",
         "task_list_pkey",
+        "task_list_expires_at_idx",
         "task_list_history",
         "_task_list_log",
     }
+
+
+async def test_a_column_of_the_users_that_items_would_be_deleted_by_is_an_error(
+    url: str, sql: Sql, note_steps: StepsFolder
+) -> None:
+    """The one that says when an item expires is ours by its comment; theirs is named, and nothing else is changed."""
+    await sql.execute("alter table streams.note drop column expires_at")
+    await sql.execute("alter table streams.note add column expires_at timestamptz default now()")
+    await sql.execute("insert into streams.note (group_id, id, data) values ('theirs', 'a', '{}')")
+    assert await sql.fetchval("select streams.expire_items(10)") == 0
+    with pytest.raises(RuntimeError, match=r"expires_at of streams\.note is somebody's own.*rename column expires_at"):
+        await run_alembic(url, note_steps)
+    await sql.execute("alter table streams.note rename column expires_at to expires")
+    assert "has no column expires_at: mended" in await run_alembic(url, note_steps)
 
 
 async def test_a_table_of_the_users_in_the_way_is_an_error(url: str, sql: Sql, note_steps: StepsFolder) -> None:

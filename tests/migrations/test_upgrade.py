@@ -69,6 +69,7 @@ async def test_a_stream_that_is_added_later_gets_its_table(url: str, sql: Sql, n
     assert {name.partition(".")[0] for kind, name in after.keys() - before.keys() if kind == "relation"} == {
         "task_list",
         "task_list_pkey",
+        "task_list_expires_at_idx",
         "task_list_history",
         "_task_list_log",
     }

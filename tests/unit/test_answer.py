@@ -36,6 +36,14 @@ def test_a_body_is_whatever_pydantic_can_turn_into_json(body: Any, encoded: byte
     assert (b"content-length", b"%d" % len(encoded)) in answer.headers
 
 
+def test_a_whole_number_is_a_headers_value() -> None:
+    """Alone or in a list, as Motia's server takes it; true and false are none."""
+    answer = encode_answer({"status": 204, "headers": {"x-total": 12, "x": [1, "a"]}})
+    assert answer.headers == [(b"x-total", b"12"), (b"x", b"1"), (b"x", b"a")]
+    with pytest.raises(AnswerInvalidError):
+        encode_answer({"status": 204, "headers": {"x": True}})
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -56,7 +64,7 @@ def test_a_body_is_whatever_pydantic_can_turn_into_json(body: Any, encoded: byte
         {"status": 200, "headers": []},
         {"status": 200, "headers": [("a", "b")]},
         {"status": 200, "headers": {"a b": "c"}},
-        {"status": 200, "headers": {"a": 1}},
+        {"status": 200, "headers": {"a": 1.5}},
         {"status": 200, "headers": {"a": ["b", None]}},
         {"status": 200, "headers": {"a": "b\nc"}},
         {"status": 200, "headers": {"a": "\u20ac"}},

@@ -1,5 +1,6 @@
 """What authors may write into *_stream.py and *_step.py files, and what becomes of it."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -48,6 +49,35 @@ def answers(discovered: Discovered) -> dict[str, object]:
     """What each step's handler answers, by path."""
     assert discovered.broken == ()
     return {http.path: step.handler({}) for step, http in endpoints_of(discovered.steps)}
+
+
+def test_what_is_in_src_beside_steps_is_found_too(write: Write, steps_dir: Path) -> None:
+    """Each folder's files import the other's, and what is above them; whichever of the two is named."""
+    write("../services/names.py", "NAME = 'ada'")
+    write("../src/shared/greeting.py", "from services.names import NAME\nTEXT = 'hello ' + NAME")
+    write("../src/greet_step.py", step("/src", "from .shared.greeting import TEXT", "TEXT"))
+    write("greet_step.py", step("/steps", "from src.shared.greeting import TEXT", "TEXT"))
+    write("chat/again_step.py", step("/again", "from steps.greet_step import handler as other", "other({})"))
+    expected = {"/src": "hello ada", "/steps": "hello ada", "/again": "hello ada"}
+    assert answers(discover(steps_dir)) == expected
+    assert answers(discover(steps_dir.parent / "src")) == expected
+
+
+def test_a_dotenv_file_is_read_before_the_steps(
+    write: Write, steps_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The environment goes before it; the server's own settings don't come from there."""
+    names = ("DOTENV_A", "DOTENV_B")
+    for name in names:
+        monkeypatch.setenv(name, "to be restored")
+    monkeypatch.delenv("DOTENV_A")
+    write("../.env", "DOTENV_A='from the file'\nDOTENV_B=from the file\nTIDELOG_PORT=1\n# DOTENV_C=1\n")
+    write("a_step.py", step("/a", f"import os\nREAD = [os.environ[name] for name in {names}]", "READ"))
+    assert answers(discover(steps_dir)) == {"/a": ["from the file", "to be restored"]}
+    assert "TIDELOG_PORT is a setting" in caplog.text and "TIDELOG_PORT" not in os.environ
+    (steps_dir.parent / ".env").write_bytes(b"A=\xff")
+    with pytest.raises(DeclarationError, match=r"\.env can't be read"):
+        discover(steps_dir)
 
 
 def test_streams_and_steps_are_found_in_every_folder(write: Write, steps_dir: Path) -> None:
@@ -340,8 +370,8 @@ CONFIG = 'config = {"type": "api", "name": "Post", "method": "POST", "path": "/p
     [
         ("async def handler(req, context):\n    await context.emit({})", "line 3: context.emit does not exist"),
         (
-            "def handler(request, ctx):\n    x = 1\n    return ctx.state.get('g', 'k')",
-            "line 4: ctx.state does not exist",
+            "def handler(request, ctx):\n    x = 1\n    return ctx.match.get('g', 'k')",
+            "line 4: ctx.match does not exist",
         ),
         ("async def handler(req, context):\n    f = getattr(context, 'emit')", "line 3: context.emit"),
         ("async def handler(req, context):\n    c = context\n    await c.enqueue({})", "line 4: c.enqueue"),
@@ -360,8 +390,8 @@ CONFIG = 'config = {"type": "api", "name": "Post", "method": "POST", "path": "/p
             "line 3: to.emit",
         ),
         (
-            "class Handler:\n    async def __call__(self, req, context):\n        context.state\nhandler = Handler()",
-            "line 4: context.state",
+            "class Handler:\n    async def __call__(self, req, context):\n        context.match\nhandler = Handler()",
+            "line 4: context.match",
         ),
         (
             "import functools\ndef wrap(f):\n    @functools.wraps(f)\n    async def inner(req, context):\n"
@@ -369,19 +399,27 @@ CONFIG = 'config = {"type": "api", "name": "Post", "method": "POST", "path": "/p
             "@wrap\nasync def handler(req, context):\n    await context.emit({})",
             "line 10: context.emit",
         ),
-        ("from .elsewhere import handler", "steps/elsewhere.py, line 3: context.state"),
+        (
+            "async def handler(req, context):\n    await context.state.getAll('g')",
+            "line 3: context.state.getAll does not exist",
+        ),
+        (
+            "async def handler(req, c):\n    await c.streams.chat.getGroups('g')",
+            "line 3: c.streams.chat.getGroups does not exist",
+        ),
+        ("from .elsewhere import handler", "steps/elsewhere.py, line 3: context.match"),
     ],
 )
 def test_parts_of_motias_context_that_are_not_there_are_found_at_once(
     text: str, cause: str, write: Write, steps_dir: Path
 ) -> None:
     """The file is left out, with the line and what to do, rather than failing when the line runs."""
-    write("elsewhere.py", "async def handler(req, context):\n    x = 1\n    context.state")
+    write("elsewhere.py", "async def handler(req, context):\n    x = 1\n    context.match")
     file = write("a_step.py", CONFIG + text)
     write("b_step.py", STEP)
     (broken,) = discover(steps_dir).broken
     assert broken.path == file and broken.cause.startswith(cause)
-    assert "call the function" in broken.cause or "keep state in a stream" in broken.cause
+    assert any(advice in broken.cause for advice in ("call the function", "every step is an API step", "There are"))
 
 
 @pytest.mark.parametrize(
@@ -391,6 +429,10 @@ def test_parts_of_motias_context_that_are_not_there_are_found_at_once(
         "class Machine:\n    state = 1\ndef handler(req, context):\n    return Machine().state",
         "def handler(req, context):\n    context.logger.info('x')\n    return req['state']",
         "def handler(req):\n    return req.state",
+        "async def handler(req, context):\n    return await context.state.get_group(context.trace_id)",
+        "async def handler(req, context):\n    return await context.streams.chat.list_groups()",
+        "async def handler(req, context):\n    return context.streams.get('chat').whatever",
+        "async def handler(req, context):\n    return context.streams.items.__name__",
         "def handler(req, context):\n    context = req\n    return context.state",
         "def handler(req, context):\n    def inner(context):\n        return context.state\n    return inner(req)",
         "def handler(req, context):\n    c = context\n    c = req\n    return c.state",

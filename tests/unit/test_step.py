@@ -160,7 +160,24 @@ def test_a_refusal_names_the_value(config: dict[str, Any], message: str) -> None
 
 
 @pytest.mark.parametrize(
-    "path", ["/:", "/:1a", "/a:b", "/:a/:a", "/:a-b", "/{a}", "/a//b", "/*", "/a b", "/a?x", "/..", "/%20", ""]
+    "path",
+    [
+        "/:",
+        "/:1a",
+        "/a:b",
+        "/:a/:a",
+        "/:a-b",
+        "/{a}",
+        "/a//b",
+        "/*a/b",
+        "/a*",
+        "/*a-b",
+        "/a b",
+        "/a?x",
+        "/..",
+        "/%20",
+        "",
+    ],
 )
 def test_a_path_that_cannot_be_matched_is_refused(path: str) -> None:
     """Parameters are whole segments and unique identifiers; the rest is plain text."""
@@ -198,3 +215,28 @@ def test_handlers_take_one_or_two_arguments() -> None:
             with pytest.raises(DeclarationError) as refused:
                 Step.from_config(CONFIG, each)
             assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "expanded"),
+    [
+        ("/a/:b", ["/a/:b"]),
+        ("/:b?", ["/:b", "/"]),
+        ("/a/:b?/:c?", ["/a/:b/:c", "/a/:b", "/a"]),
+        ("/a/:b?/c", ["/a/:b/c", "/a/c"]),
+        ("/a/*", ["/a/*0"]),
+        ("/a/*rest", ["/a/*rest"]),
+        ("/a/:rest+", ["/a/*rest"]),
+        ("/a/:rest*", ["/a/*rest", "/a"]),
+    ],
+)
+def test_a_step_is_at_each_path_that_its_own_means(path: str, expanded: list[str]) -> None:
+    """With and without what may be missing; in Express's spellings, as Motia has them."""
+    step = Step.from_config({**CONFIG, "path": path}, handler)
+    assert [trigger.path for trigger in step.triggers] == expanded
+
+
+def test_a_path_has_a_few_parameters_that_may_be_missing() -> None:
+    """Each doubles the paths that are served."""
+    with pytest.raises(DeclarationError, match="more than 4"):
+        Step.from_config({**CONFIG, "path": "/:a?/:b?/:c?/:d?/:e?"}, handler)

@@ -54,7 +54,7 @@ class Step:
         return cls(
             name=text_of(given, "name"),
             handler=checked,
-            triggers=(HttpTrigger.from_config(given),),
+            triggers=HttpTrigger.all_from_config(given),
             description=text_of(given, "description", ""),
             flows=_flows(given),
             transaction=_transaction(given),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tidelog.errors import DeclarationError, ItemInvalidError
+from tidelog.errors import DeclarationError, ItemInvalidError, OperationInvalidError, shown
 from tidelog.model.index import Index, indexes_of
 from tidelog.model.rule import NO_RULE, SPELLINGS, Rule
 from tidelog.model.schema import Schema, compile_declared, takes_objects
@@ -17,11 +17,12 @@ from tidelog.model.schema import Schema, compile_declared, takes_objects
 TABLE_NAME_LENGTH_MAX = 48
 # The feed's own tables and its sequence live in the same schema.
 RESERVED_TABLE_NAMES = frozenset(
-    {"alembic_version", "change", "commit", "consumer", "epoch", "event", "stream", "write_seq"}
+    {"alembic_version", "change", "commit", "consumer", "context_state", "epoch", "event", "stream", "write_seq"}
 )
+TTL_MAX_SECONDS = 100 * 366 * 86_400  # a hundred years: what is to stay longer needs no time to live
 HISTORY_SUFFIX = "_history"
 
-_KEYS = frozenset({"name", "description", "schema", "baseConfig", "indexes", *SPELLINGS})
+_KEYS = frozenset({"name", "description", "schema", "baseConfig", "indexes", "ttl", *SPELLINGS})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _CAMEL_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -35,15 +36,25 @@ class Stream:
     schema: Schema = field(repr=False)
     rule: Rule = field(repr=False)
     indexes: tuple[Index, ...] = field(repr=False)
+    # How long its items live, unless set() says otherwise; None: for ever.
+    ttl_seconds: float | None = field(repr=False)
     file: Path | None = field(repr=False, compare=False)  # that declares it, for messages
 
     def __init__(
-        self, name: str, schema: Any = True, *, indexes: Any = (), file: Path | None = None, **functions: Any
+        self,
+        name: str,
+        schema: Any = True,
+        *,
+        indexes: Any = (),
+        ttl: float | None = None,
+        file: Path | None = None,
+        **functions: Any,
     ) -> None:
         """`schema` is a pydantic class, or JSON Schema; any object fits True. Raises DeclarationError.
 
-        `indexes` are its table's beside the key: see the page of the database. `functions` say who may have it:
-        `can_access`, `can_list`, `on_join`, `on_leave`. See the page of tidelog.access.
+        `indexes` are its table's beside the key: see the page of the database. `ttl` is how many seconds an item lives
+        after it was set; it is deleted then. `functions` say who may have it: `can_access`, `can_list`, `on_join`,
+        `on_leave`. See the page of tidelog.access.
         """
         if unknown := sorted(functions.keys() - SPELLINGS.keys()):
             raise DeclarationError(f"stream {name!r}: there is no {unknown[0]!r}; there are {', '.join(SPELLINGS)}")
@@ -65,12 +76,17 @@ class Stream:
             indexed = indexes_of(table, indexes)
         except DeclarationError as error:
             raise DeclarationError(f"stream {name!r}: {error}") from error
+        try:
+            ttl_seconds = None if ttl is None else checked_ttl(ttl) or None
+        except OperationInvalidError as error:
+            raise DeclarationError(f"stream {name!r}: {error}") from None
         object.__setattr__(self, "name", name)  # frozen
         object.__setattr__(self, "table", table)
         object.__setattr__(self, "indexes", indexed)
         object.__setattr__(self, "file", file)
         object.__setattr__(self, "schema", compiled)
         object.__setattr__(self, "rule", rule)
+        object.__setattr__(self, "ttl_seconds", ttl_seconds)
 
     @classmethod
     def from_config(cls, config: Any, file: Path | None = None) -> Stream:
@@ -94,7 +110,14 @@ class Stream:
                 "Tidelog stores every stream in Postgres"
             )
         functions = {key: config[key] for key in config if key in SPELLINGS}  # None is no function: nothing is opened
-        return cls(name, given.get("schema", {}), indexes=given.get("indexes", ()), file=file, **functions)
+        return cls(
+            name,
+            given.get("schema", {}),
+            indexes=given.get("indexes", ()),
+            ttl=given.get("ttl"),
+            file=file,
+            **functions,
+        )
 
     def check(self, item: dict[str, Any], item_id: str) -> dict[str, Any]:
         """Return `item` with its id, or raise ItemInvalidError.
@@ -119,6 +142,17 @@ class Stream:
             # The item itself as it was given, and not with the id that was put into it here.
             culprits=[item if value is tried else value for _, value in found],
         )
+
+
+def checked_ttl(seconds: Any) -> float:
+    """Seconds to live; 0 is for ever. Raises OperationInvalidError."""
+    is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)
+    if not is_number or not 0 <= seconds <= TTL_MAX_SECONDS:
+        raise OperationInvalidError(
+            f"ttl is a number of seconds from 0 (for ever) to {TTL_MAX_SECONDS}, not {shown(seconds)}",
+            culprits=[seconds],
+        )
+    return float(seconds)
 
 
 def table_name(name: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from tidelog.errors import DeclarationError
@@ -12,7 +13,9 @@ from tidelog.model.schema import Schema, compile_declared
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD")
 
+WILDCARD = "0"  # what Express calls the value of a "*" without a name
 _PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+OPTIONAL_MAX = 4  # parameters of a path that may be missing: each doubles the paths that there are
 _NOT_IN_A_SEGMENT = re.compile(r"[\s:{}*?#%\\\x00-\x1f]")
 
 
@@ -21,7 +24,7 @@ class HttpTrigger:
     """A request with this method at this path (`type: "api"`)."""
 
     method: str  # upper case
-    path: str  # as declared, with :param
+    path: str  # as declared, with :param, or at its end *rest; but for one that has no :param? (see `all_from_config`)
     body_schema: Schema | None = field(default=None, repr=False)
     response_schemas: dict[int, dict[str, Any] | bool] = field(default_factory=dict, repr=False)  # by status
 
@@ -41,20 +44,53 @@ class HttpTrigger:
             response_schemas=_response_schemas(given.get("responseSchema", {})),
         )
 
+    @classmethod
+    def all_from_config(cls, given: dict[str, Any]) -> tuple[Self, ...]:
+        """One for each path that `config["path"]` means: with and without each parameter that may be missing (:param?).
+
+        Raises DeclarationError saying what is wrong.
+        """
+        paths = expand_path(text_of(given, "path"))
+        first = cls.from_config({**given, "path": paths[0]})
+        return (first, *(replace(first, path=path) for path in paths[1:]))
+
     @property
     def shape(self) -> tuple[str, ...]:
-        """The path's segments, every parameter as ":". Two paths of one shape match the same requests."""
+        """The path's segments, every parameter as ":" or "*". Two paths of one shape match the same requests."""
         return shape_of(self.path)
 
     @property
     def parameters(self) -> tuple[str, ...]:
         """The names of the path's parameters, in their order."""
-        return tuple(segment[1:] for segment in parse_path(self.path) if segment.startswith(":"))
+        return tuple(segment[1:] for segment in parse_path(self.path) if segment[0] in ":*")
+
+
+def expand_path(path: str) -> tuple[str, ...]:
+    """The paths that a declared one means, in Express's spellings, the longest first. Raises DeclarationError.
+
+    `:name?` may be missing; `*name` is one or more segments, as `:name+` is, and `*` alone has the name "0"; `:name*`
+    is any number of them, none too.
+    """
+    segments: list[tuple[str, ...]] = []
+    for segment in path.split("/"):
+        if segment.startswith(":") and segment[-1] in "?*+":
+            name = ("*" if segment[-1] in "*+" else ":") + segment[1:-1]
+            segments.append((name,) if segment[-1] == "+" else (name, ""))
+        else:
+            segments.append(("*0" if segment == "*" else segment,))
+    if sum(len(choices) > 1 for choices in segments) > OPTIONAL_MAX:
+        raise DeclarationError(f"path {path!r} has more than {OPTIONAL_MAX} parameters that may be missing")
+    found: dict[tuple[str, ...], str] = {}
+    for choice in itertools.product(*segments):
+        kept = [one for one, choices in zip(choice, segments, strict=True) if one or len(choices) == 1]
+        one = "/".join(kept) or "/"
+        found.setdefault(tuple(part[:1] if part[:1] in ":*" else part for part in parse_path(one)), one)
+    return tuple(found.values())
 
 
 def shape_of(path: str) -> tuple[str, ...]:
-    """A declared path's segments, every parameter as ":"."""
-    return tuple(":" if segment.startswith(":") else segment for segment in parse_path(path))
+    """A declared path's segments, every parameter as ":" or "*"."""
+    return tuple(segment[0] if segment[0] in ":*" else segment for segment in parse_path(path))
 
 
 def parse_path(path: str) -> tuple[str, ...]:
@@ -62,21 +98,27 @@ def parse_path(path: str) -> tuple[str, ...]:
     if not path.startswith("/"):
         raise DeclarationError(f"path {path!r} must begin with '/', for example '/chat/:room'")
     segments = tuple(path.strip("/").split("/")) if path.strip("/") else ()
-    parameters = [segment[1:] for segment in segments if segment.startswith(":")]
+    parameters = [segment[1:] for segment in segments if segment.startswith((":", "*"))]
+    if any(segment.startswith("*") for segment in segments[:-1]):
+        raise DeclarationError(f"path {path!r}: what takes the rest of a path ('*') must be its last part")
     for name in parameters:
-        if not _PARAMETER.fullmatch(name):
+        if not _PARAMETER.fullmatch(name) and name != WILDCARD:
             raise DeclarationError(
                 f"path {path!r}: ':{name}' must be ':' and a name of letters, digits and '_', like ':room'"
             )
         if parameters.count(name) > 1:
             raise DeclarationError(f"path {path!r} has two parameters named ':{name}': rename one")
     for segment in segments:
-        if segment in ("", ".", "..") or _NOT_IN_A_SEGMENT.search(segment.removeprefix(":")):
+        if segment in ("", ".", "..") or _NOT_IN_A_SEGMENT.search(_bare(segment)):
             raise DeclarationError(
                 f"path {path!r}: the segment {segment!r} can't be matched; write plain text without spaces "
-                "and : { } * ? # % \\, or one whole ':param'"
+                "and : { } * ? # % \\, or one whole ':param', ':param?' or '*rest'"
             )
     return segments
+
+
+def _bare(segment: str) -> str:
+    return segment[1:] if segment[:1] in (":", "*") else segment
 
 
 def text_of(given: dict[str, Any], key: str, default: str | None = None) -> str:

@@ -18,6 +18,7 @@ import asyncpg
 from tidelog.backoff import Backoff
 from tidelog.errors import EpochError
 from tidelog.numbering.doorbell import ANSWER_TIMEOUT_SECONDS, Doorbell, doorbell_strangers
+from tidelog.numbering.expiry import Expiry
 from tidelog.numbering.housekeeper import Housekeeper
 from tidelog.numbering.standby import Standby, SupersededError, sequencer_strangers
 from tidelog.store.deadline import deadline
@@ -68,6 +69,7 @@ class Sequencer:
         self._connect = connect
         self._fast_path = fast_path
         self._housekeeper = Housekeeper(connect, retention or Retention())
+        self._expiry = Expiry(connect)
         self._backoff = Backoff()
         self._strangers = {"sequencer_lock": sequencer_strangers(), "doorbell_lock": doorbell_strangers()}
         self.trouble: str | None = "not started"  # what keeps it from working; None when it numbers or stands by
@@ -120,13 +122,13 @@ class Sequencer:
 
     @contextlib.asynccontextmanager
     async def _housekeeping(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self._housekeeper.run())
+        tasks = [asyncio.create_task(one.run()) for one in (self._housekeeper, self._expiry)]
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def _number_forever(
         self, connection: asyncpg.Connection[Any], standby: Standby, epoch: str, server: str

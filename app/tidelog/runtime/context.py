@@ -10,10 +10,14 @@ import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
-from tidelog.errors import ItemInvalidError, NotSupportedError, StreamUnknownError
+from tidelog.errors import NotSupportedError, StreamUnknownError
 from tidelog.runtime.calls import Calls
 from tidelog.runtime.names import NO_STREAMS, no_attribute
-from tidelog.store.items import Items, Lend, recheck
+from tidelog.runtime.state_calls import StateCalls
+from tidelog.runtime.stream_calls import StreamCalls
+from tidelog.store.asking import Lend
+from tidelog.store.context_state import ContextState
+from tidelog.store.items import Items, recheck
 from tidelog.store.session import LentSession
 
 _log = logging.getLogger("tidelog.steps")
@@ -36,51 +40,6 @@ class Work(Protocol):
 
     @property
     def session(self) -> LentSession: ...
-
-
-class StreamCalls:
-    """`context.streams.<name>`. Every item is a dict with its `id`. The calls begin at once, like tasks."""
-
-    __slots__ = ("_items", "_lend", "_run")
-
-    def __init__(self, items: Items, lend: Lend, run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        self._items = items
-        self._lend = lend
-        self._run = run  # Calls; or, for plain handlers, waits for the answer
-
-    def get(self, group_id: str, id: str) -> Any:
-        """The item, or None."""
-        return self._run(self._items.get(self._lend, group_id, id))
-
-    def set(self, group_id: str, id: str, data: Any) -> Any:
-        """Create or replace the item; returns it as it is stored. Raises ItemInvalidError."""
-        return self._run(self._items.set(self._lend, group_id, id, data))
-
-    def delete(self, group_id: str, id: str) -> Any:
-        """Delete the item; returns it as it was, or None."""
-        return self._run(self._items.delete(self._lend, group_id, id))
-
-    def get_group(self, group_id: str) -> Any:
-        """All items of the group, oldest first."""
-        return self._run(self._items.list(self._lend, group_id))
-
-    getGroup = get_group  # noqa: N815 - Motia's spelling
-
-    def send(self, channel: Mapping[str, Any], event: Mapping[str, Any]) -> Any:
-        """Send `event`, {"type", "data"}, to the subscribers of `channel`, {"groupId", "id"?}."""
-        return self._run(self._send(channel, event))
-
-    if not TYPE_CHECKING:  # to type checkers it would say that there is everything
-
-        def __getattr__(self, name: str) -> NoReturn:
-            raise no_attribute(self, "a stream", name, ("get", "set", "delete", "get_group", "getGroup", "send"))
-
-    async def _send(self, channel: Mapping[str, Any], event: Mapping[str, Any]) -> None:
-        if not isinstance(channel, Mapping) or "groupId" not in channel:
-            raise ItemInvalidError(f'send: a channel is {{"groupId": ..., "id"?: ...}}, not {channel!r:.80}')
-        if not isinstance(event, Mapping) or "type" not in event:
-            raise ItemInvalidError(f'send: an event is {{"type": ..., "data": ...}}, not {event!r:.80}')
-        await self._items.send(self._lend, channel["groupId"], channel.get("id"), event["type"], event.get("data"))
 
 
 class Streams(Mapping[str, StreamCalls]):
@@ -149,6 +108,7 @@ class StepContext:
         step: About,
         trace_id: str,
         items: Mapping[str, Items],
+        state: ContextState,
         work: Work,
         loop: asyncio.AbstractEventLoop,
         *,
@@ -166,6 +126,7 @@ class StepContext:
         self.calls = Calls(loop)
         self._run = _blocking(loop) if is_plain else self.calls
         self.streams = Streams(items, work.lend, self._run)
+        self.state = StateCalls(state, work.lend, self._run)
         self._work = work
         self._is_plain = is_plain
 
@@ -194,14 +155,11 @@ class StepContext:
 
         def __getattr__(self, name: str) -> NoReturn:
             raise no_attribute(
-                self, "a context", name, ("streams", "db", "auth", "logger", "recheck", "trace_id", "traceId", "flows")
+                self,
+                "a context",
+                name,
+                ("streams", "state", "db", "auth", "logger", "recheck", "trace_id", "traceId", "flows"),
             )
-
-    @property
-    def state(self) -> NoReturn:
-        raise NotSupportedError(
-            "context.state does not exist in Tidelog: keep state in a stream, or in a table by context.db"
-        )
 
     def emit(self, *_: Any, **__: Any) -> NoReturn:
         raise NotSupportedError(

@@ -13,12 +13,16 @@ from tidelog.model.reserved import is_reserved
 from tidelog.model.rule import Function
 from tidelog.model.step import TYPES_NOT_SERVED, Endpoint, Step, endpoints_of
 from tidelog.model.stream import Stream
+from tidelog.runtime.environment import read_environment
 from tidelog.runtime.loading import Project, cause_of, line_of
 from tidelog.runtime.screening import check_context_use
 
 STREAM_SUFFIX = "_stream.py"
 STEP_SUFFIX = "_step.py"
 AUTHENTICATION_FILE = "stream_auth.py"
+
+# Motia's projects have files in both: the second is looked through if it is there beside the first.
+TWINS = {"steps": "src", "src": "steps"}
 
 _FOLDERS_IGNORED = frozenset({"__pycache__", "node_modules"})
 
@@ -55,6 +59,8 @@ class Discovered:
 def discover(steps_dir: Path) -> Discovered:
     """Run every stream and step file under `steps_dir`, in the order of their paths, and read its `config`.
 
+    If it is named `steps`, a folder `src` beside it belongs to it, and the other way round. A `.env` beside it is read
+    first, for them.
     A file that fails is in `broken`; one of another type of step, or with the wrong name, is in `skipped`; the others
     are not affected.
     Files that contradict each other, a missing `steps_dir`, or a stream_auth.py that fails raise DeclarationError:
@@ -66,6 +72,7 @@ def discover(steps_dir: Path) -> Discovered:
             f"there is no folder {steps_dir}: name the one that holds your *_stream.py and *_step.py files, by "
             "--steps-dir, TIDELOG_STEPS_DIR, or the steps_dir of a TidelogConfig"
         )
+    read_environment(steps_dir.parent)
     reading = _Reading(steps_dir)
     streams = reading.read_all(STREAM_SUFFIX, lambda module, file: Stream.from_config(_config_of(module), file))
     steps = reading.read_all(STEP_SUFFIX, lambda module, file: _read_step(module, file, steps_dir.parent))
@@ -92,7 +99,9 @@ class _Reading:
         self.broken: list[BrokenFile] = []
         self.skipped: list[SkippedFile] = []
         self._project = Project(steps_dir.parent)
-        self._files = sorted(self._walk(steps_dir))
+        twin = steps_dir.parent / TWINS.get(steps_dir.name, "")
+        folders = [steps_dir, twin] if twin != steps_dir.parent and twin.is_dir() else [steps_dir]
+        self._files = sorted(file for folder in folders for file in self._walk(folder))
 
     def read_all(self, suffix: str, read: Callable[[ModuleType, Path], Declared]) -> list[tuple[Declared, Path]]:
         """What `read` makes of each file whose name ends with `suffix`."""

@@ -18,3 +18,10 @@ def no_attribute(of: object, what: str, name: str, known: Iterable[str]) -> Attr
     near = difflib.get_close_matches(name, names, n=1, cutoff=NEAR)
     meant = f": did you mean {near[0]!r}?" if near else "."
     return AttributeError(f"{what} has no {name!r}{meant} It has {', '.join(names)}", name=name, obj=of)
+
+
+def meant_by(name: str, known: Iterable[str]) -> str:
+    """What there is instead of `name`."""
+    names = list(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=NEAR)
+    return (f"did you mean {near[0]!r}? " if near else "") + f"There are {', '.join(names)}"

@@ -20,6 +20,7 @@ from tidelog.runtime.threads import HandlerThreads
 from tidelog.runtime.watch import HandlerWatch
 from tidelog.settings import Settings, idle_timeout_seconds
 from tidelog.store.autocommit import StepAutocommit
+from tidelog.store.context_state import ContextState
 from tidelog.store.engine import Database
 from tidelog.store.failure import is_aftermath, is_away, is_busy, is_conflict
 from tidelog.store.items import Items
@@ -42,6 +43,7 @@ class Runtime:
         self.items = {
             name: Items(stream, size_max_bytes=settings.body_size_max_bytes) for name, stream in streams.items()
         }
+        self.state = ContextState(size_max_bytes=settings.body_size_max_bytes)
         self.database = database
         self.settings = settings
         self.threads = threads
@@ -54,7 +56,7 @@ class StepRunner:
         settings = runtime.settings
         self.step = step
         self._handler = Handler(step, runtime.threads)
-        self._items = runtime.items
+        self._items, self._state = runtime.items, runtime.state
         self._share = Share(runtime.database.pool, settings.step_pool_share)
         self._where = f"step {step.name}"
         # Without a transaction the handler's work is done already: again would be twice.
@@ -78,7 +80,9 @@ class StepRunner:
         work = self._work(invocation)
         loop = asyncio.get_running_loop()
         is_plain, auth = self._handler.is_plain, invocation.auth
-        context = StepContext(self.step, invocation.trace_id, self._items, work, loop, is_plain=is_plain, auth=auth)
+        context = StepContext(
+            self.step, invocation.trace_id, self._items, self._state, work, loop, is_plain=is_plain, auth=auth
+        )
         watch = HandlerWatch(invocation, self._limit_seconds, partial(self._give_up, context, work, invocation))
         try:
             returned = await self._handler.call(given, context, watch)

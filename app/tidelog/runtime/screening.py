@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import CodeType
 from typing import Any
 
 from tidelog.errors import DeclarationError
+from tidelog.runtime.names import meant_by
+from tidelog.runtime.state_calls import OPERATIONS as OF_STATE
+from tidelog.runtime.stream_calls import OPERATIONS as OF_STREAMS
 
-_STATE = "keep state in a stream, or in a table by context.db"
 _NO_EVENTS = (
     "there are API steps and no event steps: call the function, or write to a stream that the other part subscribes to"
 )
@@ -26,7 +28,6 @@ MISSING = {
     "enqueue": _NO_EVENTS,
     "trigger": _ONE_KIND,
     "match": _ONE_KIND,
-    "state": _STATE,
     **dict.fromkeys(("is_api", "is_http", "is_queue", "is_cron", "is_state", "is_stream", "get_data"), _ONE_KIND),
     **dict.fromkeys(("isApi", "isHttp", "isQueue", "isCron", "isState", "isStream", "getData"), _ONE_KIND),
 }
@@ -52,11 +53,9 @@ def check_context_use(handler: Callable[..., Any], file: Path, root: Path) -> No
     if made_by is None or name is None:
         return
     top = {node.name: node for node in tree.body if isinstance(node, _Function)}
-    for called, attribute, line in _Screening(top).uses(made_by, name):
+    for called, advice, line in _Screening(top).uses(made_by, name):
         elsewhere = "" if source == file else f"{source.relative_to(root)}, "
-        error = DeclarationError(
-            f"{elsewhere}line {line}: {called}.{attribute} does not exist in Tidelog: {MISSING[attribute]}"
-        )
+        error = DeclarationError(f"{elsewhere}line {line}: {called} does not exist in Tidelog: {advice}")
         error.line = line
         raise error
 
@@ -69,7 +68,7 @@ class _Screening:
         self._seen: set[tuple[str, str]] = set()
 
     def uses(self, function: _Function, context: str) -> Iterator[tuple[str, str, int]]:
-        """What `function` uses of what is missing: on what name, which, in what line. `context` is its name for it."""
+        """What `function` uses of what is missing, what to do instead, in what line. `context` is its name for it."""
         if (function.name, context) in self._seen:
             return
         self._seen.add((function.name, context))
@@ -83,8 +82,8 @@ class _Screening:
         rebound = [node.id for node in nodes if isinstance(node, ast.Name) and node.id in names and _is_bound(node)]
         names = {context, *(name for name in names if rebound.count(name) == 1)}
         for node in nodes:
-            if isinstance(node, ast.Attribute) and _is_one(node.value, names) and node.attr in MISSING:
-                yield ast.unparse(node.value), node.attr, node.lineno
+            if isinstance(node, ast.Attribute) and (advice := _advice(node, names)) is not None:
+                yield ast.unparse(node), advice, node.lineno
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 yield from self._of_call(node, node.func.id, names)
 
@@ -92,7 +91,7 @@ class _Screening:
         if called == "getattr" and len(call.args) == 2 and _is_one(call.args[0], names):
             wanted = call.args[1]
             if isinstance(wanted, ast.Constant) and wanted.value in MISSING:
-                yield ast.unparse(call.args[0]), wanted.value, call.lineno
+                yield f"{ast.unparse(call.args[0])}.{wanted.value}", MISSING[wanted.value], call.lineno
         function = self._functions.get(called)
         if function is None:
             return
@@ -103,6 +102,22 @@ class _Screening:
         for keyword in call.keywords:
             if keyword.arg is not None and _is_one(keyword.value, names):
                 yield from self.uses(function, keyword.arg)
+
+
+def _advice(node: ast.Attribute, names: set[str]) -> str | None:
+    """What to do instead of this attribute of a context, its state or one of its streams; None if it is there."""
+    owner = node.value
+    if _is_one(owner, names):
+        return MISSING.get(node.attr)
+    if not isinstance(owner, ast.Attribute) or node.attr.startswith("_"):
+        return None
+    if owner.attr == "state" and _is_one(owner.value, names):
+        return None if node.attr in OF_STATE else meant_by(node.attr, OF_STATE)
+    streams = owner.value
+    if isinstance(streams, ast.Attribute) and streams.attr == "streams" and _is_one(streams.value, names):
+        is_known = node.attr in OF_STREAMS or owner.attr in vars(Mapping)  # context.streams.get is the mapping's
+        return None if is_known else meant_by(node.attr, OF_STREAMS)
+    return None
 
 
 def _code_of(handler: Any) -> tuple[CodeType | None, int]:

@@ -15,8 +15,8 @@ logger = logging.getLogger(__name__)
 CONNECTION_LIMITS = load("connection_limits")
 
 # Of one process: a reader, four of the archive, two for reads over HTTP, and, in one of them all, the sequencer with
-# its housekeeper.
-FEED_CONNECTIONS_MAX = 9
+# its housekeeper and the one that deletes what has expired.
+FEED_CONNECTIONS_MAX = 10
 
 
 async def warn_if_short(connect: Connect, *, pool_size_max: int, workers: int) -> None:

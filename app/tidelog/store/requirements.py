@@ -16,7 +16,7 @@ from tidelog.store.encoding import check_encoding_of
 from tidelog.store.indexes import what_indexes_lack
 from tidelog.store.queries import load
 from tidelog.store.revisions import alembic_config
-from tidelog.store.stream_tables import EXAMINE_STREAMS, MIGRATE
+from tidelog.store.stream_tables import EXAMINE_STREAMS, LACKS_EXPIRY, MIGRATE, expiry_of
 
 if TYPE_CHECKING:
     from tidelog.model.stream import Stream
@@ -54,9 +54,9 @@ async def check_server(connection: Connection) -> None:
 
 
 async def check_grants(connection: Connection, streams: Sequence[Stream]) -> None:
-    """Raise GrantMissingError if the role lacks what serving takes; warn of streams that steps can't write."""
+    """Raise GrantMissingError if the role lacks what serving takes; warn of what steps can't write."""
     for statement in await _grants_to_write(connection, streams):
-        logger.warning("steps can't write a stream: `%s;`", statement)
+        logger.warning("steps can't write a stream, or context.state: `%s;`", statement)
 
 
 async def _grants_to_write(connection: Connection, streams: Sequence[Stream]) -> list[str]:
@@ -129,6 +129,8 @@ async def _what_streams_lack(connection: Connection, streams: Sequence[Stream]) 
     lacks: list[str | None] = [
         f"stream {name}: {trouble}" for name, _, severity, trouble, _ in rows if severity != "warn"
     ]
+    if not lacks:
+        lacks += [lacking for _, lacking in await connection.fetch(LACKS_EXPIRY, *expiry_of(streams)) if lacking]
     stored = {name: json.loads(schema) for name, schema in await connection.fetch(SCHEMAS, names)}
     changed = [name for name in names if name not in stored]
     for stream in streams:

@@ -21,6 +21,8 @@ from tidelog.store.schema_check import Found, look_at_items
 EXAMINE_STREAMS = load("examine_streams")
 DECLARE = "select streams.declare_stream($1, $2, $3::text::jsonb)"
 STORED_SCHEMA = "select schema::text from streams.stream where name = $1"
+LACKS_EXPIRY = load("lacks_expiry")
+MAKE_EXPIRING = "select streams.make_expiring($1, $2)"
 MIGRATE = (
     "run `scripts/migrate` (where it is installed, `tidelog migrate`; with the plugin, `litestar tidelog migrate`)"
 )
@@ -50,6 +52,8 @@ def declare_streams(
             with connection.begin_nested():
                 done, trouble = _declare(connection, stream, ends_at, is_accepted=stream.name in accept)
                 connection.exec_driver_sql("select streams.make_time_travel($1, $2)", (stream.name, stream.table))
+                expiring = connection.exec_driver_sql(MAKE_EXPIRING, (stream.table, stream.ttl_seconds)).scalar_one()
+            done = done or expiring  # of a new table it goes without saying
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise
@@ -118,10 +122,18 @@ def refuse_troubles(troubles: Iterable[Declared], of_indexes: Sequence[str] = ()
 def declaration_sql(stream: Stream) -> str:
     """The same as a statement of its own, for `alembic upgrade head --sql`."""
     schema = json.dumps(stream.schema.document).replace("'", "''")
+    ttl = "null" if stream.ttl_seconds is None else stream.ttl_seconds
     return (
         f"select streams.declare_stream('{stream.name}', '{stream.table}', '{schema}'::jsonb), "
-        f"streams.make_time_travel('{stream.name}', '{stream.table}')"
+        f"streams.make_time_travel('{stream.name}', '{stream.table}'), "
+        f"streams.make_expiring('{stream.table}', {ttl})"
     )
+
+
+def expiry_of(streams: Iterable[Stream]) -> tuple[list[str], list[float | None]]:
+    """The parameters of lacks_expiry.sql."""
+    given = list(streams)
+    return [stream.table for stream in given], [stream.ttl_seconds for stream in given]
 
 
 async def check_stream_tables(connection: AsyncConnection, streams: Iterable[Stream]) -> None:
@@ -139,6 +151,11 @@ async def check_stream_tables(connection: AsyncConnection, streams: Iterable[Str
             missing.append(name)
         else:
             unfit.append(f"stream {name}: {trouble}: {remedy or MIGRATE}")
+    if not missing and not unfit:
+        result = await connection.exec_driver_sql(LACKS_EXPIRY, expiry_of(declared))
+        missing_parts = [f"{lacks}: {MIGRATE}" for _, lacks in map(tuple, result) if lacks]
+        if missing_parts:
+            raise StreamsNotMigratedError("\n  ".join(missing_parts))
     if missing:
         unfit.insert(0, f"no tables yet for the streams {', '.join(sorted(missing))}: {MIGRATE}")
     if unfit:

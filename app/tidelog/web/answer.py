@@ -11,6 +11,7 @@ from pydantic_core import PydanticSerializationError, to_json, to_jsonable_pytho
 
 from tidelog.errors import AnswerInvalidError, await_hint, shown
 from tidelog.json_text import write
+from tidelog.model.item import Item
 
 WITHOUT_BODY = frozenset({204, 205, 304})  # RFC 9110 15.3.5, 15.3.6 and 15.4.5
 RESET_CONTENT = 205  # the one of them that says that its body is empty
@@ -19,6 +20,8 @@ RESET_CONTENT = 205  # the one of them that says that its body is empty
 # of headers on, Python's http.client at the 101st; the server, CORS and proxies add some of their own.
 HEADERS_SIZE_MAX_BYTES = 12 * 1024
 HEADERS_MAX = 80
+
+METADATA = "__motia"
 
 _KEYS = frozenset({"status", "body", "headers"})
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", re.ASCII)  # a token: RFC 9110 5.6.2
@@ -47,10 +50,11 @@ class Answer:
         await send({"type": "http.response.body", "body": self.body, "more_body": False})
 
 
-def encode_answer(answer: Any) -> Answer:
+def encode_answer(answer: Any, *, with_metadata: bool = False) -> Answer:
     """Encode `{"status", "body"?, "headers"?}`, or raise AnswerInvalidError saying what can't be sent.
 
     A body is JSON for anything that pydantic can turn into it; text and bytes go as they are; None is empty.
+    `with_metadata` tells of each item in it where it is stored, as Motia does.
     """
     if not isinstance(answer, Mapping):
         raise AnswerInvalidError(
@@ -63,7 +67,8 @@ def encode_answer(answer: Any) -> Answer:
     if not isinstance(status, int) or isinstance(status, bool) or not 200 <= status <= 599:
         raise AnswerInvalidError(f"an answer's status is an integer from 200 to 599, not {shown(status)}")
     headers = _encode_headers(answer.get("headers") or {})
-    content_type, body = _encode_body(answer.get("body"))
+    body = answer.get("body")
+    content_type, body = _encode_body(_with_metadata(body) if with_metadata else body)
     if status in WITHOUT_BODY:
         if status == RESET_CONTENT:
             headers.append((b"content-length", b"0"))
@@ -98,6 +103,18 @@ def _encode_json(body: Any) -> bytes:
     return encoded
 
 
+def _with_metadata(body: Any) -> Any:
+    """`body`, with `__motia` in each item that a stream answered, by which Motia's Workbench subscribes to it."""
+    if isinstance(body, Item):
+        place = {"streamName": body.stream, "groupId": body.group_id, "id": body.get("id")}
+        return {**body, METADATA: {"type": "state-stream", **place}}
+    if isinstance(body, dict):
+        return {name: _with_metadata(value) for name, value in body.items()}
+    if isinstance(body, list | tuple):
+        return [_with_metadata(value) for value in body]
+    return body
+
+
 def _plain(value: Any) -> Any:
     return to_jsonable_python(value, inf_nan_mode="constants")
 
@@ -119,10 +136,12 @@ def _encode_headers(headers: Any) -> RawHeaders:
 
 
 def _encode_value(name: str, value: Any) -> bytes:
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)  # as Motia's server, Express, has it
     if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
         raise AnswerInvalidError(
-            f"header {name!r}: a value is text without line breaks and control characters, or a list of such, "
-            f"not {shown(value)}"
+            f"header {name!r}: a value is text without line breaks and control characters, a whole number or a list of "
+            f"such, not {shown(value)}"
         )
     try:
         return value.strip(" \t").encode("latin-1")  # what is around a value is none of it (RFC 9110 5.5)

@@ -29,6 +29,7 @@ class HttpInvocation:
         "_refuse",
         "_response_schemas",
         "_where",
+        "_with_metadata",
         "auth",
         "trace_id",
         "transaction",
@@ -45,8 +46,11 @@ class HttpInvocation:
         body_schema: Schema | None,
         response_schemas: Mapping[int, Schema],
         auth: Any,
+        *,
+        with_metadata: bool = False,
     ) -> None:
-        """`refuse` answers the request for an error; `auth` is who sent it."""
+        """`refuse` answers the request for an error; `auth` is who sent it. `with_metadata`: see encode_answer."""
+        self._with_metadata = with_metadata
         self.auth = auth
         self.trace_id = trace_id
         self.transaction: int | None = None
@@ -68,7 +72,7 @@ class HttpInvocation:
 
     def accept(self, returned: Any) -> Answer:
         """The response, encoded. Raises AnswerInvalidError."""
-        answer = encode_answer(returned)
+        answer = encode_answer(returned, with_metadata=self._with_metadata)
         self._check_answer(answer)
         return answer
 

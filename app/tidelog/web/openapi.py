@@ -25,7 +25,7 @@ from tidelog.web.reads.describe import describe_reads
 
 Document = dict[str, Any]
 
-_PARAMETER = re.compile(r":([^/]+)")
+_PARAMETER = re.compile(r"(?<=/)[:*]([^/]+)")
 _LITESTARS_PARAMETER = re.compile(r"{(\w+):\w+}")
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]")  # of components
 # Keywords whose values are data, where a "$ref" is no reference.

@@ -2,12 +2,14 @@
 
 Litestar splits the path after the server has decoded it: `/repos/org%2Fapp` would be the step of `/repos/:org/:app`,
 bytes that are no UTF-8 would all be one character, and an empty parameter would make a path of one part less. So steps
-are found here: split first, then decode; fixed parts go before parameters, and steps of the request's method before
-those of others. Litestar gets a route that no request could name, and does the rest: 405, OPTIONS, CORS, errors.
+are found here: split first, then decode; fixed parts go before parameters, these before what takes the rest of a path,
+and steps of the request's method before those of others. Litestar gets a route that no request could name, and does
+the rest: 405, OPTIONS, CORS, errors.
 
 What a path means: every part is one value, decoded once, whatever it is (`..`, `a;b`, `a+b`, `%3A`, `%2F`): nothing is
-resolved or split further. A slash at the end makes no difference; an empty part matches nothing (404). A part that is
-no UTF-8, or has a NUL character, is refused (400), as no key that is stored could have it.
+resolved or split further. The rest of a path is one value, with the slashes between its parts. A slash at the end makes
+no difference; an empty part matches nothing (404), but in such a rest. A part that is no UTF-8, or has a NUL character,
+is refused (400), as no key that is stored could have it.
 """
 
 from __future__ import annotations
@@ -46,7 +48,11 @@ def routes_below(path: str) -> RouteOf:
     """Where Litestar has steps, if it finds them itself: in somebody's application, where they are like its routes."""
 
     def route_of(trigger: HttpTrigger) -> str:
-        parts = [f"{{{_VALUE}{number}:str}}" if part == ":" else part for number, part in enumerate(trigger.shape)]
+        kinds = {":": "str", "*": "path"}
+        parts = [
+            f"{{{_VALUE}{number}:{kinds[part]}}}" if part in kinds else part
+            for number, part in enumerate(trigger.shape)
+        ]
         return "/".join((path.rstrip("/"), *parts)) or "/"
 
     return route_of
@@ -60,7 +66,8 @@ def values_of(scope: Scope) -> list[str]:
     _check(scope)
     given = scope["path_params"].items()  # and of the path that the application has the steps below
     found = {int(name.removeprefix(_VALUE)): value for name, value in given if name.startswith(_VALUE)}
-    return [found[number] for number in sorted(found)]
+    # The rest of a path begins with a slash there; other values have none, as Litestar splits them after decoding.
+    return [found[number].removeprefix("/") for number in sorted(found)]
 
 
 def _check(scope: Scope) -> None:
@@ -134,11 +141,12 @@ class StepPaths:
 class _Part:
     """One part of a path, and what may follow it."""
 
-    __slots__ = ("is_the_servers", "methods", "next", "parameter", "route")
+    __slots__ = ("is_the_servers", "methods", "next", "parameter", "rest", "route")
 
     def __init__(self) -> None:
         self.next: dict[str, _Part] = {}
         self.parameter: _Part | None = None
+        self.rest: _Part | None = None  # of a path that takes all that follows
         self.route = ""  # of the steps whose paths end here
         self.methods: set[str] = set()
         self.is_the_servers = False
@@ -147,10 +155,12 @@ class _Part:
         """The part at the end of these, which are made if they are new."""
         part = self
         for name in shape:
-            if name != ":":
-                part = part.next.setdefault(name, _Part())
-            else:
+            if name == ":":
                 part.parameter = part = part.parameter or _Part()
+            elif name == "*":
+                part.rest = part = part.rest or _Part()
+            else:
+                part = part.next.setdefault(name, _Part())
         return part
 
     def find(self, parts: Sequence[str], place: int, method: str | None, values: list[str]) -> _Part | None:
@@ -164,13 +174,16 @@ class _Part:
             found = part.find(parts, place + 1, method, values)
             if found is not None:
                 return found
-        if self.parameter is None or not name:
-            return None
-        values.append(name)
-        found = self.parameter.find(parts, place + 1, method, values)
-        if found is None:
+        if self.parameter is not None and name:
+            values.append(name)
+            found = self.parameter.find(parts, place + 1, method, values)
+            if found is not None:
+                return found
             values.pop()
-        return found
+        if self.rest is None or (method is not None and method not in self.rest.methods):
+            return None
+        values.append("/".join(parts[place:]))
+        return self.rest
 
 
 def _parts(scope: HTTPScope) -> list[str] | PathInvalidError:

@@ -24,6 +24,8 @@ from tidelog.web.origin import refusal_of
 from tidelog.web.paths import RouteOf, methods_of, values_of
 from tidelog.web.request import Incoming, read_body, read_headers, trace_id_of
 
+METADATA_HEADER = "x-motia-metadata"  # by which a request asks for it, unless TIDELOG_MOTIA_METADATA decides
+
 
 def step_controllers(
     endpoints: Iterable[Endpoint],
@@ -86,6 +88,7 @@ class StepEndpoint:
         self._position = position
         self._runner = StepRunner(endpoint.step, runtime)
         self._body_size_max_bytes = runtime.settings.body_size_max_bytes
+        self._has_metadata = runtime.settings.motia_metadata
         self._where = f"step {endpoint.step.name}"
         self._parameters = endpoint.http.parameters
         self._response_schemas = {
@@ -141,8 +144,19 @@ class StepEndpoint:
     def _invocation(self, incoming: Incoming, trace_id: str, receive: Receive, send: Send, auth: Any) -> HttpInvocation:
         refuse = partial(self._refuse, trace_id, send)
         http = self.endpoint.http
+        has_metadata = self._has_metadata
+        if has_metadata is None:
+            has_metadata = incoming.headers.get(METADATA_HEADER, "").lower() in ("true", "1")
         return HttpInvocation(
-            incoming, trace_id, self._where, receive, refuse, http.body_schema, self._response_schemas, auth
+            incoming,
+            trace_id,
+            self._where,
+            receive,
+            refuse,
+            http.body_schema,
+            self._response_schemas,
+            auth,
+            with_metadata=has_metadata,
         )
 
     def _transaction(self, invocation: HttpInvocation) -> str:

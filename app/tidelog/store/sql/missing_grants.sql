@@ -19,7 +19,9 @@ needed (relation, privileges, is_vital) as (
     select relation, array['select'], true
     from unnest($1::text[]) as name cross join lateral (values (name), ('_' || name || '_log')) of (relation)
     union all
-    -- Others may be those who write.
+    -- Others may be those who write, and who keep something by context.state.
+    select 'context_state', array['select', 'insert', 'update', 'delete'], false
+    union all
     select name, array['insert', 'update', 'delete'], false from unnest($1::text[]) as name
 ),
 lacking as (
