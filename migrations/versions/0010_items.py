@@ -3,7 +3,7 @@
 Every stream's table gets a column `expires_at`, null for items that stay.
 
 Revision ID: 0010
-Revises: 0005
+Revises: 0009
 """
 
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 from alembic import context, op
 
 revision = "0010"
-down_revision = "0005"
+down_revision = "0009"
 branch_labels = None
 depends_on = None
 

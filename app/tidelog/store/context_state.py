@@ -8,16 +8,17 @@ from typing import Any
 from tidelog.json_text import parse
 from tidelog.store.asking import Lend, ask
 from tidelog.store.item_json import check_size, checked_key, to_json
-from tidelog.store.item_statements import TRANSACTION
 
 GET = "select value::text from streams.context_state where group_id = $1 and key = $2"
 SET = (
     "insert into streams.context_state as state (group_id, key, value) values ($1, $2, $3::text::jsonb) "
     "on conflict (group_id, key) do update set value = excluded.value, updated_at = excluded.updated_at "
-    f"returning value::text, {TRANSACTION}"
+    "returning value::text, streams.transaction_id()"
 )
-DELETE = f"delete from streams.context_state where group_id = $1 and key = $2 returning value::text, {TRANSACTION}"
-CLEAR = f"delete from streams.context_state where group_id = $1 returning {TRANSACTION}"
+DELETE = (
+    "delete from streams.context_state where group_id = $1 and key = $2 returning value::text, streams.transaction_id()"
+)
+CLEAR = "delete from streams.context_state where group_id = $1 returning streams.transaction_id()"
 GET_GROUP = "select value::text from streams.context_state where group_id = $1 order by key"
 
 DATA = "data"

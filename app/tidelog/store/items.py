@@ -25,6 +25,7 @@ VERSION_MAX = 2**63 - 1
 REFUSALS = frozenset({"tidelog_item_size", "tidelog_item_depth", "tidelog_item_digits"})
 
 
+class Items(ItemPages):
     """One stream's items, through whatever connection `lend` gives for the length of an operation.
 
     Most operations are one round trip, on the driver itself: a step's speed is decided here. Every item is a
