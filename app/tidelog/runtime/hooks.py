@@ -35,9 +35,8 @@ class HookContexts:
         """One for a call: a transaction, which is committed at the end of the block, and undone by an exception."""
         work = StepTransaction(self._share)
         loop = asyncio.get_running_loop()
-        context = StepContext(
-            Hook(name), secrets.token_hex(16), self._runtime.items, work, loop, is_plain=is_plain, auth=auth
-        )
+        items, state = self._runtime.items, self._runtime.state
+        context = StepContext(Hook(name), secrets.token_hex(16), items, state, work, loop, is_plain=is_plain, auth=auth)
         try:
             yield context
             await context.calls.finish()
