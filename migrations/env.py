@@ -34,6 +34,7 @@ from tidelog.store.undeclared import warn_of_undeclared
 GRANT_ROLES = "select streams.grant_roles()"
 GRANT_TIME_TRAVEL = "select streams.grant_time_travel()"
 GRANT_STATE = "select streams.grant_state()"
+GRANT_JOBS = "select streams.grant_jobs()"
 
 logger = logging.getLogger("tidelog.migrations")
 
@@ -98,6 +99,7 @@ def run_online(connection: Connection, streams: Sequence[Stream]) -> list[Declar
             note_indexes(connection, without(streams, troubles))
             for line in (connection.exec_driver_sql(GRANT_ROLES).scalar_one() or "").splitlines():
                 logger.info('%s (see "Roles" in migrations/README.md)', line)
+            connection.exec_driver_sql(GRANT_JOBS)
             connection.exec_driver_sql(GRANT_STATE)
             connection.exec_driver_sql(GRANT_TIME_TRAVEL)
     return troubles
@@ -129,6 +131,7 @@ def run_offline(streams: Sequence[Stream]) -> None:
                 for statement in (declaration_sql(stream), *notes_sql(stream)):
                     output(statement + ";")
             output(GRANT_ROLES + ";")
+            output(GRANT_JOBS + ";")
             output(GRANT_STATE + ";")
             output(GRANT_TIME_TRAVEL + ";")
     if is_upgrade_to_head():

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from tidelog.logs.last_words import TOLD, last_words
+from tidelog.model.reaction import CronTrigger, EventTrigger, Reaction
 from tidelog.model.step import endpoints_of
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.settings import Settings
@@ -29,7 +30,22 @@ def lines_of(discovered: Discovered) -> Iterator[str]:
         yield f"stream  {stream.name}    streams.{stream.table}"
     for step, http in endpoints_of(discovered.steps):
         yield f"step    {step.name}    {http.method} {http.path}"
+    for step in discovered.steps:
+        if not endpoints_of([step]):
+            yield f"step    {step.name}    {_said(step.reaction, discovered)}"
     for skipped in discovered.skipped:
         yield f"left out    {skipped.path}: {skipped.cause}"
     for broken in discovered.broken:
         yield f"broken  {broken.path}: {broken.cause}"
+
+
+def _said(reaction: Reaction | None, discovered: Discovered) -> str:
+    """What makes a step run that is for no request."""
+    if reaction is None:
+        return "noop"
+    if isinstance(reaction, EventTrigger):
+        return f"event {', '.join(reaction.topics)}"
+    if isinstance(reaction, CronTrigger):
+        return f"cron {reaction.expression}"
+    is_there = reaction.stream in discovered.streams
+    return f"changes of stream {reaction.stream}" + ("" if is_there else ", which no file declares: it never runs")

@@ -390,6 +390,42 @@ class ThreadsStuckError(TidelogError):
     status = 503
 
 
+class EmitInvalidError(TidelogError):
+    """What a step emits is no event: it has no topic, or its data is no JSON, or is over the size limit."""
+
+    code = "emit_invalid"
+
+
+class TopicUndeclaredError(EmitInvalidError):
+    """A step emits an event whose topic is not in its `emits`."""
+
+    code = "topic_undeclared"
+
+    def __init__(self, step: str, topic: object, declared: Sequence[str]) -> None:
+        super().__init__(
+            f"step {step} emits {topic!r:.80}, which is not in its config's `emits`: "
+            + (f"there are {', '.join(declared)}" if declared else "there are none")
+        )
+
+
+class InputInvalidError(TidelogError):
+    """A job's input doesn't fit the `input` of its step; trying again would not help, so it is parked."""
+
+    code = "input_invalid"
+
+
+class ClaimLostError(TidelogError):
+    """Another worker has the job by now, or had it, or it was dropped: what this one did is rolled back."""
+
+    code = "claim_lost"
+
+
+class WorkersDiedError(TidelogError):
+    """Every process that began a job has died before it could say what came of it."""
+
+    code = "workers_died"
+
+
 class AnswerInvalidError(TidelogError):
     """A step's handler answered something that can't be sent; its transaction is rolled back."""
 

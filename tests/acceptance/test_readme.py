@@ -194,6 +194,25 @@ async def test_a_job_that_is_there_is_not_begun_again(server: Server) -> None:
         assert refused["code"] == "body_invalid" and "titel" in refused["message"]
 
 
+async def test_the_steps_that_react_do_what_the_page_says(start_server: StartServer, steps: StepsFolder) -> None:
+    """The request emits, the event's step changes the item, the stream's step tells of it; the page's SQL runs."""
+    for name, text in [*blocks("python"), *blocks("python", "app/tidelog/runtime")]:
+        steps.write(name, text)
+    server = await start_server(steps_dir=steps.path)
+    ((_, queries),) = blocks("sql", "app/tidelog/runtime")
+    connection = await asyncpg.connect(server.database_url)
+    async with Subscriber.connect(server) as subscriber, server.http() as http:
+        await subscriber.join("job", "ada")
+        await subscriber.next()
+        await http.post("/users/ada/jobs", json={"id": "j1", "title": "index the library"})
+        assert (await http.post("/users/ada/jobs/j1/index")).status_code == 202
+        seen = [(await subscriber.next())["event"] for _ in range(4)]
+    assert seen[2] == {"type": "update", "data": {"id": "j1", "title": "index the library", "done": 100}}
+    assert seen[3]["event"] == {"type": "done", "data": {"title": "index the library"}}
+    await connection.execute(queries)
+    await connection.close()
+
+
 async def test_two_writers_of_one_item_lose_nothing(start_server: StartServer, steps: StepsFolder) -> None:
     """The page's step counts to as many as have called it at once; and its query finds what it has counted."""
     for name, text in [*blocks("python"), *blocks("python", "app/tidelog/runtime")]:
@@ -242,7 +261,16 @@ def test_every_block_is_one_that_a_test_runs() -> None:
     known = {
         "": ["job_stream.py", "start_job_step.py", "sh", "js", "sql", "sql"],
         "app/tidelog/client": ["follow_jobs.py", "sql", "queue_mails.py"],
-        "app/tidelog/runtime": ["add_done_step.py", "open_jobs_step.py", "json"],
+        "app/tidelog/runtime": [
+            "begin_index_step.py",
+            "index_step.py",
+            "announce_step.py",
+            "forget_jobs_step.py",
+            "sql",
+            "add_done_step.py",
+            "open_jobs_step.py",
+            "json",
+        ],
         "app/tidelog/access": ["stream_auth.py", "diary_stream.py", "write_diary_step.py", "sh", "sql"],
         "app/tidelog/testing": [
             "pyproject.toml",
@@ -252,7 +280,7 @@ def test_every_block_is_one_that_a_test_runs() -> None:
             "test_shop.py",
         ],
         "app/tidelog/web": ["jobs_page.html", "jobs_page_step.py", "shop.py", "mark_done.py"],
-        "migrations": ["sql", "sql", "sql", "sql", "sql", "grants.sql"],
+        "migrations": ["sql", "sql", "sql", "sql", "sql", "grants.sql", "work_grants.sql"],
     }
     for page, text in PAGES.items():
         assert [name or language for language, name, _ in BLOCK.findall(text)] == known.get(page, []), page

@@ -50,7 +50,7 @@ class StepKit:
 
     def app(self, *steps: Step, database: Database | None = None, **options: Any) -> Litestar:
         """`options` are Litestar's own."""
-        runtime = Runtime({STREAM.name: STREAM}, database or self.database, self.settings, self.threads)
+        runtime = Runtime({STREAM.name: STREAM}, database or self.database, self.settings, self.threads, steps)
         endpoints = endpoints_of(steps)
         return StepsApp(
             [http for _, http in endpoints],

@@ -203,12 +203,10 @@ async def test_an_unknown_stream_is_an_error_that_lists_the_known(kit: StepKit) 
     assert (await kit.post(handler)).status_code == 200
 
 
-async def test_what_tidelog_does_not_have_says_so(kit: StepKit) -> None:
-    """emit is not dropped silently."""
+async def test_a_context_has_the_flows_of_its_step(kit: StepKit) -> None:
+    """As Motia's files read them."""
 
     async def handler(req: dict[str, Any], context: Any) -> Any:
-        with pytest.raises(NotSupportedError, match="emit"):
-            await context.emit({"topic": "t", "data": {}})
         return {"status": 200, "body": context.flows}
 
     assert (await kit.post(handler, flows=("chat",))).json() == ["chat"]

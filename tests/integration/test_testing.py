@@ -139,12 +139,46 @@ async def test_settled_waits_for_every_writer(
     await connection.close()
 
 
+REACTING = {
+    "begin_step.py": """
+config = {"type": "api", "name": "Begin", "method": "POST", "path": "/begin", "emits": ["begun"]}
+async def handler(req, context):
+    await context.emit({"topic": "begun", "data": {"title": "an event's"}})
+    return {"status": 202}
+""",
+    "begun_step.py": """
+config = {"type": "event", "name": "Begun", "subscribes": ["begun"], "emits": []}
+async def handler(input, context):
+    await context.streams.job.set("ada", "1", input)
+""",
+    "follow_step.py": """
+config = {"type": "stream", "name": "Follow", "streamName": "job", "itemId": "1"}
+async def handler(input, context):
+    await context.streams.job.set("ada", "2", {"title": "a change's"})
+""",
+}
+
+
+async def test_settled_waits_for_steps_that_react(tidelog_serve: Any, tmp_path: Path) -> None:
+    """To events, to changes that these made, and what came of those."""
+    for name, content in REACTING.items():
+        (tmp_path / name).write_text(content)
+    async with (
+        tidelog_serve(partial(make_app, steps_dir=tmp_path)) as served,
+        served.recorder("job", "ada") as seen,
+    ):
+        assert (await served.client.post("/v1/live/begin")).status_code == 202
+        await served.settled()
+        assert [item["title"] for item in seen.items.values()] == ["an event's", "a change's"]
+
+
 class Lagging:
     """A feed that is behind the numbers: for the first looks at it, or for ever."""
 
     def __init__(self, tidelog: Tidelog, looks: float) -> None:
         self.database = tidelog.database
         self.checks = tidelog.checks
+        self.workers, self.changes = tidelog.workers, tidelog.changes
         self._tidelog = tidelog
         self._looks = looks
 

@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 import tidelog
 from tests.harness import RUN, Databases, Server, StepsFolder, Subscriber, connect_sql, eventually, free_port, migrate
 from tests.integration.restore_fixtures import cluster, run
-from tests.migrations.test_roles import GRANTS, NOTE_STEP, SERVE
+from tests.migrations.test_roles import GRANTS, NOTE_STEP, SERVE, WORK_GRANTS
 from tests.migrations.test_upgrade import TASK_STREAM
 
 GROUPS = ("tidelog_owner", "tidelog_server", "tidelog_writer", "tidelog_reader")
@@ -88,7 +88,8 @@ async def denied(connection: Any, statement: str) -> None:
 async def test_the_server_role_has_the_listed_grants(sql: Any) -> None:
     """Those of the README, for the streams that there are; nobody can log in as a group."""
     name = f"tidelog_test_listed_{RUN}"
-    listed = re.sub(r"\bapp\b", name, GRANTS).replace("streams.job", "streams.note").replace("_job_log", "_note_log")
+    listed = re.sub(r"\bapp\b", name, GRANTS + WORK_GRANTS)
+    listed = listed.replace("streams.job", "streams.note").replace("_job_log", "_note_log")
     await sql.execute(f"create role {name}; {listed}")
     assert await rights_of(sql, "tidelog_server") == await rights_of(sql, name)
     await sql.execute(f"drop owned by {name}; drop role {name}")
@@ -107,6 +108,13 @@ async def test_writers_and_readers_have_what_they_are_named_for(sql: Any, table:
     assert (await rights_of(sql, "tidelog_reader")).get(table) == dict.fromkeys(["note", "note_history"], "select").get(
         table
     )
+
+
+@pytest.mark.parametrize("table", ["step_job", "step_parked", "step_cron"])
+async def test_the_queue_is_the_servers(sql: Any, table: str) -> None:
+    """What is in it may be anything that a step knows."""
+    rights = {group: (await rights_of(sql, group)).get(table) for group in GROUPS[1:]}
+    assert rights == {"tidelog_server": "delete insert select update", "tidelog_writer": None, "tidelog_reader": None}
 
 
 async def test_a_writer_writes_and_sends(member_of: MemberOf, sql: Any, url: str) -> None:

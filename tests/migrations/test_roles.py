@@ -6,8 +6,10 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import asyncpg
+import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -21,7 +23,7 @@ from tidelog.errors import GrantMissingError, ServerUnfitError
 from tidelog.runtime.discovery import discover
 from tidelog.store.requirements import check_grants, check_server, is_to_be_migrated
 
-GRANTS = next(text for name, text in blocks("sql", "migrations") if name == "grants.sql")
+GRANTS, WORK_GRANTS = (text for name, text in blocks("sql", "migrations") if name.endswith("grants.sql"))
 NOTE_STEP = """
 config = {"type": "api", "name": "AddNote", "method": "POST", "path": "/notes", "emits": []}
 
@@ -86,6 +88,72 @@ async def test_the_listed_grants_serve_a_migrated_database(role: Role, note_step
     finally:
         await server.stop()
     assert await objects_of(role.sql) == before
+
+
+REACTING = {
+    "emit_step.py": """
+config = {"type": "api", "name": "Emit", "method": "POST", "path": "/emit", "emits": ["made"]}
+async def handler(req, context):
+    await context.emit({"topic": "made", "data": {}})
+    return {"status": 200}
+""",
+    "event_step.py": """
+config = {"type": "event", "name": "Event", "subscribes": ["made"], "emits": [],
+          "infrastructure": {"queue": {"maxRetries": 0}}}
+async def handler(input, context):
+    await context.streams.note.set("g", "event", {"n": 2})
+    if await context.streams.note.get("g", "again"):
+        raise RuntimeError("parked")
+""",
+    "stream_step.py": """
+config = {"type": "stream", "name": "Stream", "streamName": "note", "itemId": "event"}
+async def handler(input, context):
+    await context.streams.note.set("g", "stream", {"n": 3})
+""",
+    "cron_step.py": """
+config = {"type": "cron", "name": "Cron", "cron": "* * * * * *"}
+async def handler(context):
+    await context.streams.note.set("g", "cron", {"n": 4})
+""",
+}
+
+
+async def test_the_listed_grants_run_steps_that_react(role: Role, note_steps: StepsFolder) -> None:
+    """Events, the clock and changes; one that fails is parked, and may be tried again. Without them, it is told."""
+    for name, text in REACTING.items():
+        note_steps.write(name, text)
+
+    async def is_there(id: str) -> bool:
+        return bool(await role.sql.fetchval("select exists (select from streams.note where id = $1)", id))
+
+    server = Server(role.url, note_steps.path, {}, free_port(), SERVE)
+    try:
+        await server.wait_until_ready()
+        async with server.http() as http:
+            assert (await http.post("/emit")).status_code == 500
+            assert "work" in (await eventually(lambda: _warnings(http)))
+            await role.sql.execute(re.sub(r"\bapp\b", role.name, WORK_GRANTS))
+            await eventually(lambda: is_there("cron"), FAIRLY_SOON_SECONDS)
+            await eventually(lambda: role.sql.fetchval("select exists (select from streams.consumer)"))
+            assert (await http.post("/emit")).status_code == 200
+            await eventually(lambda: is_there("stream"), FAIRLY_SOON_SECONDS)
+            await role.sql.execute("insert into streams.note (group_id, id, data) values ('g', 'again', '{}')")
+            assert (await http.post("/emit")).status_code == 200
+            parked = "select count(*) = 1 from streams.step_parked"
+            await eventually(lambda: role.sql.fetchval(parked), FAIRLY_SOON_SECONDS)
+            connection = await asyncpg.connect(role.url)
+            await role.sql.execute("delete from streams.note where id = 'again'")
+            assert await connection.fetchval("select streams.retry_parked(step_name => 'Event')") == 1
+            assert await connection.fetchval("select streams.drop_parked(step_name => 'Event')") == 0
+            await connection.close()
+    finally:
+        await server.stop()
+
+
+async def _warnings(http: httpx.AsyncClient) -> dict[str, str]:
+    answer: dict[str, Any] = (await http.get("/health/ready")).json()
+    warnings: dict[str, str] = answer.get("warnings", {})
+    return warnings
 
 
 class EnoughError(Exception):

@@ -140,7 +140,10 @@ def test_a_file_that_only_its_name_keeps_from_being_read_is_told(
         ("class Odd(BaseException): pass\nraise Odd('a\\nb')", "line 2: Odd: a b"),
         ("", "must assign a dict to `config`"),
         ("\nconfig = []", "line 2: the file must assign a dict to `config` at its top level, not []"),
-        ("\n\nconfig = {'type': 'http'}", """line 3: config["type"] must be "api", not 'http'"""),
+        (
+            "\n\nconfig = {'type': 'http'}",
+            """line 3: config["type"] must be api, event, cron, stream or noop, not 'http'""",
+        ),
         ("config = {'name': 'x', 'triggers': []}", """line 1: config["triggers"] is not supported"""),
         ("from .helper import x", "line 1: ZeroDivisionError: division by zero (steps/helper.py, line 2)"),
         ("from .typo import x", "line 1: SyntaxError: invalid syntax (steps/typo.py, line 1)"),
@@ -219,13 +222,63 @@ def test_two_authentications_stop_everything(write: Write, steps_dir: Path) -> N
         discover(steps_dir)
 
 
-@pytest.mark.parametrize("kind", ["event", "cron", "noop"])
-def test_motias_other_steps_are_skipped_and_said_so(kind: str, write: Write, steps_dir: Path) -> None:
-    """A project's event, cron and noop steps are in order; they are just not served."""
-    file = write("a_step.py", f'config = {{"type": "{kind}", "name": "a", "cron": "* * * * *"}}')
+@pytest.mark.parametrize(
+    ("config", "handler"),
+    [
+        ({"type": "event", "subscribes": ["a"], "emits": []}, "async def handler(input, context): ..."),
+        ({"type": "event", "subscribes": ["a"]}, "def handler(input_data): ..."),
+        ({"type": "cron", "cron": "*/5 * * * *"}, "async def handler(context): ..."),
+        ({"type": "cron", "cron": "0 */5 * * * *"}, "async def handler(_, context): ..."),
+        ({"type": "stream", "streamName": "chatMessage"}, "async def handler(input, context): ..."),
+        ({"type": "noop", "virtualEmits": ["a"]}, ""),
+    ],
+)
+def test_motias_other_types_of_step_are_read(
+    config: dict[str, object], handler: str, write: Write, steps_dir: Path
+) -> None:
+    """They are none that requests are for."""
+    write("a_step.py", f"config = {config | {'name': 'a', 'flows': ['f']}}\n{handler}")
     discovered = discover(steps_dir)
-    assert not discovered.broken and not discovered.steps
-    assert (discovered.skipped[0].path, kind in discovered.skipped[0].cause) == (file, True)
+    assert not discovered.broken and not discovered.skipped
+    assert [step.name for step in discovered.steps] == ["a"] and not endpoints_of(discovered.steps)
+
+
+@pytest.mark.parametrize(
+    ("config", "cause"),
+    [
+        ({"type": "event"}, 'config["subscribes"] must be a list of topics, not None'),
+        ({"type": "event", "subscribes": ["a"], "method": "GET"}, "config has 'method', which no event step has"),
+        ({"type": "event", "subscribes": ["a"], "emits": [{"label": "b"}]}, 'config["emits"]: a topic is a text'),
+        ({"type": "event", "subscribes": ["a"], "input": {"type": 1}}, "input: not a valid JSON Schema"),
+        ({"type": "cron", "cron": "* * 31 2 *"}, "config[\"cron\"] is '* * 31 2 *', which is no time"),
+        ({"type": "cron", "cron": "every day"}, "config[\"cron\"] is 'every day', which is no time"),
+        ({"type": "stream"}, 'config["streamName"] must be a string, and it is missing'),
+        (
+            {"type": "event", "subscribes": ["a"], "infrastructure": {"queue": {"maxRetrys": 1}}},
+            'config["infrastructure"]["queue"] has \'maxRetrys\'; there are concurrency, ',
+        ),
+        (
+            {"type": "event", "subscribes": ["a"], "infrastructure": {"queue": {"type": "lifo"}}},
+            "config[\"infrastructure\"][\"queue\"][\"type\"] must be 'standard' or 'fifo', not 'lifo'",
+        ),
+        (
+            {"type": "event", "subscribes": ["a"], "infrastructure": {"queue": {"maxRetries": -1}}},
+            'config["infrastructure"]["queue"]["maxRetries"] must be a whole number from 0 to 100, not -1',
+        ),
+    ],
+)
+def test_what_is_wrong_with_them_is_said(config: dict[str, object], cause: str, write: Write, steps_dir: Path) -> None:
+    write("a_step.py", f"config = {config | {'name': 'a'}}\nasync def handler(input, context): ...")
+    (broken,) = discover(steps_dir).broken
+    assert cause in broken.cause
+
+
+def test_two_reacting_steps_of_one_name_stop_everything(write: Write, steps_dir: Path) -> None:
+    """What is to be handled is kept by the step's name."""
+    for name in ("a_step.py", "b_step.py"):
+        write(name, "config = {'type': 'cron', 'name': 'x', 'cron': '* * * * *'}\ndef handler(context): ...")
+    with pytest.raises(DeclarationError, match=r"a_step.* and .*b_step.* both have the name 'x'"):
+        discover(steps_dir)
 
 
 @pytest.mark.parametrize("other", ["chat-message", "chatMessage"])
@@ -368,26 +421,26 @@ CONFIG = 'config = {"type": "api", "name": "Post", "method": "POST", "path": "/p
 @pytest.mark.parametrize(
     ("text", "cause"),
     [
-        ("async def handler(req, context):\n    await context.emit({})", "line 3: context.emit does not exist"),
+        ("async def handler(req, context):\n    await context.enqueue({})", "line 3: context.enqueue does not exist"),
         (
             "def handler(request, ctx):\n    x = 1\n    return ctx.match.get('g', 'k')",
             "line 4: ctx.match does not exist",
         ),
-        ("async def handler(req, context):\n    f = getattr(context, 'emit')", "line 3: context.emit"),
+        ("async def handler(req, context):\n    f = getattr(context, 'enqueue')", "line 3: context.enqueue"),
         ("async def handler(req, context):\n    c = context\n    await c.enqueue({})", "line 4: c.enqueue"),
         (
-            "def handler(req, context):\n    async def inner():\n        await context.emit({})\n    inner()",
-            "line 4: context.emit",
+            "def handler(req, context):\n    async def inner():\n        await context.enqueue({})\n    inner()",
+            "line 4: context.enqueue",
         ),
         (
-            "async def tell(topic, where):\n    await where.emit({})\n"
+            "async def tell(topic, where):\n    await where.enqueue({})\n"
             "async def handler(req, context):\n    await tell('a', context)",
-            "line 3: where.emit",
+            "line 3: where.enqueue",
         ),
         (
-            "async def tell(topic, *, to):\n    await to.emit({})\n"
+            "async def tell(topic, *, to):\n    await to.enqueue({})\n"
             "async def handler(req, context):\n    await tell('a', to=context)",
-            "line 3: to.emit",
+            "line 3: to.enqueue",
         ),
         (
             "class Handler:\n    async def __call__(self, req, context):\n        context.match\nhandler = Handler()",
@@ -396,8 +449,8 @@ CONFIG = 'config = {"type": "api", "name": "Post", "method": "POST", "path": "/p
         (
             "import functools\ndef wrap(f):\n    @functools.wraps(f)\n    async def inner(req, context):\n"
             "        return await f(req, context)\n    return inner\n"
-            "@wrap\nasync def handler(req, context):\n    await context.emit({})",
-            "line 10: context.emit",
+            "@wrap\nasync def handler(req, context):\n    await context.enqueue({})",
+            "line 10: context.enqueue",
         ),
         (
             "async def handler(req, context):\n    await context.state.getAll('g')",
@@ -419,13 +472,13 @@ def test_parts_of_motias_context_that_are_not_there_are_found_at_once(
     write("b_step.py", STEP)
     (broken,) = discover(steps_dir).broken
     assert broken.path == file and broken.cause.startswith(cause)
-    assert any(advice in broken.cause for advice in ("call the function", "every step is an API step", "There are"))
+    assert any(advice in broken.cause for advice in ("write context.emit", "one kind of trigger", "There are"))
 
 
 @pytest.mark.parametrize(
     "text",
     [
-        "def handler(req, context):\n    state = {'emit': 1}\n    return state.get('emit')",
+        "def handler(req, context):\n    state = {'enqueue': 1}\n    return state.get('enqueue')",
         "class Machine:\n    state = 1\ndef handler(req, context):\n    return Machine().state",
         "def handler(req, context):\n    context.logger.info('x')\n    return req['state']",
         "def handler(req):\n    return req.state",
@@ -445,7 +498,7 @@ def test_parts_of_motias_context_that_are_not_there_are_found_at_once(
     ],
 )
 def test_what_is_only_called_so_is_left_alone(text: str, write: Write, steps_dir: Path) -> None:
-    """Own variables, other objects' attributes, other meanings of the name; and `emits` without `emit`."""
+    """Own variables, other objects' attributes, other meanings of the name; and texts."""
     write("a_step.py", CONFIG + text)
     discovered = discover(steps_dir)
     assert discovered.broken == () and len(discovered.steps) == 1

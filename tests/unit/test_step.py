@@ -136,7 +136,7 @@ def test_one_plain_response_schema_is_that_of_status_200(declared: Any) -> None:
         ({"timeoutSeconds": float("nan")}, "0 for no limit, not nan"),
         ({"infrastructure": {"handler": {"timeout": "1m"}}}, '["handler"]["timeout"] must be a number of seconds'),
         ({"bodyschema": {}}, "config has 'bodyschema', which no API step has; its keys are auth, bodySchema, "),
-        ({"emit": []}, "without effect here, emits, "),
+        ({"emit": []}, "without effect here, includeFiles, "),
         ({"middleware": [handler]}, "'handler' must take (req, context, next_fn)"),
         ({"middleware": [print]}, "'print' must be `async def middleware"),
         ({"middleware": handler}, 'config["middleware"] must be a list of functions'),

@@ -154,3 +154,67 @@ def convert_keys(names: tuple[str, ...]) -> None:
     from tidelog import streams
 
     streams.convert_main(names)
+
+
+@main.command()
+@steps_dir_option
+@click.option("--topics", help="Only the event steps that subscribe to one of these, a comma list. By default all.")
+def work(steps_dir: Path | None, topics: str | None) -> None:
+    """Run event, cron and stream steps, without a server. Migrates nothing."""
+    _set("STEPS_DIR", steps_dir)
+    from tidelog import work
+
+    work.main(None if topics is None else {topic.strip() for topic in topics.split(",")})
+
+
+@main.group()
+def jobs() -> None:
+    """What event, cron and stream steps have to do, and what was given up after its last attempt (parked)."""
+
+
+step_option = click.option("--step", help="Those of this step.")
+
+
+@jobs.command("list")
+@step_option
+def list_jobs(step: str | None) -> None:
+    """What waits, by steps, and what is parked."""
+    from tidelog import parked
+
+    parked.main(lambda connection: parked.show(connection, step))
+
+
+@jobs.command()
+@click.argument("id", type=int)
+def show(id: int) -> None:
+    """All of one that is parked: its input, its error, the traceback."""
+    from tidelog import parked
+
+    parked.main(lambda connection: parked.show_one(connection, id))
+
+
+@jobs.command()
+@click.argument("id", type=int, required=False)
+@step_option
+def retry(id: int | None, step: str | None) -> None:
+    """Try again what is parked: one job, or a step's."""
+    _check_which(id, step)
+    from tidelog import parked
+
+    parked.main(lambda connection: parked.retry(connection, id, step))
+
+
+@jobs.command()
+@click.argument("id", type=int, required=False)
+@step_option
+def drop(id: int | None, step: str | None) -> None:
+    """Forget what is parked: one job, or a step's."""
+    _check_which(id, step)
+    from tidelog import parked
+
+    parked.main(lambda connection: parked.drop(connection, id, step))
+
+
+def _check_which(id: int | None, step: str | None) -> None:
+    if id is None and step is None:
+        raise click.UsageError("Which? Give a job's id, or --step NAME.")

@@ -1,27 +1,38 @@
 """A declared step: a handler, and what makes it run."""
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from tidelog.errors import DeclarationError, HandlerDeclarationError
+from tidelog.model.reaction import CronTrigger, EventTrigger, Queue, Reaction, StreamTrigger, conditional, emits_of
 from tidelog.model.rule import is_async
 from tidelog.model.trigger import HttpTrigger, text_of
 from tidelog.settings import STEP_TIMEOUT_MAX_SECONDS
 
 MIDDLEWARE_MAX = 20
 RETRIES_MAX = 10  # a step that lost this often fights over one row; more tries make it hotter
-TYPES_NOT_SERVED = frozenset({"event", "cron", "noop"})  # Motia's other types of step
 
+_REACTIONS: dict[str, type[Reaction]] = {"event": EventTrigger, "cron": CronTrigger, "stream": StreamTrigger}
+TYPES = ("api", *_REACTIONS, "noop")
 _KEYS_READ = frozenset(
     {"type", "name", "method", "path", "description", "flows", "bodySchema", "responseSchema", "middleware"}
     | {"transaction", "retries", "timeoutSeconds", "auth", "guards"}  # Tidelog's own
-    | {"infrastructure"}  # of which the handler's timeout is read
+    | {"infrastructure", "emits"}  # of the first the handler's timeout is read
 )
-# Motia's, and without a meaning here: Tidelog has no topics, no workbench and bundles nothing.
-_KEYS_IGNORED = frozenset({"emits", "virtualEmits", "virtualSubscribes", "queryParams", "includeFiles"})
+_KEYS_OF_REACTIONS = frozenset(
+    {"type", "name", "description", "flows", "emits", "infrastructure", "condition"}
+    | {"transaction", "retries", "timeoutSeconds"}
+)
+_KEYS_OF_TYPES = {
+    "event": frozenset({"subscribes", "input"}),
+    "cron": frozenset({"cron"}),
+    "stream": frozenset({"streamName", "groupId", "itemId"}),
+}
+# Motia's, and without a meaning here: Tidelog has no workbench and bundles nothing.
+_KEYS_IGNORED = frozenset({"virtualEmits", "virtualSubscribes", "queryParams", "includeFiles"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +41,7 @@ class Step:
 
     name: str
     handler: Callable[..., Any] = field(repr=False)  # handler(req, context) or handler(req), async or plain
-    triggers: tuple[HttpTrigger, ...]
+    triggers: tuple[HttpTrigger | Reaction, ...]  # none of a noop
     description: str = ""
     flows: tuple[str, ...] = ()
     transaction: bool = True  # False: every stream operation commits by itself
@@ -39,6 +50,9 @@ class Step:
     middleware: tuple[Callable[..., Any], ...] = ()  # mw(req, context, next_fn), the first is the outermost
     guards: tuple[Callable[..., Any], ...] = ()  # Litestar's
     needs_caller: bool = False  # whether somebody must be known to have sent the request
+    emits: tuple[str, ...] = ()  # the topics of its events
+    queue: Queue = field(default_factory=Queue)  # how its jobs are treated, if it is no API step
+    context_first: bool = False  # a handler of one parameter gets the context: there is no input
     file: Path | None = None
 
     @classmethod
@@ -47,7 +61,7 @@ class Step:
 
         A key whose value is None counts as absent.
         """
-        _refuse_unknown(config)
+        _refuse_unknown(config, "API", _KEYS_READ)
         given = {key: value for key, value in config.items() if value is not None}
         refuse_absent(config, ("auth", "guards"))
         checked = _checked_handler(handler)
@@ -63,8 +77,45 @@ class Step:
             middleware=_middleware(given, checked),
             guards=_functions(given, "guards"),
             needs_caller=_needs_caller(given),
+            emits=emits_of(given),
             file=file,
         )
+
+    @classmethod
+    def of_reaction(cls, config: dict[str, Any], handler: Any, file: Path | None = None) -> Self:
+        """Read the `config` of an event, cron or stream step. Raises DeclarationError."""
+        kind = config["type"]
+        _refuse_unknown(config, kind, _KEYS_OF_REACTIONS | _KEYS_OF_TYPES[kind])
+        given = {key: value for key, value in config.items() if value is not None}
+        refuse_absent(config, ("condition",))
+        queue = Queue.from_config(given)
+        timeout_seconds = _timeout_seconds(given)
+        arguments = ("input", "context") if kind != "cron" else ("context",)
+        return cls(
+            name=text_of(given, "name"),
+            handler=conditional(_checked_handler(handler, *arguments), given, context_first=kind == "cron"),
+            triggers=(_REACTIONS[kind].from_config(given),),
+            description=text_of(given, "description", ""),
+            flows=_flows(given),
+            transaction=_transaction(given),
+            retries=_retries(given),
+            timeout_seconds=queue.visibility_seconds if timeout_seconds is None else timeout_seconds,
+            emits=emits_of(given),
+            queue=queue,
+            context_first=kind == "cron",
+            file=file,
+        )
+
+    @classmethod
+    def of_noop(cls, config: dict[str, Any], file: Path | None = None) -> Self:
+        """A step that stands in pictures of a flow for what others do."""
+        given = {key: value for key, value in config.items() if value is not None}
+        return cls(name=text_of(given, "name"), handler=_do_nothing, triggers=(), flows=_flows(given), file=file)
+
+    @property
+    def reaction(self) -> Reaction | None:
+        """What makes it run, if it is no request."""
+        return next((one for one in self.triggers if not isinstance(one, HttpTrigger)), None)
 
 
 class Endpoint(NamedTuple):
@@ -75,15 +126,31 @@ class Endpoint(NamedTuple):
 
 
 def endpoints_of(steps: Iterable[Step]) -> list[Endpoint]:
-    return [Endpoint(step, trigger) for step in steps for trigger in step.triggers]
+    return [Endpoint(step, one) for step in steps for one in step.triggers if isinstance(one, HttpTrigger)]
 
 
-def _refuse_unknown(config: dict[str, Any]) -> None:
-    unknown = sorted(map(repr, config.keys() - _KEYS_READ - _KEYS_IGNORED))
+def reacting(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """Those that workers run."""
+    return tuple(step for step in steps if step.reaction is not None)
+
+
+def subscribing(steps: Iterable[Step], topics: Collection[str]) -> tuple[Step, ...]:
+    """Those that subscribe to one of `topics`. They get their other topics' events as well."""
+    return tuple(
+        step for step in steps if isinstance(step.reaction, EventTrigger) and set(step.reaction.topics) & set(topics)
+    )
+
+
+def _do_nothing(_context: Any) -> None:
+    """The handler of a noop, which nothing calls."""
+
+
+def _refuse_unknown(config: dict[str, Any], kind: str, known: frozenset[str]) -> None:
+    unknown = sorted(map(repr, config.keys() - known - _KEYS_IGNORED))
     if unknown:
         raise DeclarationError(
-            f"config has {', '.join(unknown)}, which no API step has; its keys are "
-            f"{', '.join(sorted(_KEYS_READ))}; and, without effect here, {', '.join(sorted(_KEYS_IGNORED))}"
+            f"config has {', '.join(unknown)}, which no {kind} step has; its keys are "
+            f"{', '.join(sorted(known))}; and, without effect here, {', '.join(sorted(_KEYS_IGNORED))}"
         )
 
 
@@ -170,19 +237,25 @@ def _limit(key: str, seconds: Any) -> float:
     return float(seconds)
 
 
-def _checked_handler(handler: Any) -> Callable[..., Any]:
+def _checked_handler(handler: Any, *names: str) -> Callable[..., Any]:
+    """It takes these arguments, or the first of them; those of a request if none are named."""
+    taken = names or ("req", "context")
+    parameters = ", ".join(taken)
     if not callable(handler):
         raise HandlerDeclarationError(
-            "the file needs `async def handler(req, context)`"
+            f"the file needs `async def handler({parameters})`"
             + ("" if handler is None else f"; handler is {handler!r:.80}")
         )
     if inspect.isasyncgenfunction(handler) or inspect.isgeneratorfunction(handler):
-        raise HandlerDeclarationError("handler yields: an API step returns its answer once, with `return`")
+        raise HandlerDeclarationError("handler yields: a step returns once, with `return`")
     signature = inspect.signature(handler)
-    for arguments in (("req", "context"), ("req",)):
+    forms = (taken, taken[:1]) if taken != ("context",) else (taken, ("input", "context"))
+    for arguments in forms:
         try:
             signature.bind(*arguments)
             return handler  # type: ignore[no-any-return]
         except TypeError:
             continue
-    raise HandlerDeclarationError(f"handler{signature} must take (req, context) or (req)")
+    raise HandlerDeclarationError(
+        f"handler{signature} must take " + " or ".join(f"({', '.join(form)})" for form in forms)
+    )

@@ -15,9 +15,10 @@ from tidelog.model.schema import Schema, compile_declared, takes_objects
 # Identifiers are cut silently at 63 bytes (NAMEDATALEN): this leaves room for `<table>_history`, and for what people
 # name after the table (an index, say).
 TABLE_NAME_LENGTH_MAX = 48
-# The feed's own tables and its sequence live in the same schema.
+# The feed's own tables and its sequence live in the same schema, and the queue's.
 RESERVED_TABLE_NAMES = frozenset(
     {"alembic_version", "change", "commit", "consumer", "context_state", "epoch", "event", "stream", "write_seq"}
+    | {"step_job", "step_parked", "step_cron", "step_turn"}
 )
 TTL_MAX_SECONDS = 100 * 366 * 86_400  # a hundred years: what is to stay longer needs no time to live
 HISTORY_SUFFIX = "_history"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tidelog.errors import NotSupportedError, StreamUnknownError
 from tidelog.runtime.calls import Calls
+from tidelog.runtime.emitting import Emitter, Emitting, Topics
 from tidelog.runtime.names import NO_STREAMS, no_attribute
 from tidelog.runtime.state_calls import StateCalls
 from tidelog.runtime.stream_calls import StreamCalls
@@ -23,11 +24,8 @@ from tidelog.store.session import LentSession
 _log = logging.getLogger("tidelog.steps")
 
 
-class About(Protocol):
+class About(Emitting, Protocol):
     """For whom a context is, as far as it tells."""
-
-    @property
-    def name(self) -> str: ...
 
     @property
     def flows(self) -> Sequence[str]: ...
@@ -114,6 +112,8 @@ class StepContext:
         *,
         is_plain: bool,
         auth: Any = None,
+        topics: Topics,
+        event_size_max_bytes: int,
     ) -> None:
         """A plain handler runs in a thread: there, calls on streams wait for their answer.
 
@@ -127,8 +127,18 @@ class StepContext:
         self._run = _blocking(loop) if is_plain else self.calls
         self.streams = Streams(items, work.lend, self._run)
         self.state = StateCalls(state, work.lend, self._run)
+        self._step = step
+        self._topics = topics
+        self._event_size_max_bytes = event_size_max_bytes
         self._work = work
         self._is_plain = is_plain
+
+    def emit(self, event: Mapping[str, Any]) -> Any:
+        """Emit `event`, {"topic", "data", "messageGroupId"?}: every step that subscribes to the topic handles it, once
+        this step has committed. Raises TopicUndeclaredError if the config's `emits` hasn't it.
+        """
+        emitter = Emitter(self._step, self._topics, self._work.lend, self.trace_id, self._event_size_max_bytes)
+        return self._run(emitter.emit(event))
 
     @property
     def db(self) -> LentSession:
@@ -158,14 +168,8 @@ class StepContext:
                 self,
                 "a context",
                 name,
-                ("streams", "state", "db", "auth", "logger", "recheck", "trace_id", "traceId", "flows"),
+                ("streams", "state", "emit", "db", "auth", "logger", "recheck", "trace_id", "traceId", "flows"),
             )
-
-    def emit(self, *_: Any, **__: Any) -> NoReturn:
-        raise NotSupportedError(
-            "context.emit does not exist in Tidelog, which has API steps and no event steps: call the function, "
-            "or write to a stream that the other part subscribes to"
-        )
 
 
 def _blocking(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, Any]], Any]:

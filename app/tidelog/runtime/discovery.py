@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from tidelog.errors import DeclarationError
+from tidelog.model.reaction import takes_two
 from tidelog.model.reserved import is_reserved
 from tidelog.model.rule import Function
-from tidelog.model.step import TYPES_NOT_SERVED, Endpoint, Step, endpoints_of
+from tidelog.model.step import TYPES, Endpoint, Step, endpoints_of, reacting
 from tidelog.model.stream import Stream
 from tidelog.runtime.environment import read_environment
 from tidelog.runtime.loading import Project, cause_of, line_of
@@ -39,7 +40,7 @@ class BrokenFile:
 
 @dataclass(frozen=True, slots=True)
 class SkippedFile:
-    """A file that may be in order, but that Tidelog does not serve, for its kind or its name."""
+    """A file that may be in order, but that Tidelog does not serve, for its name."""
 
     path: Path
     cause: str
@@ -61,8 +62,7 @@ def discover(steps_dir: Path) -> Discovered:
 
     If it is named `steps`, a folder `src` beside it belongs to it, and the other way round. A `.env` beside it is read
     first, for them.
-    A file that fails is in `broken`; one of another type of step, or with the wrong name, is in `skipped`; the others
-    are not affected.
+    A file that fails is in `broken`; one with the wrong name is in `skipped`; the others are not affected.
     Files that contradict each other, a missing `steps_dir`, or a stream_auth.py that fails raise DeclarationError:
     without it the others would be open. Each call runs the files anew.
     """
@@ -79,6 +79,7 @@ def discover(steps_dir: Path) -> Discovered:
     reading.note_misnamed()
     _refuse_streams_of_one_table(streams)
     _refuse_steps_of_one_address(steps)
+    _refuse_steps_of_one_name(steps)
     return Discovered(
         streams={stream.name: stream for stream, _ in streams},
         steps=tuple(step for step, _ in steps),
@@ -86,10 +87,6 @@ def discover(steps_dir: Path) -> Discovered:
         skipped=tuple(reading.skipped),
         authenticate=reading.read_authentication(),
     )
-
-
-class _SkippedError(Exception):
-    """Not ours to serve; the message says why."""
 
 
 class _Reading:
@@ -151,8 +148,6 @@ class _Reading:
             return None
         try:
             return read(module, file)
-        except _SkippedError as reason:
-            self.skipped.append(SkippedFile(file, str(reason)))
         except DeclarationError as error:
             line = None if error.line else line_of(error.about, file) or line_of("config", file)
             self.broken.append(BrokenFile(file, f"line {line}: {error}" if line else str(error)))
@@ -195,19 +190,24 @@ def _likeness(file: Path) -> tuple[str, str] | None:
 def _read_step(module: ModuleType, file: Path, root: Path) -> Step:
     config = _config_of(module)
     kind = config.get("type")
-    if isinstance(kind, str) and kind in TYPES_NOT_SERVED:
-        raise _SkippedError(f"Tidelog does not run {kind} steps yet, only those with type 'api'")
-    if kind != "api":
+    handler = getattr(module, "handler", None)
+    if kind not in TYPES:
         if kind is None and "triggers" in config:
             raise DeclarationError(
                 'config["triggers"] is not supported: write "type": "api" with "method" and "path" instead'
             )
-        raise DeclarationError(f'config["type"] must be "api", not {kind!r:.80}')
-    step = Step.from_config(config, getattr(module, "handler", None), file)
-    for trigger in step.triggers:
-        if is_reserved(trigger):
-            raise DeclarationError(f"path {trigger.path!r} is a route of the server's own: choose another")
-    check_context_use(step.handler, file, root)
+        raise DeclarationError(f'config["type"] must be {", ".join(TYPES[:-1])} or {TYPES[-1]}, not {kind!r:.80}')
+    if kind == "noop":
+        return Step.of_noop(config, file)
+    if kind != "api":
+        step = Step.of_reaction(config, handler, file)
+    else:
+        step = Step.from_config(config, handler, file)
+        for endpoint in endpoints_of([step]):
+            if is_reserved(endpoint.http):
+                raise DeclarationError(f"path {endpoint.http.path!r} is a route of the server's own: choose another")
+    place = 0 if step.context_first and not takes_two(step.handler) else 1
+    check_context_use(step.handler, file, root, place)
     return step
 
 
@@ -242,3 +242,16 @@ def _refuse_steps_of_one_address(steps: list[tuple[Step, Path]]) -> None:
                     f"{step.name!r} in {file} ({http.method} {http.path}) would get the same requests: "
                     "change one's method or path"
                 )
+
+
+def _refuse_steps_of_one_name(steps: list[tuple[Step, Path]]) -> None:
+    """Jobs are for a step by its name."""
+    files = {id(step): file for step, file in steps}
+    seen: dict[str, Step] = {}
+    for step in reacting(step for step, _ in steps):
+        other = seen.setdefault(step.name, step)
+        if other is not step:
+            raise DeclarationError(
+                f"{files[id(other)]} and {files[id(step)]} both have the name {step.name!r}, by which their jobs are "
+                "told apart: rename one"
+            )

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 from tidelog.errors import AnswerInvalidError
+from tidelog.model.reaction import takes_two
 from tidelog.model.rule import is_async
 from tidelog.model.step import Step
 from tidelog.runtime.threads import HandlerThreads
@@ -22,12 +23,12 @@ class Handler:
     def __init__(self, step: Step, threads: HandlerThreads) -> None:
         self.step = step
         self.is_plain = not is_async(step.handler)
-        self._takes_context = _takes_context(step.handler)
+        self._takes_both = takes_two(step.handler)
         self._threads = threads
 
     async def call(self, given: Any, context: Any, watch: HandlerWatch) -> Any:
         """What it returns."""
-        arguments = (given, context) if self._takes_context else (given,)
+        arguments = self._arguments(given, context)
         if self.step.middleware:
             watch.handler = self._call_through(0, given, context)
             return await watch.handler
@@ -44,8 +45,7 @@ class Handler:
     async def _call_through(self, number: int, given: Any, context: Any) -> Any:
         """What the middleware answers from this one on, of which the last calls the handler. Each goes on once."""
         if number == len(self.step.middleware):
-            arguments = (given, context) if self._takes_context else (given,)
-            return await self.step.handler(*arguments)
+            return await self.step.handler(*self._arguments(given, context))
         went_on = False
 
         async def next_fn() -> Any:
@@ -56,6 +56,11 @@ class Handler:
             return await self._call_through(number + 1, given, context)
 
         return await self.step.middleware[number](given, context, next_fn)
+
+    def _arguments(self, given: Any, context: Any) -> tuple[Any, ...]:
+        if self._takes_both:
+            return given, context
+        return (context if self.step.context_first else given,)
 
     def _call_plain(self, arguments: tuple[Any, ...]) -> Any:
         try:
@@ -75,13 +80,3 @@ def step_in(steps: Iterable[Step]) -> Callable[[FrameType], str | None]:
         return by_file.get(frame.f_code.co_filename)
 
     return name
-
-
-def _takes_context(handler: Callable[..., Any]) -> bool:
-    positional = 0
-    for parameter in inspect.signature(handler).parameters.values():
-        if parameter.kind is parameter.VAR_POSITIONAL:
-            return True
-        if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
-            positional += 1
-    return positional >= 2

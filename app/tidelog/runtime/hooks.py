@@ -21,6 +21,7 @@ class Hook:
 
     name: str
     flows: Sequence[str] = ()
+    emits: Sequence[str] = ()
 
 
 class HookContexts:
@@ -35,8 +36,19 @@ class HookContexts:
         """One for a call: a transaction, which is committed at the end of the block, and undone by an exception."""
         work = StepTransaction(self._share)
         loop = asyncio.get_running_loop()
-        items, state = self._runtime.items, self._runtime.state
-        context = StepContext(Hook(name), secrets.token_hex(16), items, state, work, loop, is_plain=is_plain, auth=auth)
+        runtime = self._runtime
+        context = StepContext(
+            Hook(name),
+            secrets.token_hex(16),
+            runtime.items,
+            runtime.state,
+            work,
+            loop,
+            is_plain=is_plain,
+            auth=auth,
+            topics=runtime.topics,
+            event_size_max_bytes=runtime.settings.body_size_max_bytes,
+        )
         try:
             yield context
             await context.calls.finish()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 from tidelog.errors import StepTimedOutError
 from tidelog.runtime.watch import Caller
+from tidelog.store.asking import Lend
 
 Outcome_co = TypeVar("Outcome_co", covariant=True)
 
@@ -15,6 +17,8 @@ class Invocation(Caller, Protocol[Outcome_co]):
 
     trace_id: str
     auth: Any  # who caused it, as the authentication says; None if it is anybody
+    # The last thing in the step's transaction, if there is one to be done; what it raises rolls that back.
+    ending: Callable[[Lend], Awaitable[None]] | None
 
     def given(self) -> Any:
         """The handler's first argument, made anew for each try, as handlers change it. Raises if there is none."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NoReturn, TypeVar
 
@@ -13,6 +13,7 @@ from tidelog.errors import ClientGoneError, CommitUnknownError, StepTimedOutErro
 from tidelog.model.step import Step
 from tidelog.model.stream import Stream
 from tidelog.runtime.context import StepContext
+from tidelog.runtime.emitting import topics_of
 from tidelog.runtime.handler import Handler
 from tidelog.runtime.invocation import Invocation
 from tidelog.runtime.retry import with_retries
@@ -38,8 +39,14 @@ class Runtime:
     """What all steps of a process share."""
 
     def __init__(
-        self, streams: Mapping[str, Stream], database: Database, settings: Settings, threads: HandlerThreads
+        self,
+        streams: Mapping[str, Stream],
+        database: Database,
+        settings: Settings,
+        threads: HandlerThreads,
+        steps: Iterable[Step] = (),
     ) -> None:
+        """`steps` are those that events may be for."""
         self.items = {
             name: Items(stream, size_max_bytes=settings.body_size_max_bytes) for name, stream in streams.items()
         }
@@ -47,6 +54,7 @@ class Runtime:
         self.database = database
         self.settings = settings
         self.threads = threads
+        self.topics = topics_of(steps)
 
 
 class StepRunner:
@@ -57,6 +65,8 @@ class StepRunner:
         self.step = step
         self._handler = Handler(step, runtime.threads)
         self._items, self._state = runtime.items, runtime.state
+        self._topics = runtime.topics
+        self._event_size_max_bytes = settings.body_size_max_bytes
         self._share = Share(runtime.database.pool, settings.step_pool_share)
         self._where = f"step {step.name}"
         # Without a transaction the handler's work is done already: again would be twice.
@@ -79,9 +89,17 @@ class StepRunner:
         given = invocation.given()
         work = self._work(invocation)
         loop = asyncio.get_running_loop()
-        is_plain, auth = self._handler.is_plain, invocation.auth
         context = StepContext(
-            self.step, invocation.trace_id, self._items, self._state, work, loop, is_plain=is_plain, auth=auth
+            self.step,
+            invocation.trace_id,
+            self._items,
+            self._state,
+            work,
+            loop,
+            is_plain=self._handler.is_plain,
+            auth=invocation.auth,
+            topics=self._topics,
+            event_size_max_bytes=self._event_size_max_bytes,
         )
         watch = HandlerWatch(invocation, self._limit_seconds, partial(self._give_up, context, work, invocation))
         try:
@@ -90,6 +108,8 @@ class StepRunner:
             outcome = invocation.accept(returned)
             watch.stop()
             watch.check()
+            if invocation.ending is not None:
+                await invocation.ending(work.lend)
             # From here on nothing cancels this task but the end of the process.
             await work.commit()
             if work.is_transaction_known:

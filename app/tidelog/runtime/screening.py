@@ -19,13 +19,9 @@ from tidelog.runtime.names import meant_by
 from tidelog.runtime.state_calls import OPERATIONS as OF_STATE
 from tidelog.runtime.stream_calls import OPERATIONS as OF_STREAMS
 
-_NO_EVENTS = (
-    "there are API steps and no event steps: call the function, or write to a stream that the other part subscribes to"
-)
-_ONE_KIND = "every step is an API step here"
+_ONE_KIND = "a step has one kind of trigger here"
 MISSING = {
-    "emit": _NO_EVENTS,
-    "enqueue": _NO_EVENTS,
+    "enqueue": "write context.emit({...}), and the topic into the config's `emits`",
     "trigger": _ONE_KIND,
     "match": _ONE_KIND,
     **dict.fromkeys(("is_api", "is_http", "is_queue", "is_cron", "is_state", "is_stream", "get_data"), _ONE_KIND),
@@ -35,12 +31,13 @@ MISSING = {
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def check_context_use(handler: Callable[..., Any], file: Path, root: Path) -> None:
+def check_context_use(handler: Callable[..., Any], file: Path, root: Path, place: int = 1) -> None:
     """Raise DeclarationError, with the line, if the handler uses what its context hasn't.
 
-    `handler` may have been made elsewhere in the project (under `root`), and may be wrapped as functools.wraps does.
+    `place` is the context's among its arguments. `handler` may have been made elsewhere in the project (under `root`),
+    and may be wrapped as functools.wraps does.
     """
-    code, place = _code_of(handler)
+    code, place = _code_of(handler, place)
     if code is None or not Path(code.co_filename).is_relative_to(root):
         return
     source = Path(code.co_filename)
@@ -120,17 +117,16 @@ def _advice(node: ast.Attribute, names: set[str]) -> str | None:
     return None
 
 
-def _code_of(handler: Any) -> tuple[CodeType | None, int]:
+def _code_of(handler: Any, place: int) -> tuple[CodeType | None, int]:
     """The code that runs, and which of its parameters is the context."""
-    place = 1
     handler = inspect.unwrap(handler)
     if isinstance(handler, partial):
         return None, place  # which arguments are taken already says no position
     if not inspect.isroutine(handler):
         handler = getattr(type(handler), "__call__", None)  # noqa: B004 - of a handler that is an object
-        place = 2
+        place += 1
     if inspect.ismethod(handler):
-        handler, place = handler.__func__, 2
+        handler, place = handler.__func__, place + 1
     return getattr(inspect.unwrap(handler), "__code__", None), place
 
 

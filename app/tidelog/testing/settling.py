@@ -10,6 +10,7 @@ import asyncpg
 
 from tidelog.errors import NotSettledError
 from tidelog.plugin import Tidelog
+from tidelog.queue.changes import CONSUMER
 from tidelog.testing.recording import Recording
 
 POLL_SECONDS = 0.005
@@ -21,6 +22,14 @@ UNNUMBERED = """
 """
 LEFT_OF = """
     select count(*) from unnest($1::text[]) as x where not exists (select from streams.commit where xid = x::xid8)
+"""
+# Jobs, and changes that are no jobs of stream steps yet: in one statement, as the one makes the other.
+WORK_LEFT = """
+    select exists (select from streams.step_job where step = any ($1::text[])) or exists (
+        select from streams.change c left join streams.commit n on n.xid = c.xid
+        where c.stream = any ($2::text[])
+        and (n.number is null or n.number > (select position from streams.consumer where name = $3))
+    )
 """
 HEAD = "select coalesce(max(number), 0) from streams.commit"
 
@@ -34,17 +43,26 @@ async def until_numbered(connection: asyncpg.Connection[Any]) -> int:
     return head
 
 
+async def until_handled(connection: asyncpg.Connection[Any], tidelog: Tidelog) -> int:
+    """Wait until nothing is left to steps that react, and what they wrote has its numbers; returns the last."""
+    steps, streams = tidelog.workers.steps, tidelog.changes.streams
+    while steps and await connection.fetchval(WORK_LEFT, steps, streams, CONSUMER):  # noqa: ASYNC110 - nobody signals it
+        await asyncio.sleep(POLL_SECONDS)
+    return await until_numbered(connection)
+
+
 async def settle(tidelog: Tidelog, recordings: Sequence[Recording], timeout_seconds: float) -> None:
-    """Wait until all that was committed before this call is numbered and the subscribers have it.
+    """Wait until all that was committed before this call is numbered, events and changes are handled by the steps that
+    react to them, or parked, and the subscribers have all of it.
 
     Raises NotSettledError.
     """
-    waiting_for = "for commits to be numbered"
+    waiting_for = "for commits to be numbered, and jobs to be done (select * from streams.step_job)"
     try:
         async with asyncio.timeout(timeout_seconds):
             connection = await tidelog.database.connect()
             try:
-                head = await until_numbered(connection)
+                head = await until_handled(connection, tidelog)
             finally:
                 await connection.close()
             waiting_for = f"for the feed of this process to reach commit {head}"

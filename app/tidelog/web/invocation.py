@@ -13,6 +13,7 @@ from pydantic_core import from_json
 from tidelog.errors import BodyInvalidError, StepTimedOutError
 from tidelog.json_text import parse
 from tidelog.model.schema import Schema
+from tidelog.store.asking import Lend
 from tidelog.web.answer import WITHOUT_BODY, Answer, encode_answer
 from tidelog.web.request import Incoming
 
@@ -35,6 +36,7 @@ class HttpInvocation:
         "transaction",
         "was_committed",
     )
+    ending: Callable[[Lend], Awaitable[None]] | None = None  # what a request's step does is all the author's
 
     def __init__(
         self,

@@ -32,10 +32,30 @@ async def handler(req, context):
 """
 
 
+EMITTING_STEP = STEP.replace('"emits": []', '"emits": ["set"]').replace(
+    "    return {", '    await context.emit({"topic": "set", "data": {"id": body["id"]}})\n    return {'
+)
+SUBSCRIBER = """
+config = {"type": "event", "name": "Subscribe", "subscribes": ["set"], "emits": []}
+def handler(input, context): ...
+"""
+
+
 @asynccontextmanager
 async def tidelog(ground: Ground) -> AsyncIterator[Measure]:
     """A step that sets an item, with all that comes with it: schemas, trigger, sequencer, reader."""
     async with serving(ground, steps={"set_item_step": STEP}) as server, _posting(ground, server) as measure:
+        yield measure
+
+
+@asynccontextmanager
+async def emitting(ground: Ground) -> AsyncIterator[Measure]:
+    """The same, which also emits an event that a step subscribes to. Nobody handles it meanwhile."""
+    steps = {"set_item_step": EMITTING_STEP, "subscribe_step": SUBSCRIBER}
+    async with (
+        serving(ground, steps=steps, TIDELOG_WORK_AT_ONCE_MAX="0") as server,
+        _posting(ground, server) as measure,
+    ):
         yield measure
 
 
@@ -82,6 +102,13 @@ ROWS = (
         "the same, against a bare handler whose table has a trigger that does nothing but insert into a log",
         OURS,
         Side("bare handler, logging trigger", lambda ground: bare(ground, *LOG)),
+        "posts_per_second",
+    ),
+    Row(
+        "step-emit",
+        "a step that also emits an event, against the step without",
+        Side("tidelog, step that emits", emitting),
+        OURS,
         "posts_per_second",
     ),
 )

@@ -1,0 +1,96 @@
+"""`context.emit`: an event becomes a job for each step that subscribes, in the emitting step's transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from tidelog.errors import EmitInvalidError, ItemInvalidError, KeyInvalidError, TopicUndeclaredError, shown
+from tidelog.model.reaction import EventTrigger
+from tidelog.model.step import Step
+from tidelog.store.asking import Lend
+from tidelog.store.item_json import to_json
+from tidelog.store.jobs import Subscriber, put_event
+
+Topics = Mapping[str, tuple[Subscriber, ...]]
+
+KEY_LENGTH_MAX_BYTES = 512  # a key of an index, as items' keys are
+_KEYS = frozenset({"topic", "data", "messageGroupId"})
+
+
+def topics_of(steps: Iterable[Step]) -> Topics:
+    """Who subscribes to what."""
+    topics: dict[str, tuple[Subscriber, ...]] = {}
+    for step in steps:
+        trigger = step.reaction
+        if isinstance(trigger, EventTrigger):
+            subscriber = Subscriber(step.name, step.queue.is_fifo, step.queue.delay_seconds)
+            for topic in dict.fromkeys(trigger.topics):
+                topics[topic] = (*topics.get(topic, ()), subscriber)
+    return topics
+
+
+class Emitting(Protocol):
+    """Who emits, as far as it is asked."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def emits(self) -> Sequence[str]: ...
+
+
+class Emitter:
+    """Emits for one run of a step."""
+
+    __slots__ = ("_lend", "_size_max_bytes", "_step", "_topics", "_trace_id")
+
+    def __init__(self, step: Emitting, topics: Topics, lend: Lend, trace_id: str, size_max_bytes: int) -> None:
+        self._step = step
+        self._topics = topics
+        self._lend = lend
+        self._trace_id = trace_id
+        self._size_max_bytes = size_max_bytes
+
+    async def emit(self, event: Any) -> None:
+        """Raises EmitInvalidError."""
+        if not isinstance(event, Mapping) or not event.keys() <= _KEYS or "topic" not in event:
+            raise EmitInvalidError(
+                f'an event is {{"topic": ..., "data": ..., "messageGroupId"?: ...}}, not {shown(event)}'
+            )
+        topic = event["topic"]
+        if topic not in self._step.emits:
+            raise TopicUndeclaredError(self._step.name, topic, self._step.emits)
+        try:
+            text, _ = to_json(event.get("data"))
+        except ItemInvalidError as error:
+            raise EmitInvalidError(f"event {topic}: its data is {error}") from error
+        size = len(text.encode())
+        if size > self._size_max_bytes:
+            raise EmitInvalidError(
+                f"event {topic}: {size} bytes of JSON; at most {self._size_max_bytes} are taken "
+                "(TIDELOG_BODY_SIZE_MAX_BYTES)"
+            )
+        key = _key(event.get("messageGroupId"))
+        subscribers = self._topics.get(topic, ())
+        if subscribers:
+            await put_event(self._lend, topic, text, key, self._trace_id, subscribers)
+
+
+def _key(given: Any) -> str:
+    """Without one, all of a topic's events are one group."""
+    if given is None:
+        return ""
+    key = str(given) if isinstance(given, int) else given
+    if not isinstance(key, str):
+        raise KeyInvalidError(f"messageGroupId must be a string, not {shown(given)}", given)
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        size = KEY_LENGTH_MAX_BYTES + 1
+    if "\0" in key or size > KEY_LENGTH_MAX_BYTES:
+        raise KeyInvalidError(
+            f"messageGroupId {shown(key)} must have up to {KEY_LENGTH_MAX_BYTES} bytes of UTF-8, and no NUL character",
+            key,
+        )
+    return key

@@ -1,0 +1,151 @@
+"""The queue in the database: jobs are put in, claimed, and ended. How they travel is told in 0011_jobs/tables.sql."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tidelog.errors import ClaimLostError
+from tidelog.store.checkout import AskAgainError
+
+if TYPE_CHECKING:
+    import asyncpg
+
+    from tidelog.store.asking import Lend
+
+    Connection = asyncpg.Connection[Any]
+
+# ruff: noqa: S608 - the texts are put together of constants
+# The bell is rung in the statement that makes the jobs, whether it makes one or many.
+_RING = "with bell as materialized (select streams.ring_workers())"
+PUT_EVENT = (
+    f"{_RING} insert into streams.step_job (step, topic, key, input, trace_id, due_at) "
+    "select s.step, $1, s.key, $2::text::jsonb, $3, clock_timestamp() + s.delay * interval '1 second' "
+    "from bell, unnest($4::text[], $5::text[], $6::float8[]) as s (step, key, delay)"
+)
+PUT_CHANGES = (
+    f"{_RING} insert into streams.step_job (step, topic, key, input, trace_id, due_at) "
+    "select c.step, $1, c.key, c.input::jsonb, c.trace_id, clock_timestamp() + c.delay * interval '1 second' "
+    "from bell, unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::float8[]) "
+    "with ordinality as c (step, key, input, trace_id, delay, place) order by c.place"
+)
+# A tick's job and the note that it has one are one statement. While the job before it waits, there is none.
+PUT_TICK = (
+    f"{_RING}, tick as (update streams.step_cron set last_at = $2 where step = $1 and last_at < $2 returning step) "
+    "insert into streams.step_job (step, topic, key, input, trace_id) "
+    "select t.step, $3, '', '{}', $4 from bell, tick t "
+    "where not exists (select from streams.step_job j where j.step = t.step and not j.is_claimed)"
+)
+# A new schedule begins now: what it would have had to do before is not made good.
+KEEP_CRON = (
+    "insert into streams.step_cron as c (step, expression, last_at) "
+    "select s.step, s.expression, clock_timestamp() from unnest($1::text[], $2::text[]) as s (step, expression) "
+    "on conflict (step) do update set expression = excluded.expression, last_at = excluded.last_at "
+    "where c.expression <> excluded.expression"
+)
+CRON = "select step, last_at, clock_timestamp() as now from streams.step_cron where step = any ($1::text[])"
+CLAIM = "select * from streams.claim_jobs($1, $2, $3, $4, $5, $6, $7)"
+END = "delete from streams.step_job where id = $1 and claim = $2 returning id"
+RENEW = (
+    "update streams.step_job set due_at = clock_timestamp() + $3 * interval '1 second' where id in ("
+    "select j.id from streams.step_job j join unnest($1::bigint[], $2::bigint[]) as c (id, claim) "
+    "on j.id = c.id and j.claim = c.claim for update of j skip locked)"
+)
+RETRY = (
+    "update streams.step_job set is_claimed = false, unended = 0, attempts = attempts + 1, error = $3, "
+    "due_at = clock_timestamp() + $4 * interval '1 second' where id = $1 and claim = $2"
+)
+RELEASE = (
+    "update streams.step_job set is_claimed = false, unended = 0, "
+    "due_at = clock_timestamp() + $3 * interval '1 second' where id = $1 and claim = $2"
+)
+PARK = (
+    "with gone as (delete from streams.step_job where id = $1 and claim = $2 returning *) "
+    "insert into streams.step_parked (id, step, topic, key, input, trace_id, emitted_at, attempts, error, traceback) "
+    "select id, step, topic, key, input, trace_id, emitted_at, attempts + 1, $3, $4 from gone"
+)
+
+
+class Job(NamedTuple):
+    """What a worker has claimed."""
+
+    id: int
+    step: str
+    topic: str
+    key: str | None
+    input: str  # JSON
+    trace_id: str
+    claim: int
+    attempts: int  # that failed
+    unended: int  # claims of which nobody said what came of them, with this one
+
+
+class Subscriber(NamedTuple):
+    """Which step is to have an event, and how."""
+
+    step: str
+    is_fifo: bool
+    delay_seconds: float
+
+
+class Wanted(NamedTuple):
+    """What a worker asks for of one step."""
+
+    step: str
+    room: int
+    limit: int | None  # of those that are claimed in the whole cluster
+    stops_when_parked: bool
+    after_key: str | None
+
+
+async def put_event(
+    lend: Lend, topic: str, text: str, key: str, trace_id: str, subscribers: Sequence[Subscriber]
+) -> None:
+    """A job for each subscriber, with the JSON `text`; of those that keep order after others of the same `key`."""
+    await _ask(
+        lend,
+        PUT_EVENT,
+        topic,
+        text,
+        trace_id,
+        [one.step for one in subscribers],
+        [key if one.is_fifo else None for one in subscribers],
+        [one.delay_seconds for one in subscribers],
+    )
+
+
+async def end(lend: Lend, job: Job) -> None:
+    """The job is done, if and when the transaction commits. Raises ClaimLostError: then it may not commit."""
+    if not await _ask(lend, END, job.id, job.claim):
+        raise ClaimLostError(
+            f"job {job.id} of step {job.step} is not this worker's any more: it took longer than its lease, which "
+            "could not be renewed, or somebody dropped it"
+        )
+
+
+async def claim(
+    connection: Connection, wanted: Sequence[Wanted], total: int, lease_seconds: float
+) -> tuple[list[Job], dict[str, str]]:
+    """The oldest jobs, in their order; and the keys at which the look at each step's ended, to go on from."""
+    rows = await connection.fetch(
+        CLAIM,
+        [one.step for one in wanted],
+        [one.room for one in wanted],
+        [one.limit for one in wanted],
+        [one.stops_when_parked for one in wanted],
+        [one.after_key for one in wanted],
+        total,
+        lease_seconds,
+    )
+    jobs = sorted(Job(*row) for row in rows if row["id"] is not None)
+    return jobs, {row["step"]: row["key"] for row in rows if row["id"] is None}
+
+
+async def _ask(lend: Lend, sql: str, *parameters: Any) -> Sequence[Any]:
+    lent = lend(True)  # once, as it counts how often it is asked again
+    while True:
+        try:
+            async with lent as connection:
+                return await connection.fetch(sql, *parameters)
+        except AskAgainError:
+            continue
