@@ -1,7 +1,7 @@
 """The queue of steps that react: jobs, parked jobs, cron ticks, and the functions that claim, retry and drop.
 
 Revision ID: 0011
-Revises: 0005
+Revises: 0010
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 from alembic import context, op
 
 revision = "0011"
-down_revision = "0005"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

@@ -17,8 +17,8 @@ from tidelog.model.reaction import EventTrigger
 from tidelog.model.step import Step
 from tidelog.runtime.runner import Runtime, StepRunner
 from tidelog.store import jobs
-from tidelog.store.failure import is_away, is_busy, is_conflict
 from tidelog.store.asking import Lend
+from tidelog.store.failure import is_away, is_busy, is_conflict
 from tidelog.store.jobs import Job
 
 BACKOFF_FIRST_SECONDS = 1.0  # before the first retry; twice that before the next
@@ -74,6 +74,9 @@ class JobInvocation:
     def accept(self, returned: Any) -> bool:
         """Whatever a handler returns, nobody waits for it."""
         return True
+
+    def committed(self, transaction: int | None) -> None:
+        """Nobody waits for that either."""
 
     async def until_gone(self) -> None:
         await asyncio.get_running_loop().create_future()

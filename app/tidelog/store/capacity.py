@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 CONNECTION_LIMITS = load("connection_limits")
 
-# Of one process: a reader, four of the archive, two for reads over HTTP; the workers' one, and two of stream steps; and,
+# Of one process: a reader, four of the archive, two for reads over HTTP, one of the workers, two of stream steps; and,
 # in one of them all, the sequencer with its housekeeper and the one that deletes what has expired.
 FEED_CONNECTIONS_MAX = 13
 
