@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from random import Random
 
+import asyncpg
+
 from tests.faults.chaos import Chaos
 from tests.faults.collect import EventCollector, collect
 from tests.faults.fleet import STEPS, Fleet, make_fleet
@@ -23,6 +25,8 @@ from tests.faults.variants import Variant
 from tests.harness import Databases, migrate
 
 SERVERS = 3
+PARTITIONS = 50  # of the log, at first
+PARTITION_XIDS = 200  # transactions for each of them: a few seconds
 SQL_WRITERS = 5
 STEP_WRITERS = 2
 MOTIA_SUBSCRIBERS = 7
@@ -54,6 +58,7 @@ async def run_history(server_url: str, plan: Plan, postgres: OwnPostgres | None 
     url = await databases.create()
     try:
         await asyncio.to_thread(migrate, url, STEPS)
+        await cut_log(url)
         if plan.variant.is_hindered:
             await set_limits(url)
         settings = NARROW_SETTINGS if plan.variant.is_narrow else {}
@@ -68,6 +73,17 @@ async def run_history(server_url: str, plan: Plan, postgres: OwnPostgres | None 
             return run.history
     finally:
         await databases.drop(url)
+
+
+async def cut_log(url: str) -> None:
+    """Let the log go through many partitions in the few minutes of a run: kills hit the moments between them, too."""
+    connection = await asyncpg.connect(url)
+    try:
+        begin = await connection.fetchval("select pg_current_xact_id()") + 2 * PARTITIONS
+        for n in range(PARTITIONS):
+            await connection.execute("select streams.cut_partition($1)", begin + n * PARTITION_XIDS)
+    finally:
+        await connection.close()
 
 
 class _Run:

@@ -12,11 +12,29 @@ import pytest
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-from tests.harness import PSQL, ROOT, Sql, StepsFolder, connect_sql, migrate
+from tests.harness import PSQL, ROOT, RUN, Sql, StepsFolder, connect_sql, migrate
+from tests.integration.sequencer_fixtures import Log, sequencing
 from tests.migrations.catalog import definitions_of, objects_of, schemas_of
 
 TASK_STREAM = 'config = {"name": "taskList", "schema": {"type": "object"}}\n'
 HEAD = ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_current_head()
+HISTORY_OF_BEFORE = (
+    "select position, at, seq, op, group_id, id, version, data, xid from streams.note_history order by 1, 3"
+)
+NUMBER_OF_BEFORE = """
+insert into streams.commit (number, xid, last_seq, at, snapshot)
+select row_number() over (order by max(seq)), xid, max(seq), now() + max(seq) * interval '1 ms',
+    case when max(max(seq)) over () = max(seq) then pg_current_snapshot() end
+from streams.change group by xid
+"""
+# The first ten, as a release that had no eras did it.
+ADOPT_OF_BEFORE = """
+with adopted as (
+    update streams.commit set xid = (9223372036854775808 + number)::text::xid8 where number <= 10
+    returning number, last_seq
+)
+update streams.change c set xid = (9223372036854775808 + a.number)::text::xid8 from adopted a where c.seq = a.last_seq
+"""
 ALEMBIC_ALONE = """
 from alembic import context
 context.configure(dialect_name="postgresql", literal_binds=True)
@@ -180,3 +198,37 @@ async def test_a_downgrade_of_the_limits_can_be_taken_back(
         assert await definitions_of(sql) == await definitions_of(before) == new
     finally:
         await before.close()
+
+
+async def test_a_log_of_the_release_before_is_divided_with_all_that_it_has(
+    empty_url: str, note_steps: StepsFolder
+) -> None:
+    """Numbers, history and rights stay, also of what was adopted then; what was not numbered yet is numbered."""
+    await run_alembic(empty_url, note_steps, "upgrade", "0005")
+    sql = await connect_sql(empty_url)
+    reader = f"tidelog_test_reader_{RUN}"
+    try:
+        await sql.execute("select streams.declare('note', 'note', '{\"type\": \"object\"}')")
+        await sql.execute(f"create role {reader}; grant select on streams.note_history to {reader}")
+        for n in range(30):
+            await sql.execute("insert into streams.note (group_id, id, data) values ('g', $1, '{}')", f"i{n % 20}{n}")
+        await sql.execute(NUMBER_OF_BEFORE)
+        await sql.execute(ADOPT_OF_BEFORE)
+        await sql.execute("update streams.note set data = '{\"n\": 1}' where id = 'i00'")  # has no number
+        before = await sql.fetch(HISTORY_OF_BEFORE)
+        assert len(before) == 30
+        await run_alembic(empty_url, note_steps)
+        assert await sql.fetch(HISTORY_OF_BEFORE) == before
+        assert await sql.fetchval(f"select has_table_privilege('{reader}', 'streams.note_history', 'select')")
+        async with Log.open(empty_url) as log:
+            with sequencing(empty_url):
+                xid = await sql.fetchval(
+                    "insert into streams.note (group_id, id, data) values ('g', 'new', '{}') "
+                    "returning pg_current_xact_id()"
+                )
+                assert await log.until_numbered(xid) == 32
+            assert await sql.fetchval("select op from streams.note_history where position = 31") == "update"
+            await log.check()
+    finally:
+        await sql.execute(f"drop owned by {reader}; drop role {reader}")
+        await sql.close()

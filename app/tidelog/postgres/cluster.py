@@ -148,6 +148,8 @@ class Cluster:
             "unix_socket_directories": str(self._socket_folder(account)),
             "port": "5432",  # the socket's name has it
             "max_connections": str(CONNECTIONS_MAX),
+            # A statement locks each partition of the log that it may have to look at.
+            "max_locks_per_transaction": "256",
             "cluster_name": "tidelog",
         }
         try:
