@@ -270,6 +270,20 @@ async def test_one_of_many_that_can_not_go_on_is_reset(feed: Feed) -> None:
     assert page.told("s0")
 
 
+async def test_what_the_logs_first_batch_has_is_not_passed_over(database_url: str) -> None:
+    """There is no batch before it that tells where to look."""
+    async with connected(database_url) as sql:
+        for n in range(100):
+            await write(sql, f"i{n}", "g0" if n % 40 == 0 else "other")
+        with sequencing(database_url):
+            await until_numbered(sql)
+            async with Feed.on(database_url) as feed:
+                page = Page(feed)
+                page.subscribe("s", group(0), None, 0)
+                await page.until_live()
+                assert [position for position, _ in page.told("s")] == [1, 41, 81]
+
+
 async def test_what_is_not_kept_any_more_resets_those_that_need_it(feed: Feed, monkeypatch: pytest.MonkeyPatch) -> None:
     """Retention takes commits while they are walked: those that have them already go on."""
     page_of = feed.broadcaster.archive.page

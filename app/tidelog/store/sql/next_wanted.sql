@@ -36,7 +36,7 @@ select case
         least(
             $4::bigint,
             (
-                select max(n.number)
+                select coalesce(max(n.number), 0)  -- least() would take a null for no bound
                 from (
                     select number
                     from streams.commit
