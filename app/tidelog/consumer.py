@@ -248,7 +248,7 @@ class _Consumer:
     async def _prepare(self, work: Connection, log: Connection) -> None:
         await _ask(log.add_listener(HEAD_CHANNEL, self._on_head))
         await _ask(check_migrated(log, self.wanted.streams or ()))
-        if not await _ask(register(work, self.name, self.start)):
+        if not await _ask(register(work, self.name, self.start, self.wanted)):
             raise InterruptedWorkError("no server has run on this database yet")
 
     async def _run_transaction(self, work: Connection, log: Connection) -> bool:
@@ -301,10 +301,16 @@ class _Consumer:
 
     async def _store(self, work: Connection, stored: Stored, batch: Batch) -> None:
         assert batch.epoch is not None  # noqa: S101 - there is one since the consumer was registered
-        if not await _ask(store_position(work, self.name, stored, batch.through, batch.epoch)):
+        floor = await _ask(store_position(work, self.name, stored, batch.through, batch.epoch, self.wanted))
+        if floor is None:
             raise TransactionAbortedError(
                 f"the handler of consumer {self.name!r} ended the transaction that it was called in: what it wrote "
                 "before may be stored, but its position is not. Let it use savepoints (connection.transaction())"
+            )
+        if batch.commits and floor >= batch.commits[0][0]:  # this consumer was away for too long to be waited for
+            raise PositionTooOldError(
+                f"changes up to commit {floor} were removed from the log while consumer {self.name!r} read on from "
+                f"commit {batch.commits[0][0]}: it may have missed some"
             )
         self._skipped = None
         self._store_skips_at = asyncio.get_running_loop().time() + SKIPS_STORED_EVERY_SECONDS

@@ -293,7 +293,11 @@ class Tidelog:
             self.archive.reconnect,
             self._recheck.note_payload,
         )
-        retention = Retention(self.settings.retention, self.settings.consumer_away_max)
+        retention = Retention(
+            self.settings.retention,
+            self.settings.consumer_away_max,
+            {name: stream.retention for name, stream in self.streams.items() if stream.retention is not None},
+        )
         self.sequencer = SequencerThread(self.database.connect, retention, fast_path)
         for gate in self._gates:
             gate.serve_from(self.broadcaster)

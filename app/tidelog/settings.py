@@ -147,7 +147,10 @@ class Settings(BaseSettings):
     )
 
     retention_seconds: float | None = Field(
-        None, gt=0, description="commits older than this are removed from the log and its history; unset: none"
+        None,
+        gt=0,
+        description="commits older than this are removed from the log and its history; unset: none. A stream may keep "
+        "less, by `retention` in its config",
     )
     consumer_away_max_seconds: float | None = Field(
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from tidelog.model.change import Topic
 from tidelog.model.position import Position
 from tidelog.store import archive as archive_module
 from tidelog.store import reading as reading_module
+from tidelog.store import stride as stride_module
 from tidelog.store.archive import PAGES_AT_ONCE_MAX, ForgottenError
 from tidelog.store.reading import PageRequest
 
@@ -300,6 +301,14 @@ async def test_what_is_not_kept_any_more_resets_those_that_need_it(feed: Feed, m
 
     monkeypatch.setattr(feed.broadcaster.archive, "page", kept(page_of))
     monkeypatch.setattr(feed.broadcaster.archive, "ready", kept(ready))
+    next_wanted = feed.broadcaster.archive.next_wanted
+
+    async def next_kept(number: int, *args: Any) -> int:
+        if number < floor:
+            raise ForgottenError
+        return await next_wanted(number, *args)
+
+    monkeypatch.setattr(feed.broadcaster.archive, "next_wanted", next_kept)
     page = Page(feed)
     sinces = [0, 0, 50, floor - 1, floor, floor + 1, 500]
     for n, since in enumerate(sinces):
@@ -416,11 +425,11 @@ async def test_a_walk_goes_on_from_where_it_failed(feed: Feed, monkeypatch: pyte
     hasten(monkeypatch)
     page_of = feed.broadcaster.archive.page
 
-    async def failing_once(request: PageRequest, topics: Collection[Topic], claim: Claim) -> Any:
+    async def failing_once(request: PageRequest, *rest: Any) -> Any:
         read.append(request.number)
         if read.count(request.number) == 1 and len(set(read)) <= 3:
             raise TimeoutError
-        return await page_of(request, topics, claim)
+        return await page_of(request, *rest)
 
     page, alone = Page(feed), [Page(feed) for _ in range(3)]
     subscribed: list[Subscribed] = [
@@ -430,7 +439,8 @@ async def test_a_walk_goes_on_from_where_it_failed(feed: Feed, monkeypatch: pyte
     for other, one in zip(alone, subscribed, strict=True):
         other.subscribe(*one)
         await other.until_live()
-    monkeypatch.setattr(reading_module, "COMMITS_AT_ONCE", 200)
+    for name in ("COMMITS_AT_ONCE", "_FIRST"):
+        monkeypatch.setattr(stride_module, name, 200)
     monkeypatch.setattr(feed.broadcaster.archive, "page", failing_once)
     for one in subscribed:
         page.subscribe(*one)
@@ -445,11 +455,11 @@ async def test_a_walk_that_is_too_slow_goes_in_smaller_steps(feed: Feed, monkeyp
     hasten(monkeypatch)
     page_of = feed.broadcaster.archive.page
 
-    async def slow(request: PageRequest, topics: Collection[Topic], claim: Claim) -> Any:
+    async def slow(request: PageRequest, *rest: Any) -> Any:
         spans.append(request.last - request.number)
         if spans[-1] > 100:
             raise TimeoutError
-        return await page_of(request, topics, claim)
+        return await page_of(request, *rest)
 
     monkeypatch.setattr(feed.broadcaster.archive, "page", slow)
     page = Page(feed)

@@ -17,7 +17,9 @@ from sqlalchemy.engine import make_url
 from tests.harness import RUN, Server, Sql, StepsFolder, connect_sql, free_port, migrate
 from tests.migrations.catalog import definitions_of
 from tests.migrations.test_refusals import serve, stream
+from tidelog.model.retention import StreamRetention
 from tidelog.store.log import Numbering
+from tidelog.store.stream_retention import begin_walk, remove_changes
 from tidelog.store.undeclared import warn_of_undeclared
 
 LIVE = """
@@ -266,6 +268,20 @@ async def test_items_that_retention_took_from_the_log_are_not_created_again(sql:
     await numbering.advance(sql)
     await sql.execute("delete from streams.change using streams.commit n where change.xid = n.xid and n.number = 1")
     await sql.execute("delete from streams.commit where number = 1; drop trigger tidelog_record on streams.note")
+    assert "logged" not in (await declare(sql) or "logged")
+
+
+async def test_items_that_the_streams_retention_took_from_the_log_are_not_created_again(sql: Sql) -> None:
+    """Though the beginning of the log is there."""
+    numbering = await Numbering.load(sql)
+    for statement in (SECOND.format("note"), "update streams.note set data = '{\"n\": 5}' where id = 'b'"):
+        await numbering.advance(sql)
+        await sql.execute(statement)
+    await numbering.advance(sql)
+    kept = StreamRetention(seconds=0.000001)
+    walked = await begin_walk(sql, "note", kept)
+    assert (await remove_changes(sql, "note", kept, after=walked, commits_max=1)).removed == 1
+    await sql.execute("drop trigger tidelog_record on streams.note")
     assert "logged" not in (await declare(sql) or "logged")
 
 

@@ -189,7 +189,7 @@ async def test_each_grant_that_is_missing_is_named(role: Role, note_steps: Steps
         "where grantee = $1 order by 1, 2",
         role.name,
     )
-    assert len(held) == 21
+    assert len(held) == 24
     try:
         assert await is_to_be_migrated(connection, streams) is False
         for table, privilege in [("note", "insert"), *held]:

@@ -6,6 +6,7 @@ import pytest
 from pydantic import BaseModel
 
 from tidelog.errors import DeclarationError, ItemInvalidError
+from tidelog.model.retention import StreamRetention
 from tidelog.model.stream import RESERVED_TABLE_NAMES, TABLE_NAME_LENGTH_MAX, Stream, table_name
 
 
@@ -50,6 +51,32 @@ def test_a_schema_is_a_model_or_json_schema(schema: Any) -> None:
     with pytest.raises(ItemInvalidError, match="/text") as refused:
         stream.check({"text": 5}, "1")
     assert [violation.path for violation in refused.value.violations] == ["/text"]
+
+
+@pytest.mark.parametrize(
+    ("declared", "kept"),
+    [
+        (None, None),
+        (3600, StreamRetention(seconds=3600.0)),
+        ({"seconds": 0.5}, StreamRetention(seconds=0.5)),
+        ({"changes": 100}, StreamRetention(changes=100)),
+    ],
+)
+def test_a_stream_says_how_much_of_its_past_is_kept(declared: Any, kept: StreamRetention | None) -> None:
+    """In its config, or in Python; without a word all of it is."""
+    assert Stream.from_config({"name": "chat", "retention": declared}).retention == kept
+    assert Stream("chat", retention=declared).retention == kept
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [0, -1, True, "1 day", [], {}, {"days": 1}, {"changes": 0}, {"changes": 1.5}, {"changes": True}, {"changes": 10**9},
+     {"seconds": 1, "changes": 1}, float("nan"), float("inf"), 1e12],
+)  # fmt: skip
+def test_a_retention_that_cant_be_is_refused(declared: Any) -> None:
+    """Rather than that something is removed, or kept, against the author's will."""
+    with pytest.raises(DeclarationError, match=r"stream 'chat': retention"):
+        Stream.from_config({"name": "chat", "retention": declared})
 
 
 def test_an_absent_schema_takes_any_item() -> None:

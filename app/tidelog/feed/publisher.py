@@ -63,6 +63,9 @@ class Publisher:
         if commit.number != self._progress.position + 1:
             # This process slept for so long that commits were removed before it read them.
             self._lobby.begin_topics_again(list(self._registry.topics), "too_old")
+        elif commit.forgotten:  # or that changes of some streams were
+            topics = [topic for topic in self._registry.topics if topic.stream in commit.forgotten]
+            self._lobby.begin_topics_again(topics, "too_old")
         touched = [one for topic in commit.groups if (one := self._touch(commit, topic)) is not None]
         if touched:
             try:

@@ -70,6 +70,7 @@ class Commit:
     groups: dict[Topic, GroupCommit]
     truncated: bool = False  # too big to be carried whole: its subscribers need a new snapshot
     unreadable: frozenset[Topic] = frozenset()  # of its groups: the database can't tell what happened there
+    forgotten: frozenset[str] = frozenset()  # streams of which, from this commit on, changes were removed unread
 
 
 def net_changes(changes: Sequence[Change]) -> Sequence[Change]:

@@ -1,4 +1,4 @@
-"""A declared stream: its name, its table's name, the schema that its items must fit, and who may have it."""
+"""A declared stream: its name, its table's name, the schema that its items must fit, who may have it, what is kept."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from tidelog.errors import DeclarationError, ItemInvalidError, OperationInvalidError, shown
 from tidelog.model.index import Index, indexes_of
+from tidelog.model.retention import StreamRetention
 from tidelog.model.rule import NO_RULE, SPELLINGS, Rule
 from tidelog.model.schema import Schema, compile_declared, takes_objects
 
@@ -17,13 +18,14 @@ from tidelog.model.schema import Schema, compile_declared, takes_objects
 TABLE_NAME_LENGTH_MAX = 48
 # The feed's own tables and its sequence live in the same schema, and the queue's.
 RESERVED_TABLE_NAMES = frozenset(
-    {"alembic_version", "change", "commit", "consumer", "context_state", "epoch", "event", "stream", "write_seq"}
+    {"alembic_version", "change", "commit", "consumer", "context_state", "epoch", "event", "stream"}
     | {"step_job", "step_parked", "step_cron", "step_turn"}
+    | {"stream_floor", "write_seq"}
 )
 TTL_MAX_SECONDS = 100 * 366 * 86_400  # a hundred years: what is to stay longer needs no time to live
 HISTORY_SUFFIX = "_history"
 
-_KEYS = frozenset({"name", "description", "schema", "baseConfig", "indexes", "ttl", *SPELLINGS})
+_KEYS = frozenset({"name", "description", "schema", "baseConfig", "indexes", "retention", "ttl", *SPELLINGS})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
 _CAMEL_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -37,6 +39,7 @@ class Stream:
     schema: Schema = field(repr=False)
     rule: Rule = field(repr=False)
     indexes: tuple[Index, ...] = field(repr=False)
+    retention: StreamRetention | None = field(repr=False)
     # How long its items live, unless set() says otherwise; None: for ever.
     ttl_seconds: float | None = field(repr=False)
     file: Path | None = field(repr=False, compare=False)  # that declares it, for messages
@@ -47,15 +50,17 @@ class Stream:
         schema: Any = True,
         *,
         indexes: Any = (),
+        retention: Any = None,
         ttl: float | None = None,
         file: Path | None = None,
         **functions: Any,
     ) -> None:
         """`schema` is a pydantic class, or JSON Schema; any object fits True. Raises DeclarationError.
 
-        `indexes` are its table's beside the key: see the page of the database. `ttl` is how many seconds an item lives
-        after it was set; it is deleted then. `functions` say who may have it: `can_access`, `can_list`, `on_join`,
-        `on_leave`. See the page of tidelog.access.
+        `indexes` are its table's beside the key, and `retention` is how much of its past is kept (a number of seconds,
+        {"seconds": n} or {"changes": n}; None: all): see the page of the database. `ttl` is how many seconds an item
+        lives after it was set; it is deleted then. `functions` say who may have it: `can_access`, `can_list`,
+        `on_join`, `on_leave`. See the page of tidelog.access.
         """
         if unknown := sorted(functions.keys() - SPELLINGS.keys()):
             raise DeclarationError(f"stream {name!r}: there is no {unknown[0]!r}; there are {', '.join(SPELLINGS)}")
@@ -70,6 +75,7 @@ class Stream:
             )
         try:
             rule = Rule.of(functions) if functions else NO_RULE
+            kept = StreamRetention.of(retention)
         except DeclarationError as error:
             raise DeclarationError(f"stream {name!r}: {error}") from error
         table = table_name(name)
@@ -87,6 +93,7 @@ class Stream:
         object.__setattr__(self, "file", file)
         object.__setattr__(self, "schema", compiled)
         object.__setattr__(self, "rule", rule)
+        object.__setattr__(self, "retention", kept)
         object.__setattr__(self, "ttl_seconds", ttl_seconds)
 
     @classmethod
@@ -115,6 +122,7 @@ class Stream:
             name,
             given.get("schema", {}),
             indexes=given.get("indexes", ()),
+            retention=given.get("retention"),
             ttl=given.get("ttl"),
             file=file,
             **functions,

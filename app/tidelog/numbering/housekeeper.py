@@ -1,4 +1,4 @@
-"""Makes room in the log, and removes what is no longer wanted: delivered events, and commits past their retention.
+"""Makes room in the log, and removes what is no longer wanted: delivered events, commits and changes past retention.
 
 Works beside the sequencer of the moment, on a connection of its own: a commit of a million changes may take
 seconds to remove, and delays no number. Knows nothing of how numbers are given.
@@ -12,16 +12,17 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+import asyncpg
+
 from tidelog.backoff import Backoff
 from tidelog.store.deadline import deadline
 from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.log import FEED_SETTINGS
 from tidelog.store.partitions import FILLED_IN_SHARE_OF_RETENTION, drop_partitions, make_room, read_partitions
 from tidelog.store.retention import Retention, forget_events, read_floor, remove_commits
+from tidelog.store.stream_retention import Step, begin_walk, remove_changes
 
 if TYPE_CHECKING:
-    import asyncpg
-
     from tidelog.store.connecting import Connector
 
 logger = logging.getLogger("tidelog.housekeeper")
@@ -32,6 +33,9 @@ ROUND_SECONDS = 10.0
 EVENTS_AT_ONCE = 10_000
 COMMITS_AT_ONCE = 1000
 PAUSE_MIN_SECONDS = 0.05
+# Of a stream that has changed in few of them, more commits are looked through in one statement, up to this work.
+WALKED_AT_ONCE_MAX = 16 * COMMITS_AT_ONCE
+WALK_SECONDS = 0.05
 STATEMENT_TIMEOUT_SECONDS = 60.0  # removing some millions of changes; past it the server goes on alone
 
 
@@ -61,6 +65,7 @@ class Housekeeper:
                 await self._forget_events(connection)
                 if self._retention.older_than is not None:
                     await self._remove_commits(connection, self._retention.older_than)
+                await self._remove_of_streams(connection)
                 self._backoff.reset()
                 await asyncio.sleep(ROUND_SECONDS)
         finally:
@@ -100,6 +105,55 @@ class Housekeeper:
             await _pause_since(began)
         with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
             await drop_partitions(connection)
+
+    async def _remove_of_streams(self, connection: asyncpg.Connection[Any]) -> None:
+        """A step of each stream in turn, for a round's time at most: a long walk keeps nothing else waiting."""
+        until = time.monotonic() + ROUND_SECONDS
+        walks = [_Walk(stream) for stream in self._retention.streams]
+        while walks and time.monotonic() < until:
+            for walk in list(walks):
+                began = time.monotonic()
+                try:
+                    step = await self._walk_on(connection, walk)
+                except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+                    walks.remove(walk)  # somebody is erasing: in the next round
+                    continue
+                if not step.more:
+                    walks.remove(walk)
+                walk.note(time.monotonic() - began)
+                await _pause_since(began)
+
+    async def _walk_on(self, connection: asyncpg.Connection[Any], walk: _Walk) -> Step:
+        kept = self._retention.streams[walk.stream]
+        with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
+            if walk.after is None:
+                walk.after = max(await begin_walk(connection, walk.stream, kept), await read_floor(connection))
+            step = await remove_changes(
+                connection,
+                walk.stream,
+                kept,
+                after=walk.after,
+                commits_max=walk.commits,
+                consumers_away_max=self._retention.consumers_away_max,
+            )
+        walk.after = step.walked
+        return step
+
+
+class _Walk:
+    """Through the commits, for one stream, in one round."""
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self.after: int | None = None
+        self.commits = COMMITS_AT_ONCE
+
+    def note(self, seconds: float) -> None:
+        """A step took so long."""
+        if seconds < WALK_SECONDS / 2:
+            self.commits = min(2 * self.commits, WALKED_AT_ONCE_MAX)
+        elif seconds > WALK_SECONDS:
+            self.commits = max(self.commits // 2, 1)
 
 
 async def _pause_since(began: float) -> None:

@@ -23,6 +23,7 @@ from tidelog.model.step import Step
 from tidelog.store.consumers import register
 from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.jobs import PUT_CHANGES
+from tidelog.store.reading import Only
 
 if TYPE_CHECKING:
     from tidelog.store.connecting import Connector
@@ -61,7 +62,7 @@ class ChangeFeed:
             with suppress(*CONNECTION_ERRORS):  # then it begins where the consumer first gets through
                 connection = await connect(application_name=CONSUMER)
                 try:
-                    await register(connection, CONSUMER, "now")
+                    await register(connection, CONSUMER, "now", Only(self.streams, None))
                 finally:
                     await connection.close()
             self._task = asyncio.create_task(self._run(database_url))

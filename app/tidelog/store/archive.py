@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import asyncpg
@@ -26,7 +27,7 @@ from tidelog.store.log import read_head
 from tidelog.store.queries import load
 from tidelog.store.reading import Only, Page, PageRequest, read_page
 from tidelog.store.ready import ReadyRequest, Wanted, fetch_ready
-from tidelog.store.retention import read_floor
+from tidelog.store.retention import read_floor, read_stream_floors
 from tidelog.store.snapshot import ItemsUnreadableError, Snapshot, open_snapshot
 from tidelog.store.xid_range import read_xid_range
 
@@ -61,16 +62,21 @@ class Standing(NamedTuple):
     floor: int  # up to it commits are removed
     shared: int  # up to it they are those of the epoch that was asked about; -1: there is none such
     is_present: bool  # the epoch is the present one
+    stream_floors: Mapping[str, int] = MappingProxyType({})  # up to it changes of that stream are removed
 
-    def refusal(self, number: int) -> ResetReason | None:
-        """Why one who has all up to `number` can't go on from there, if he can't."""
+    def refusal(self, number: int, stream: str) -> ResetReason | None:
+        """Why one who has all of a stream up to `number` can't go on from there, if he can't."""
         if number > self.shared:
             return "ahead" if self.is_present else "epoch"
-        return "too_old" if number < self.floor else None
+        return "too_old" if number < max(self.floor, self.stream_floors.get(stream, 0)) else None
 
 
 class ForgottenError(Exception):
-    """The commits that were to be read next are not kept any more."""
+    """The commits that were to be read next are not kept any more; or some streams' changes in them, up to `floors`."""
+
+    def __init__(self, message: str = "", floors: Mapping[str, int] = MappingProxyType({})) -> None:
+        super().__init__(message)
+        self.floors = floors  # empty: of nothing set apart, so that all is gone
 
 
 class Archive:
@@ -138,10 +144,15 @@ class Archive:
             if closing is not None:
                 closing.cancel()
 
-    async def page(self, request: PageRequest, topics: Collection[Topic], claim: Claim) -> Page:
+    # `cursors` are up to where who reads has all of each stream that he wants: of what was removed he misses only what
+    # came after.
+
+    async def page(
+        self, request: PageRequest, topics: Collection[Topic], cursors: Mapping[str, int], claim: Claim
+    ) -> Page:
         """A page of past commits with the rows of `topics`. Raises ForgottenError."""
         only = Only([topic.stream for topic in topics], [topic.group_id for topic in topics], are_pairs=True)
-        async with self._kept_from(request.number, claim) as connection:
+        async with self._kept_from(request.number, cursors, claim) as connection:
             return await read_page(
                 connection,
                 request,
@@ -151,26 +162,32 @@ class Archive:
                 timeout_seconds=PAGE_TIMEOUT_SECONDS,
             )
 
-    async def next_wanted(self, number: int, last: int, topics: Collection[Topic], claim: Claim) -> int:
+    async def next_wanted(
+        self, number: int, last: int, topics: Collection[Topic], cursors: Mapping[str, int], claim: Claim
+    ) -> int:
         """Up to which number, at most `last`, no commit after `number` has any of `topics`. Raises ForgottenError."""
         streams, group_ids = [topic.stream for topic in topics], [topic.group_id for topic in topics]
-        async with self._kept_from(number + 1, claim) as connection:
+        async with self._kept_from(number + 1, cursors, claim) as connection:
             xids = await read_xid_range(connection, number + 1, timeout_seconds=PAGE_TIMEOUT_SECONDS)
             found: int = await connection.fetchval(NEXT_WANTED, streams, group_ids, number + 1, last, *xids)
         return found
 
-    async def touched(self, commit: Commit, topics: Collection[Topic], claim: Claim) -> Collection[Topic]:
+    async def touched(
+        self, commit: Commit, topics: Collection[Topic], cursors: Mapping[str, int], claim: Claim
+    ) -> Collection[Topic]:
         """Which of `topics` a large commit touches. Raises ForgottenError."""
-        async with self._kept_from(commit.number, claim) as connection:
+        async with self._kept_from(commit.number, cursors, claim) as connection:
             return await Bulk(connection, PAGE_TIMEOUT_SECONDS).touched(commit.xid, topics)
 
-    async def ready(self, request: ReadyRequest, wanted: Wanted, claim: Claim) -> Sequence[Any]:
+    async def ready(
+        self, request: ReadyRequest, wanted: Wanted, cursors: Mapping[str, int], claim: Claim
+    ) -> Sequence[Any]:
         """A page's rows of past commits as messages, for read_ready(). Raises ForgottenError."""
-        async with self._kept_from(request.first, claim) as connection:
+        async with self._kept_from(request.first, cursors, claim) as connection:
             return await fetch_ready(connection, request, wanted)
 
     @asynccontextmanager
-    async def _kept_from(self, number: int, claim: Claim) -> AsyncIterator[Connection]:
+    async def _kept_from(self, number: int, cursors: Mapping[str, int], claim: Claim) -> AsyncIterator[Connection]:
         """A connection to read commits from `number` on. Raises ForgottenError if they weren't kept meanwhile."""
         async with (
             self._pages.place(claim),
@@ -179,9 +196,13 @@ class Archive:
         ):
             yield connection
             # Asked after the page was read: what is kept now was kept then, and the oldest go first.
-            is_kept = await connection.fetchval(IS_KEPT, number)
+            ((is_kept, streams, floors),) = await connection.fetch(IS_KEPT, number)
         if not is_kept:
             raise ForgottenError(f"commit {number} was to be read, but it is removed")
+        missed = {stream: floor for stream, floor in zip(streams, floors, strict=True) if stream in cursors}
+        missed = {stream: floor for stream, floor in missed.items() if floor > max(number - 1, cursors[stream])}
+        if missed:
+            raise ForgottenError(f"changes from commit {number} on were to be read, but are removed: {missed}", missed)
 
     async def standing(self, epoch: str, claim: Claim) -> Standing:
         """From where those who were in `epoch` can go on, and how far the log goes."""
@@ -190,9 +211,9 @@ class Archive:
             asyncio.timeout(PAGE_TIMEOUT_SECONDS),
             self._lent(PAGE_TIMEOUT_SECONDS) as connection,
         ):
-            floor = await read_floor(connection)
+            floor, stream_floors = await read_floor(connection), await read_stream_floors(connection)
             head = await read_head(connection, epoch, timeout_seconds=PAGE_TIMEOUT_SECONDS)
-        return Standing(head.number, floor, head.shared, is_present=epoch == head.epoch)
+        return Standing(head.number, floor, head.shared, epoch == head.epoch, stream_floors)
 
 
 def _close(connection: Connection) -> None:

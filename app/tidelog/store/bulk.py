@@ -62,8 +62,9 @@ class Bulk:
             if commit.truncated:
                 assembly.truncate(touched)  # also those whose rows come after what was too much
         # Asked after all was read: what is kept now was kept then.
-        is_kept = await self._fetch(IS_KEPT, commit.number)
-        return commit if is_kept[0][0] else None
+        ((is_kept, forgotten, _),) = await self._fetch(IS_KEPT, commit.number)
+        commit.forgotten = frozenset(forgotten)
+        return commit if is_kept else None
 
     async def touched(self, xid: int, wanted: Collection[Topic]) -> set[Topic]:
         """Which of these topics the transaction wrote to."""

@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     commits: Sequence[tuple[int, datetime]]
     through: int
     head: int
-    floor: int  # the oldest position that can be gone on from
+    floor: int  # the oldest position from which the wanted streams can be gone on with
     epoch: UUID | None  # None: no server has numbered anything in this database yet
     lowest_xid: int  # of these commits, at least
 
@@ -86,11 +86,11 @@ async def read_changes(connection: Connection, number: int, wanted: Only, *, low
             request = request._replace(seq=page.rows[-1]["seq"])
 
 
-async def register(connection: Connection, name: str, start: Start) -> bool:
+async def register(connection: Connection, name: str, start: Start, wanted: Only) -> bool:
     """Give a new name its first position; one that has one keeps it. False if no server ran here yet."""
     if await is_registered(connection, name):
         return True
-    log = await find_batch(connection, 0, Only(None, None), 0)
+    log = await find_batch(connection, 0, wanted, 0)
     if log.epoch is None:
         return False
     position = {"beginning": log.floor, "now": log.head}[start] if isinstance(start, str) else start
@@ -143,18 +143,25 @@ async def lock_position(connection: Connection, name: str) -> Stored | None:
     return None if row is None else Stored(row["position"], row["epoch"], row["xid"])
 
 
-async def store_position(connection: Connection, name: str, stored: Stored, position: int, epoch: UUID) -> bool:
-    """Move the position on; False, and nothing stored, if this is not the transaction that locked it."""
-    status = await connection.execute(
+async def store_position(
+    connection: Connection, name: str, stored: Stored, position: int, epoch: UUID, wanted: Only
+) -> int | None:
+    """Move the position on; None, and nothing stored, if this is not the transaction that locked it.
+
+    Answers the floor of the wanted streams: from there on, what was read before is all that there was.
+    """
+    floor: int | None = await connection.fetchval(
         "update streams.consumer set position = $3, epoch = $4, updated_at = clock_timestamp() "
-        "where name = $1 and pg_current_xact_id() = $2",
+        "where name = $1 and pg_current_xact_id() = $2 returning coalesce(("
+        "select max(f.number) from streams.stream_floor f where $5::text[] is null or f.stream = any ($5)), 0)",
         name,
         stored.xid,
         position,
         epoch,
+        wanted.streams,
         timeout=STATEMENT_TIMEOUT_SECONDS,
     )
-    return status == "UPDATE 1"
+    return floor
 
 
 async def check_position(connection: Connection, name: str, position: int, stored: Stored, log: Batch) -> None:

@@ -96,7 +96,10 @@ async def read_live(
                     yield [commit]
             else:
                 number = part[-1]["number"]
-                yield whole_commits(part, wanted.__contains__)
+                commits = whole_commits(part, wanted.__contains__)
+                if forgotten := part[0]["forgotten"]:
+                    commits[0].forgotten = frozenset(forgotten)
+                yield commits
 
 
 def _parts(rows: Sequence[Any]) -> list[Sequence[Any] | Commit]:

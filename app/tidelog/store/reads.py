@@ -155,7 +155,7 @@ class Reads:
         """
         async with self._transaction() as connection:
             place, _ = await _place(connection, stream, group_id)
-            first = place.floor + 1
+            first = 1  # also from before the floor, where a stream that keeps its items' last changes has some
             if isinstance(begin, datetime):
                 first = await _position(connection, begin) + 1
             elif begin is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +14,12 @@ if TYPE_CHECKING:
     import asyncpg
     from asyncpg.pool import PoolConnectionProxy
 
+    from tidelog.model.retention import StreamRetention
+
 FLOOR = load("floor")
 REMOVE_COMMITS = load("remove_commits")
 FORGET_EVENTS = load("forget_events")
+STREAM_FLOORS = "select stream, number from streams.stream_floor where number > 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Retention:
 
     older_than: timedelta | None = None  # commits go when they are
     consumers_away_max: timedelta | None = None  # a consumer that has done nothing for longer is not waited for
+    streams: Mapping[str, StreamRetention] = field(default_factory=dict)  # of those that keep less, by their names
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,13 @@ async def read_floor(connection: asyncpg.Connection[Any] | PoolConnectionProxy[A
     """
     floor: int = await connection.fetchval(FLOOR)
     return floor
+
+
+async def read_stream_floors(
+    connection: asyncpg.Connection[Any] | PoolConnectionProxy[Any],
+) -> Mapping[str, int]:
+    """Of the streams that have lost changes: the last number of which one was removed."""
+    return {row["stream"]: row["number"] for row in await connection.fetch(STREAM_FLOORS)}
 
 
 async def remove_commits(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -56,6 +56,7 @@ class FakeArchive:
     items: dict[Topic, dict[str, tuple[int, str]]] = field(default_factory=dict)
     numbered: int = 0  # of the commits; the rest is visible in the tables already
     floor: int = 0
+    stream_floors: dict[str, int] = field(default_factory=dict)
     epoch: str = EPOCH
     held: dict[str, asyncio.Event] = field(default_factory=dict)
     reads: list[str] = field(default_factory=list)  # what was read, in order
@@ -93,10 +94,19 @@ class FakeArchive:
         unnumbered = frozenset(one.xid for one in self.commits[self.numbered :] if topic in one.groups)
         yield FakeSnapshot(self, SnapshotHead(self.numbered, self.epoch, unnumbered), rows)
 
-    async def page(self, request: PageRequest, topics: Collection[Topic], _claim: Claim) -> Page:
-        await self._read("page")
-        if request.number <= self.floor:
+    def _check(self, number: int, cursors: Mapping[str, int]) -> None:
+        if number <= self.floor:
             raise ForgottenError
+        floors = self.stream_floors.items()
+        missed = {one: floor for one, floor in floors if one in cursors and floor > max(number - 1, cursors[one])}
+        if missed:
+            raise ForgottenError("", missed)
+
+    async def page(
+        self, request: PageRequest, topics: Collection[Topic], cursors: Mapping[str, int], _claim: Claim
+    ) -> Page:
+        await self._read("page")
+        self._check(request.number, cursors)
         rows = [
             (one.number, one.xid, one.at_ms, "change", change.seq, *topic, *self._content(one, change))
             for one in self.commits[request.number - 1 : request.last]
@@ -113,18 +123,21 @@ class FakeArchive:
             return (None, None, 1, None)
         return (change.id, change.op, change.version, change.data)
 
-    async def next_wanted(self, number: int, last: int, topics: Collection[Topic], _claim: Claim) -> int:
-        if number < self.floor:
-            raise ForgottenError
+    async def next_wanted(
+        self, number: int, last: int, topics: Collection[Topic], cursors: Mapping[str, int], _claim: Claim
+    ) -> int:
+        self._check(number + 1, cursors)
         found = (one.number - 1 for one in self.commits[number:last] if any(topic in one.groups for topic in topics))
         return next(found, last)
 
     async def standing(self, epoch: str, _claim: Claim) -> Standing:
         await self._read("standing")
         shared = self.numbered if epoch == self.epoch else -1
-        return Standing(self.numbered, self.floor, shared, is_present=epoch == self.epoch)
+        return Standing(self.numbered, self.floor, shared, epoch == self.epoch, self.stream_floors)
 
-    async def touched(self, commit: Commit, topics: Collection[Topic], _claim: Claim) -> Collection[Topic]:
+    async def touched(
+        self, commit: Commit, topics: Collection[Topic], _cursors: Mapping[str, int], _claim: Claim
+    ) -> Collection[Topic]:
         return [topic for topic in topics if topic in commit.groups]
 
 

@@ -13,6 +13,7 @@ from tidelog.feed.catch_up import replay as replay_module
 from tidelog.feed.catch_up.replay import Replay
 from tidelog.feed.draining import Draining, FellBehindError
 from tidelog.feed.subscription import Subscription
+from tidelog.model.change import Topic
 from tidelog.model.position import ResetReason
 
 
@@ -126,6 +127,22 @@ async def test_what_is_removed_from_the_log_meanwhile_begins_those_again_that_la
     await world.begin({world.person.of(name="far"): 1, world.person.of(name="near"): 4}).task
     assert world.begun_again == [("far", "too_old")]
     assert world.person.types == ["commit 5", "live"]
+
+
+async def test_changes_of_a_stream_that_are_removed_meanwhile_begin_those_again_that_lack_them(
+    world: Replaying,
+) -> None:
+    """Not those of other streams, nor one that comes from behind its floor."""
+    world.parts.archive.stream_floors = {"note": 3, "nobody's": 5}
+    task = Topic("task", "one")
+    world.parts.write(ONE, task)
+    far, near, other = world.person.of(name="far"), world.person.of(name="near"), world.person.of(task, "other")
+    await world.begin({far: 1, other: 1, near: 4}).task
+    assert world.begun_again == [("far", "too_old")]
+    assert [frame["subscriptions"] for frame in world.person.got if frame["type"] == "commit"] == [
+        ["near"],
+        ["near", "other"],
+    ]
 
 
 async def test_a_client_that_takes_nothing_is_given_up_and_reads_no_further(world: Replaying) -> None:

@@ -44,6 +44,7 @@ class Recipients:
             self._cursors.setdefault(subscription.topic, {})[subscription] = cursor
         self._told: dict[Topic, _Told | None] = {}  # of the present commit
         self._joining = sorted({(cursor, sub.topic) for sub, cursor in cursors.items()}, reverse=True)
+        self._stream_cursors: dict[str, int] | None = None
         self._wanted: Wanted | None = None
         self._is_wanted_known = False
 
@@ -74,6 +75,27 @@ class Recipients:
         """Where, after `cursor`, more of them join; None if all have."""
         self._move_on(cursor + 1)
         return self._joining[-1][0] if self._joining else None
+
+    @property
+    def stream_cursors(self) -> Mapping[str, int]:
+        """Up to where they have all of each stream, or more, if one of them has ended since `lacking` was asked."""
+        if self._stream_cursors is None:
+            self._stream_cursors = {}
+            for topic, cursors in self._cursors.items():
+                low = min(cursors.values())
+                self._stream_cursors[topic.stream] = min(low, self._stream_cursors.get(topic.stream, low))
+        return self._stream_cursors
+
+    def lacking(self, cursor: int, floors: Mapping[str, int]) -> list[Subscription]:
+        """Those that, with all up to `cursor`, lack something of what was removed up to the floor of its stream."""
+        self._stream_cursors = None
+        return [
+            subscription
+            for topic, cursors in self._cursors.items()
+            if cursor < (floor := floors.get(topic.stream, 0))
+            for subscription, own in cursors.items()
+            if own < floor
+        ]
 
     def remove(self, subscription: Subscription) -> bool:
         """Returns whether nobody wants its topic any more."""

@@ -193,8 +193,11 @@ class Replay:
             except TimeoutError:
                 self._step = max(1, min(self._step, COMMITS_AT_ONCE) // STEP_SHRINKS_BY)
                 raise
-            except ForgottenError:
-                self._skip(last, "too_old")
+            except ForgottenError as error:
+                if error.floors:
+                    self._restart(self._recipients.lacking(self._cursor, error.floors), "too_old")
+                else:
+                    self._skip(last, "too_old")
             except ROW_ERRORS as error:
                 if not is_of_a_row(error):
                     raise
@@ -209,7 +212,7 @@ class Replay:
         """Deliver the commits up to `last`, or up to the first of which the database can't make a message."""
 
         async def fetch(request: ReadyRequest) -> Sequence[Any]:
-            return await self._means.archive.ready(request, wanted, self._claim)
+            return await self._means.archive.ready(request, wanted, self._recipients.stream_cursors, self._claim)
 
         async with aclosing(prefetch(read_ready(fetch, self._cursor, last, self._find_next))) as pages:
             async for messages, number in pages:
@@ -227,12 +230,13 @@ class Replay:
         async def fetch(request: PageRequest) -> Page:
             if request.seq < 0:  # all before it is delivered, or nobody's: from here it goes on after a failure
                 self._cursor = max(self._cursor, request.number - 1)
-            return await self._means.archive.page(request, self._recipients.topics, self._claim)
+            return await archive.page(request, recipients.topics, recipients.stream_cursors, self._claim)
 
         async def find_touched(commit: Commit) -> Collection[Topic]:
-            return await self._means.archive.touched(commit, list(self._recipients.topics), self._claim)
+            return await archive.touched(commit, list(recipients.topics), recipients.stream_cursors, self._claim)
 
-        topics = self._recipients.topics
+        archive, recipients = self._means.archive, self._recipients
+        topics = recipients.topics
         async for commits in read_after(fetch, self._cursor, last, topics.__contains__, find_touched, self._find_next):
             await self._deliver_all(commits)
             pages += bool(commits)
@@ -241,7 +245,10 @@ class Replay:
         self._cursor = max(self._cursor, last)
 
     async def _find_next(self, number: int, last: int) -> int:
-        return await self._means.archive.next_wanted(number, last, self._recipients.topics, self._claim)
+        recipients = self._recipients
+        return await self._means.archive.next_wanted(
+            number, last, recipients.topics, recipients.stream_cursors, self._claim
+        )
 
     async def _deliver_all(self, commits: Sequence[Commit]) -> None:
         """Deliver these, by and by."""

@@ -26,7 +26,7 @@ async def check_positions(archive: Archive, since: Mapping[PositionSubscription,
     standings = {epoch: await archive.standing(epoch, Claim(client)) for epoch in epochs}
     refused: dict[PositionSubscription, ResetReason] = {}
     for subscription, position in since.items():
-        reason = standings[position.epoch].refusal(position.number)
+        reason = standings[position.epoch].refusal(position.number, subscription.topic.stream)
         if reason is not None:
             refused[subscription] = reason
     return Checked(refused, max(standing.head for standing in standings.values()))

@@ -2,10 +2,10 @@
 --
 -- $1 position; $2 streams, $3 groups (text[], null: all); $4 how many commits to look at; $6
 -- the lowest xid that they may have (xid_range.sql). Answers at least one row:
--- head, floor (the oldest position that can be gone on from) and epoch (null before any server ran) are on every row;
--- number and at are null if nothing matches.
+-- head, floor (the oldest position from which these streams can be gone on with) and epoch (null before any server ran)
+-- are on every row; number and at are null if nothing matches.
 --
--- All is one statement, so one snapshot: a commit that retention removes meanwhile is either still here, or the
+-- All is one statement, so one snapshot: what retention removes meanwhile is either still here, or the
 -- floor tells that it is gone; and no commit after the head is passed over. LIMIT keeps each lookup a lookup: the
 -- planner may not turn it into a scan of the log. Whether a commit of over 100 rows has any that match is looked up first,
 -- so that a million rows of others cost nothing (why it is put so, is in touched_groups.sql).
@@ -14,7 +14,11 @@ with
 present as materialized (
     select
         coalesce((select max(number) from streams.commit), 0) as head,
-        coalesce((select min(number) - 1 from streams.commit), 0) as floor,
+        greatest(
+            (select min(number) - 1 from streams.commit),
+            (select max(f.number) from streams.stream_floor f where $2::text[] is null or f.stream = any ($2)),
+            0
+        ) as floor,
         (select e.epoch from streams.epoch e order by e.began_at desc limit 1) as epoch
 ),
 matching as materialized (

@@ -12,6 +12,7 @@ needed (relation, privileges, is_vital) as (
         ('change', array['select', 'delete'], true),
         ('event', array['select', 'delete'], true),
         ('epoch', array['select', 'insert'], true),
+        ('stream_floor', array['select', 'insert', 'update'], true),  -- a stream's retention raises its floor
         ('consumer', array['select'], true),                     -- retention keeps what they have still to read
         ('stream', array['select'], true),
         ('alembic_version', array['select'], true)

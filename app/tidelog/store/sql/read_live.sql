@@ -3,7 +3,8 @@
 --
 -- $1 first number, $2 last number, $3 rows at most, $4 bytes at most (of data, ids, groups and types); $5 rows and $6
 -- stored bytes of a small commit at most; $7 the lowest xid that they may have (xid_range.sql). A commit without rows is one row with a null kind. `size` is the number of its commit's rows: a
--- commit of which not all are here was cut off by $3 or $4.
+-- commit of which not all are here was cut off by $3 or $4. `forgotten`, the same in each row, are the streams of which changes
+-- from $1 on may have been removed before they were read here.
 --
 -- Of a commit no more rows are looked at than one more than a small one has of each kind, and only of small ones texts
 -- are made. So a commit of a million rows, or of a few very large ones, costs no more here than a small one.
@@ -14,7 +15,8 @@ select
     case when is_small and upto <= $4 then op end as op,
     version,
     case when is_small and upto <= $4 then data end as data,
-    size
+    size,
+    (select array_agg(f.stream) from streams.stream_floor f where f.number >= $1) as forgotten
 from (
     select
         made.*,

@@ -1,4 +1,4 @@
--- Where the log ends, for a read: the head, the epoch and the floor, and which of the visible transactions with changes of
+-- Where the log ends, for a read: the head, the epoch and the stream's floor, and which of the visible transactions with changes of
 -- stream $1, and of its group $2 unless that is null, have no number yet (see snapshot_head.sql). Answers one row.
 -- The first statement of a repeatable-read transaction whose others read the items. Locks: none.
 with
@@ -13,7 +13,7 @@ since as materialized (
 select
     number,
     (select e.epoch from streams.epoch e order by e.began_at desc limit 1) as epoch,
-    streams.floor() as floor,
+    streams.floor($1) as floor,
     array(
         select c.xid from streams.change c
         where c.xid >= streams.in_log(pg_snapshot_xmax(since.snapshot))
