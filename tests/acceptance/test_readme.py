@@ -280,7 +280,7 @@ def test_every_block_is_one_that_a_test_runs() -> None:
             "test_shop.py",
         ],
         "app/tidelog/web": ["jobs_page.html", "jobs_page_step.py", "shop.py", "mark_done.py"],
-        "migrations": ["sql", "sql", "sql", "sql", "sql", "grants.sql", "work_grants.sql"],
+        "migrations": ["sql", "sql", "sql", "sql", "sql", "sql", "grants.sql", "work_grants.sql"],
     }
     for page, text in PAGES.items():
         assert [name or language for language, name, _ in BLOCK.findall(text)] == known.get(page, []), page
@@ -308,6 +308,10 @@ async def test_the_history_queries_answer_what_they_say(start_server: StartServe
     assert (made["op"], made["before"], made["after"]) == ("create", None, "hello")
     (edit,) = await connection.fetch(before_and_after)
     assert (edit["op"], edit["before"], edit["after"]) == ("update", "helo", "hello")
+    (erase,) = [sql for _, sql in blocks("sql", "migrations") if "streams.erase" in sql]
+    assert await connection.fetchval(erase.replace("m1", edit["id"])) == 3  # and the delete's own
+    left = await connection.fetch("select data::text, erased_at is not null as erased from streams.change")
+    assert [tuple(row) for row in left] == [(json.dumps({"id": edit["id"]}), True)] * 3
     await connection.close()
 
 
