@@ -438,6 +438,12 @@ class NotSupportedError(TidelogError):
     code = "not_supported"
 
 
+class NoStepRunningError(TidelogError):
+    """What belongs to a running step was called where none runs."""
+
+    code = "no_step_running"
+
+
 class EmbeddedPostgresError(TidelogError):
     """The embedded Postgres could not be started; the message has the end of its log."""
 

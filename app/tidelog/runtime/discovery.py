@@ -2,7 +2,7 @@
 
 import ast
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -14,8 +14,11 @@ from tidelog.model.reserved import is_reserved
 from tidelog.model.rule import Function
 from tidelog.model.step import TYPES, Endpoint, Step, endpoints_of, reacting
 from tidelog.model.stream import Stream
+from tidelog.motia.builders import StepDefinition
+from tidelog.motia.configs import StreamConfig, given_in
 from tidelog.runtime.environment import read_environment
 from tidelog.runtime.loading import Project, cause_of, line_of
+from tidelog.runtime.motia_steps import definition_of, steps_of
 from tidelog.runtime.screening import check_context_use
 
 STREAM_SUFFIX = "_stream.py"
@@ -74,8 +77,8 @@ def discover(steps_dir: Path) -> Discovered:
         )
     read_environment(steps_dir.parent)
     reading = _Reading(steps_dir)
-    streams = reading.read_all(STREAM_SUFFIX, lambda module, file: Stream.from_config(_config_of(module), file))
-    steps = reading.read_all(STEP_SUFFIX, lambda module, file: _read_step(module, file, steps_dir.parent))
+    streams = reading.read_all(STREAM_SUFFIX, lambda module, file: (_read_stream(module, file),))
+    steps = reading.read_all(STEP_SUFFIX, lambda module, file: _read_steps(module, file, steps_dir.parent))
     reading.note_misnamed()
     _refuse_streams_of_one_table(streams)
     _refuse_steps_of_one_address(steps)
@@ -100,14 +103,14 @@ class _Reading:
         folders = [steps_dir, twin] if twin != steps_dir.parent and twin.is_dir() else [steps_dir]
         self._files = sorted(file for folder in folders for file in self._walk(folder))
 
-    def read_all(self, suffix: str, read: Callable[[ModuleType, Path], Declared]) -> list[tuple[Declared, Path]]:
+    def read_all(
+        self, suffix: str, read: Callable[[ModuleType, Path], Sequence[Declared]]
+    ) -> list[tuple[Declared, Path]]:
         """What `read` makes of each file whose name ends with `suffix`."""
-        declared = []
+        declared: list[tuple[Declared, Path]] = []
         for file in self._files:
             if file.name.endswith(suffix):
-                found = self._read(file, read)
-                if found is not None:
-                    declared.append((found, file))
+                declared += [(found, file) for found in self._read(file, read)]
         return declared
 
     def note_misnamed(self) -> None:
@@ -138,14 +141,14 @@ class _Reading:
         except BaseException as error:
             raise DeclarationError(f"{file}: {cause_of(error, file, self._project.root)}") from error
 
-    def _read(self, file: Path, read: Callable[[ModuleType, Path], Declared]) -> Declared | None:
+    def _read(self, file: Path, read: Callable[[ModuleType, Path], Sequence[Declared]]) -> Sequence[Declared]:
         try:
             module = self._project.load(file)
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # SystemExit and its like, too: one file must not end the others
             self.broken.append(BrokenFile(file, cause_of(error, file, self._project.root)))
-            return None
+            return ()
         try:
             return read(module, file)
         except DeclarationError as error:
@@ -153,7 +156,7 @@ class _Reading:
             self.broken.append(BrokenFile(file, f"line {line}: {error}" if line else str(error)))
         except Exception as error:  # of a class that the author wrote: a handler's, a model's
             self.broken.append(BrokenFile(file, cause_of(error, file, self._project.root)))
-        return None
+        return ()
 
     def _walk(self, folder: Path) -> Iterable[Path]:
         def unreadable(error: OSError) -> None:
@@ -180,35 +183,56 @@ def _likeness(file: Path) -> tuple[str, str] | None:
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and target.id == "config" and isinstance(value, ast.Dict):
             keys = {key.value for key in value.keys if isinstance(key, ast.Constant)}
-            if {"name", "type"} <= keys and any(getattr(other, "name", None) == "handler" for other in body):
+            if (
+                "name" in keys
+                and keys & {"type", "triggers"}
+                and any(getattr(other, "name", None) == "handler" for other in body)
+            ):
                 return "step", STEP_SUFFIX
             if "name" in keys and keys & {"schema", "baseConfig"}:
                 return "stream", STREAM_SUFFIX
     return None
 
 
-def _read_step(module: ModuleType, file: Path, root: Path) -> Step:
+def _read_stream(module: ModuleType, file: Path) -> Stream:
+    config = getattr(module, "config", None)
+    if isinstance(config, StreamConfig):
+        return Stream.from_config(given_in(config), file)
+    return Stream.from_config(_config_of(module), file)
+
+
+def _read_steps(module: ModuleType, file: Path, root: Path) -> tuple[Step, ...]:
+    """One; of a file as Motia 1.0 has them, one for each of its triggers."""
+    definition = definition_of(module)
+    if definition is not None:
+        return _read_triggers(definition, file, root)
     config = _config_of(module)
     kind = config.get("type")
     handler = getattr(module, "handler", None)
     if kind not in TYPES:
-        if kind is None and "triggers" in config:
-            raise DeclarationError(
-                'config["triggers"] is not supported: write "type": "api" with "method" and "path" instead'
-            )
         raise DeclarationError(f'config["type"] must be {", ".join(TYPES[:-1])} or {TYPES[-1]}, not {kind!r:.80}')
     if kind == "noop":
-        return Step.of_noop(config, file)
-    if kind != "api":
-        step = Step.of_reaction(config, handler, file)
-    else:
-        step = Step.from_config(config, handler, file)
-        for endpoint in endpoints_of([step]):
-            if is_reserved(endpoint.http):
-                raise DeclarationError(f"path {endpoint.http.path!r} is a route of the server's own: choose another")
+        return (Step.of_noop(config, file),)
+    step = Step.from_config(config, handler, file) if kind == "api" else Step.of_reaction(config, handler, file)
+    _refuse_reserved(step)
     place = 0 if step.context_first and not takes_two(step.handler) else 1
     check_context_use(step.handler, file, root, place)
-    return step
+    return (step,)
+
+
+def _read_triggers(definition: StepDefinition, file: Path, root: Path) -> tuple[Step, ...]:
+    steps = steps_of(definition, file)
+    for step in steps:
+        _refuse_reserved(step)
+    place = 0 if all(step.context_first for step in steps) and not takes_two(definition.handler) else 1
+    check_context_use(definition.handler, file, root, place, missing={})
+    return steps
+
+
+def _refuse_reserved(step: Step) -> None:
+    for endpoint in endpoints_of([step]):
+        if is_reserved(endpoint.http):
+            raise DeclarationError(f"path {endpoint.http.path!r} is a route of the server's own: choose another")
 
 
 def _config_of(module: ModuleType) -> dict[str, Any]:

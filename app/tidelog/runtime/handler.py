@@ -13,6 +13,7 @@ from tidelog.errors import AnswerInvalidError
 from tidelog.model.reaction import takes_two
 from tidelog.model.rule import is_async
 from tidelog.model.step import Step
+from tidelog.motia.running import running_context
 from tidelog.runtime.threads import HandlerThreads
 from tidelog.runtime.watch import HandlerWatch
 
@@ -28,6 +29,7 @@ class Handler:
 
     async def call(self, given: Any, context: Any, watch: HandlerWatch) -> Any:
         """What it returns."""
+        running_context.set(context)  # of this task: it is the run's own, or the next run sets it anew
         arguments = self._arguments(given, context)
         if self.step.middleware:
             watch.handler = self._call_through(0, given, context)

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+MOTIA = "motia"
+OUR_MOTIA = "tidelog.motia"  # what `import motia` means where there is no such package
 PACKAGE = "tidelog_project"  # the name under which the authors' files are found in tracebacks and loggers
 
 
@@ -85,6 +87,8 @@ class Project(MetaPathFinder):
         ) -> ModuleType:
             top = name.partition(".")[0]
             home = None if level else self._home(top, folder)
+            if home is None and name == MOTIA and not level and not _has_code(MOTIA):
+                return importlib.import_module(OUR_MOTIA)
             if home is None:
                 return builtins.__import__(name, globals, locals, fromlist or (), level)
             imported = builtins.__import__(f"{home}.{name}", globals, locals, fromlist or (), 0)
@@ -173,6 +177,15 @@ def _package_spec(fullname: str, folder: Path) -> ModuleSpec | None:
     if spec is not None:
         spec.submodule_search_locations = [str(folder)]
     return spec
+
+
+def _has_code(top: str) -> bool:
+    """Whether it can be imported, and is more than a folder that happens to have this name."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except ValueError:
+        return True
+    return spec is not None and spec.origin is not None
 
 
 def _is_importable(top: str, *, except_from: Path) -> bool:

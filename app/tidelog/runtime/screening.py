@@ -19,7 +19,7 @@ from tidelog.runtime.names import meant_by
 from tidelog.runtime.state_calls import OPERATIONS as OF_STATE
 from tidelog.runtime.stream_calls import OPERATIONS as OF_STREAMS
 
-_ONE_KIND = "a step has one kind of trigger here"
+_ONE_KIND = "a step with a `type` has one kind of trigger; declare `triggers`, as Motia 1.0 does, for several"
 MISSING = {
     "enqueue": "write context.emit({...}), and the topic into the config's `emits`",
     "trigger": _ONE_KIND,
@@ -31,11 +31,13 @@ MISSING = {
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def check_context_use(handler: Callable[..., Any], file: Path, root: Path, place: int = 1) -> None:
+def check_context_use(
+    handler: Callable[..., Any], file: Path, root: Path, place: int = 1, missing: Mapping[str, str] = MISSING
+) -> None:
     """Raise DeclarationError, with the line, if the handler uses what its context hasn't.
 
-    `place` is the context's among its arguments. `handler` may have been made elsewhere in the project (under `root`),
-    and may be wrapped as functools.wraps does.
+    `place` is the context's among its arguments; `missing` says what a context hasn't, and what to do instead.
+    `handler` may have been made elsewhere in the project (under `root`), and may be wrapped as functools.wraps does.
     """
     code, place = _code_of(handler, place)
     if code is None or not Path(code.co_filename).is_relative_to(root):
@@ -50,7 +52,7 @@ def check_context_use(handler: Callable[..., Any], file: Path, root: Path, place
     if made_by is None or name is None:
         return
     top = {node.name: node for node in tree.body if isinstance(node, _Function)}
-    for called, advice, line in _Screening(top).uses(made_by, name):
+    for called, advice, line in _Screening(top, missing).uses(made_by, name):
         elsewhere = "" if source == file else f"{source.relative_to(root)}, "
         error = DeclarationError(f"{elsewhere}line {line}: {called} does not exist in Tidelog: {advice}")
         error.line = line
@@ -60,8 +62,9 @@ def check_context_use(handler: Callable[..., Any], file: Path, root: Path, place
 class _Screening:
     """One look, from function to function."""
 
-    def __init__(self, functions: dict[str, _Function]) -> None:
+    def __init__(self, functions: dict[str, _Function], missing: Mapping[str, str]) -> None:
         self._functions = functions  # of the file's top level
+        self._missing = missing
         self._seen: set[tuple[str, str]] = set()
 
     def uses(self, function: _Function, context: str) -> Iterator[tuple[str, str, int]]:
@@ -79,7 +82,7 @@ class _Screening:
         rebound = [node.id for node in nodes if isinstance(node, ast.Name) and node.id in names and _is_bound(node)]
         names = {context, *(name for name in names if rebound.count(name) == 1)}
         for node in nodes:
-            if isinstance(node, ast.Attribute) and (advice := _advice(node, names)) is not None:
+            if isinstance(node, ast.Attribute) and (advice := self._advice(node, names)) is not None:
                 yield ast.unparse(node), advice, node.lineno
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 yield from self._of_call(node, node.func.id, names)
@@ -87,8 +90,8 @@ class _Screening:
     def _of_call(self, call: ast.Call, called: str, names: set[str]) -> Iterator[tuple[str, str, int]]:
         if called == "getattr" and len(call.args) == 2 and _is_one(call.args[0], names):
             wanted = call.args[1]
-            if isinstance(wanted, ast.Constant) and wanted.value in MISSING:
-                yield f"{ast.unparse(call.args[0])}.{wanted.value}", MISSING[wanted.value], call.lineno
+            if isinstance(wanted, ast.Constant) and isinstance(wanted.value, str) and wanted.value in self._missing:
+                yield f"{ast.unparse(call.args[0])}.{wanted.value}", self._missing[wanted.value], call.lineno
         function = self._functions.get(called)
         if function is None:
             return
@@ -100,21 +103,20 @@ class _Screening:
             if keyword.arg is not None and _is_one(keyword.value, names):
                 yield from self.uses(function, keyword.arg)
 
-
-def _advice(node: ast.Attribute, names: set[str]) -> str | None:
-    """What to do instead of this attribute of a context, its state or one of its streams; None if it is there."""
-    owner = node.value
-    if _is_one(owner, names):
-        return MISSING.get(node.attr)
-    if not isinstance(owner, ast.Attribute) or node.attr.startswith("_"):
+    def _advice(self, node: ast.Attribute, names: set[str]) -> str | None:
+        """What to do instead of this attribute of a context, its state or one of its streams; None if it is there."""
+        owner = node.value
+        if _is_one(owner, names):
+            return self._missing.get(node.attr)
+        if not isinstance(owner, ast.Attribute) or node.attr.startswith("_"):
+            return None
+        if owner.attr == "state" and _is_one(owner.value, names):
+            return None if node.attr in OF_STATE else meant_by(node.attr, OF_STATE)
+        streams = owner.value
+        if isinstance(streams, ast.Attribute) and streams.attr == "streams" and _is_one(streams.value, names):
+            is_known = node.attr in OF_STREAMS or owner.attr in vars(Mapping)  # context.streams.get is the mapping's
+            return None if is_known else meant_by(node.attr, OF_STREAMS)
         return None
-    if owner.attr == "state" and _is_one(owner.value, names):
-        return None if node.attr in OF_STATE else meant_by(node.attr, OF_STATE)
-    streams = owner.value
-    if isinstance(streams, ast.Attribute) and streams.attr == "streams" and _is_one(streams.value, names):
-        is_known = node.attr in OF_STREAMS or owner.attr in vars(Mapping)  # context.streams.get is the mapping's
-        return None if is_known else meant_by(node.attr, OF_STREAMS)
-    return None
 
 
 def _code_of(handler: Any, place: int) -> tuple[CodeType | None, int]:

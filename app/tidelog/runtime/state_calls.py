@@ -40,7 +40,8 @@ class StateCalls:
         """The values of the group, a list in the order of their keys."""
         return self._run(self._state.get_group(self._lend, group_id))
 
-    getGroup = get_group  # noqa: N815 - Motia's spelling
+    getGroup = get_group  # noqa: N815 - Motia's spelling, of 0.17,
+    list = get_group  # and of 1.0
 
     if not TYPE_CHECKING:  # to type checkers it would say that there is everything
 

@@ -50,6 +50,15 @@ class StreamCalls:
         """
         return self._run(self._items.update(self._lend, group_id, id, operations))
 
+    def exchange(
+        self, group_id: str, id: str, make: Callable[[dict[str, Any] | None], Any], *, renews: bool = True
+    ) -> Any:
+        """Set the item to what `make` answers for the one that is there, or None; returns both, as Motia 1.0's set().
+
+        That is {"old_value", "new_value"}. `make` may be called several times. `renews`: its `ttl` begins anew.
+        """
+        return self._run(self._exchange(group_id, id, make, renews))
+
     def patch(self, group_id: str, id: str, operations: Any) -> Any:
         """Change the item by a JSON Patch (RFC 6902), in one piece; returns it as it is stored."""
         return self._run(self._items.patch(self._lend, group_id, id, operations))
@@ -100,6 +109,10 @@ class StreamCalls:
 
         def __getattr__(self, name: str) -> NoReturn:
             raise no_attribute(self, "a stream", name, OPERATIONS)
+
+    async def _exchange(self, group_id: str, id: str, make: Callable[[Any], Any], renews: bool) -> dict[str, Any]:
+        before, after = await self._items.exchange(self._lend, group_id, id, make, renews=renews)
+        return {"old_value": before, "new_value": after}
 
     async def _send(self, channel: Mapping[str, Any], event: Mapping[str, Any]) -> None:
         if not isinstance(channel, Mapping) or "groupId" not in channel:

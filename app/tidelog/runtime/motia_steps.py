@@ -1,0 +1,239 @@
+"""Reads a step file of Motia 1.0: each of its `triggers` becomes a step of ours, with one handler behind them.
+
+A step's jobs are told apart by its name, so those that no request runs are named after their trigger, too.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import BaseModel
+
+from tidelog.errors import DeclarationError
+from tidelog.model.reaction import takes_two
+from tidelog.model.rule import is_async
+from tidelog.model.step import Step
+from tidelog.motia.builders import StepDefinition
+from tidelog.motia.configs import given_in
+from tidelog.motia.flow import FlowContext, TriggerInfo
+from tidelog.motia.messages import ApiRequest, ApiResponse, StreamTriggerInput
+
+CONDITION_STATUS = 422
+_KEYS = frozenset({"enqueues", "virtualEnqueues", "triggers", "emits"})
+_TYPES = ("http", "api", "queue", "event", "cron", "stream")
+_EXPRESSION_FIELDS_MAX = 6  # of ours; Motia's seventh is the year
+
+
+def definition_of(module: ModuleType) -> StepDefinition | None:
+    """What the file declares, if it has triggers: `config` and `handler`, or a StepDefinition by any name."""
+    config = getattr(module, "config", None)
+    if isinstance(config, StepDefinition):
+        return config
+    try:
+        given = given_in(config)
+    except TypeError:
+        found = [one for one in vars(module).values() if isinstance(one, StepDefinition)]
+        return found[0] if config is None and len(found) == 1 else None
+    return StepDefinition(config, getattr(module, "handler", None)) if "triggers" in given else None  # type: ignore[arg-type]
+
+
+def steps_of(definition: StepDefinition, file: Path | None = None) -> tuple[Step, ...]:
+    """Raises DeclarationError: of one trigger that can't be served, the whole file isn't."""
+    config = given_in(definition.config)
+    triggers = config.get("triggers")
+    if not isinstance(triggers, list | tuple) or not triggers:
+        raise DeclarationError(f'config["triggers"] must be a list of triggers, not {triggers!r:.80}')
+    shared = {key: value for key, value in config.items() if key not in _KEYS}
+    shared["emits"] = [
+        one if isinstance(one, str) else given_in(one) for key in ("enqueues", "emits") for one in config.get(key) or ()
+    ]
+    if "type" in shared:
+        raise DeclarationError('config has "type" and "triggers": leave "type" out')
+    if not isinstance(shared.get("name"), str):
+        raise DeclarationError(f'config["name"] must be a string, not {shared.get("name")!r:.80}')
+    steps: list[Step] = []
+    names: set[str] = set()
+    for index, trigger in enumerate(triggers):
+        try:
+            step = _step_of(_trigger(trigger), index, shared, definition.handler, file, names)
+        except DeclarationError as error:
+            error.args = (f'config["triggers"][{index}]: {error}', *error.args[1:])
+            raise
+        steps.append(step)
+    return tuple(steps)
+
+
+def _trigger(declared: Any) -> dict[str, Any]:
+    try:
+        given = given_in(declared)
+    except TypeError:
+        given = {}
+    kind = given.get("type")
+    if kind == "state":
+        raise DeclarationError("changes of the state run no steps here: keep it in a stream, and write stream(...)")
+    if kind not in _TYPES:
+        raise DeclarationError(f"a trigger is http, queue, cron or stream, not {declared!r:.80}")
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _step_of(
+    trigger: dict[str, Any], index: int, shared: dict[str, Any], handler: Any, file: Path | None, names: set[str]
+) -> Step:
+    kind = {"api": "http", "event": "queue"}.get(trigger["type"], trigger["type"])
+    rest = {key: value for key, value in trigger.items() if key not in ("type", "condition", "middleware")}
+    config = {**shared, **_FORMS[kind](rest)}
+    infrastructure = _infrastructure(config.pop("infrastructure", None), config.pop("config", None))
+    if infrastructure and (kind != "http" or "handler" in infrastructure):
+        config["infrastructure"] = infrastructure
+    condition, middleware = trigger.get("condition"), trigger.get("middleware") or ()
+    _check_condition(condition, handler)
+    if kind == "http":
+        # Who reads it sees that the middleware is none; ours has the request and context of Motia's.
+        checked = Step.from_config({**config, "type": "api", "middleware": middleware}, handler, file)
+        http = checked.triggers[0]
+        info = TriggerInfo("http", index, path=trigger["path"], method=getattr(http, "method", None))
+        return replace(checked, handler=_adapted(handler, info, condition, tuple(middleware)), middleware=())
+    if middleware:
+        raise DeclarationError("middleware is for http triggers")
+    config["name"] = _own_name(f"{shared['name']}:{kind}", trigger, names)
+    if kind == "cron":  # it may take (ctx) alone, or (input, ctx)
+        config["type"] = "cron"
+    else:
+        config["type"] = "event" if kind == "queue" else "stream"
+    checked = Step.of_reaction(config, handler, file)
+    info = TriggerInfo(kind, index, topic=trigger.get("topic"), expression=trigger.get("expression"))
+    return replace(checked, handler=_adapted(handler, info, condition, (), config.get("input")))
+
+
+def _own_name(name: str, trigger: dict[str, Any], names: set[str]) -> str:
+    """The same at each start, also when a trigger is added before it: its jobs may wait."""
+    label = trigger.get("topic") or trigger.get("streamName")
+    wanted = f"{name}:{label}" if label else name
+    number = 1
+    while wanted in names:
+        number += 1
+        wanted = f"{name}:{label}:{number}" if label else f"{name}:{number}"
+    names.add(wanted)
+    return wanted
+
+
+def _queue_form(given: dict[str, Any]) -> dict[str, Any]:
+    topic = given.pop("topic", None)
+    return {**given, "subscribes": [topic]}
+
+
+def _cron_form(given: dict[str, Any]) -> dict[str, Any]:
+    expression = given.pop("expression", given.pop("cron", None))
+    fields = expression.split() if isinstance(expression, str) else []
+    if len(fields) > _EXPRESSION_FIELDS_MAX and fields[-1] == "*":
+        expression = " ".join(fields[:-1])
+    return {**given, "cron": expression}
+
+
+_FORMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    "http": dict,
+    "queue": _queue_form,
+    "cron": _cron_form,
+    "stream": dict,
+}
+
+
+def _infrastructure(declared: Any, queue: Any) -> dict[str, Any]:
+    """As 0.17 has it, of dicts or of Motia's classes; `queue` is a queue trigger's own."""
+    given = {} if declared is None else given_in(declared)
+    if queue is not None:
+        given["queue"] = queue
+    return {
+        key: given_in(value) if isinstance(value, Mapping) or hasattr(value, "model_fields_set") else value
+        for key, value in given.items()
+        if value is not None
+    }
+
+
+def _check_condition(condition: Any, handler: Any) -> None:
+    if condition is None:
+        return
+    try:
+        inspect.signature(condition).bind("input", "ctx")
+    except (TypeError, ValueError):
+        raise DeclarationError(f"condition must be a function of (input, ctx), not {condition!r:.80}") from None
+    if is_async(condition) and not is_async(handler):
+        raise DeclarationError("condition is async, and the handler is not: make both the same")
+
+
+def _adapted(
+    handler: Any, info: TriggerInfo, condition: Any, middleware: tuple[Any, ...], model: Any = None
+) -> Callable[..., Any]:
+    """`handler`, called as Motia 1.0 does, from a step of ours. `model` is what a queue's input is made to."""
+    makes = model.model_validate if inspect.isclass(model) and issubclass(model, BaseModel) else None
+    takes_both = takes_two(handler)
+    is_plain = not is_async(handler)
+
+    def given_to(given: Any, context: Any) -> tuple[Any, FlowContext[Any]]:
+        input_value = _input_of(info, given) if makes is None else makes(given)
+        return input_value, FlowContext(context, info, input_value, is_plain=is_plain)
+
+    def call(input_value: Any, flow: FlowContext[Any]) -> Any:
+        if takes_both:
+            return handler(input_value, flow)
+        return handler(flow if info.type == "cron" else input_value)
+
+    def run_plain(given: Any, context: Any) -> Any:
+        input_value, flow = given_to(given, context)
+        if condition is not None and not condition(input_value, flow):
+            return _not_met(info)
+        return _answer_of(call(input_value, flow))
+
+    async def run(given: Any, context: Any) -> Any:
+        input_value, flow = given_to(given, context)
+        if condition is not None:
+            said = condition(input_value, flow)
+            if not (await said if inspect.isawaitable(said) else said):
+                return _not_met(info)
+        following: Callable[[], Any] = partial(call, input_value, flow)
+        for one in reversed(middleware):
+            following = partial(one, input_value, flow, following)
+        return _answer_of(await following())
+
+    return run_plain if is_plain else run
+
+
+def _input_of(info: TriggerInfo, given: Any) -> Any:
+    if info.type == "http":
+        return ApiRequest(
+            path_params=given["pathParams"],
+            query_params=given["queryParams"],
+            body=given["body"],
+            headers=given["headers"],
+            method=info.method or "",
+            raw_body=given.get("rawBody", ""),
+            auth=given.get("auth"),
+        )
+    if info.type == "cron":
+        return None
+    return StreamTriggerInput(given) if info.type == "stream" else given
+
+
+def _answer_of(returned: Any) -> Any:
+    if isinstance(returned, ApiResponse):
+        return {key: getattr(returned, key) for key in ("status", "body", "headers")}
+    if isinstance(returned, dict) and "status_code" in returned and "status" not in returned:
+        return {
+            **{key: value for key, value in returned.items() if key != "status_code"},
+            "status": returned["status_code"],
+        }
+    return returned
+
+
+def _not_met(info: TriggerInfo) -> Any:
+    """What a caller gets; a job is done."""
+    if info.type != "http":
+        return None
+    message = "the step's condition for this request is not met"
+    return {"status": CONDITION_STATUS, "body": {"error": {"code": "condition_not_met", "message": message}}}
