@@ -144,7 +144,7 @@ def test_a_file_that_only_its_name_keeps_from_being_read_is_told(
             "\n\nconfig = {'type': 'http'}",
             """line 3: config["type"] must be api, event, cron, stream or noop, not 'http'""",
         ),
-        ("config = {'name': 'x', 'triggers': []}", """line 1: config["triggers"] is not supported"""),
+        ("config = {'name': 'x', 'triggers': []}", """line 1: config["triggers"] must be a list of triggers, not []"""),
         ("from .helper import x", "line 1: ZeroDivisionError: division by zero (steps/helper.py, line 2)"),
         ("from .typo import x", "line 1: SyntaxError: invalid syntax (steps/typo.py, line 1)"),
     ],

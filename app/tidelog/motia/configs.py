@@ -19,17 +19,18 @@ class Declared(BaseModel):
 
 
 def given_in(declared: Any) -> dict[str, Any]:
-    """What an author said in `declared`, one of these classes or a dict, by Motia's spelling of its keys."""
+    """What an author said in `declared`, one of these classes or a dict, by Motia's spelling of its keys.
+
+    A class may be of the real package's as well. Raises TypeError for anything else.
+    """
     if isinstance(declared, BaseModel):
         fields = type(declared).model_fields
-        said = {
-            fields[name].alias or name: getattr(declared, name) for name in declared.model_fields_set & fields.keys()
-        }
-        kept = {name: field.default for name, field in fields.items() if name == "type"}
-        return {**kept, **said, **{to_camel(name): value for name, value in (declared.model_extra or {}).items()}}
+        said = [name for name in fields if name in declared.model_fields_set or name == "type"]
+        values = {fields[name].alias or to_camel(name): getattr(declared, name) for name in said}
+        return {**values, **{to_camel(name): value for name, value in (declared.model_extra or {}).items()}}
     if isinstance(declared, Mapping):
         return {to_camel(key) if isinstance(key, str) and "_" in key else key: value for key, value in declared.items()}
-    raise TypeError(f"not {declared!r:.80}")
+    raise TypeError(f"neither a dict nor one of Motia's classes: {declared!r:.80}")
 
 
 class QueryParam(Declared):

@@ -221,7 +221,7 @@ def _input_of(info: TriggerInfo, given: Any) -> Any:
 
 
 def _answer_of(returned: Any) -> Any:
-    if isinstance(returned, ApiResponse):
+    if isinstance(returned, ApiResponse) or _is_response(returned):
         return {key: getattr(returned, key) for key in ("status", "body", "headers")}
     if isinstance(returned, dict) and "status_code" in returned and "status" not in returned:
         return {
@@ -229,6 +229,11 @@ def _answer_of(returned: Any) -> Any:
             "status": returned["status_code"],
         }
     return returned
+
+
+def _is_response(returned: Any) -> bool:
+    """Whether it is the real package's ApiResponse."""
+    return isinstance(returned, BaseModel) and {"status", "body", "headers"} <= type(returned).model_fields.keys()
 
 
 def _not_met(info: TriggerInfo) -> Any:
