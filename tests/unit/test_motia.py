@@ -16,6 +16,7 @@ from tidelog.runtime.discovery import discover
 
 Write = Callable[[str, str], Path]
 
+HANDLER = "async def handler(input, ctx): pass"
 ANSWERING = """
 import motia
 config = {"type": "api", "name": "Who", "method": "GET", "path": "/who"}
@@ -149,3 +150,49 @@ def test_a_file_with_one_trigger_that_cannot_be_served_is_left_out_whole(
     assert found.steps == ()
     (broken,) = found.broken
     assert cause in broken.cause
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        ("'condition': lambda input, ctx: False", "a condition is a trigger's"),
+        ("'middleware': [mw]", "middleware is a trigger's"),
+        ("'auth': None", 'config["auth"] is None: nothing would be guarded'),
+        ("'auth': 'requird'", 'config["auth"] must be "required" or "optional"'),
+        ("'enqueue': ['a']", "config has 'enqueue'"),
+        ("'enqueues': ['']", "a topic is a text"),
+    ],
+)
+def test_what_would_close_a_step_is_done_or_refused(said: str, cause: str, write: Write, steps_dir: Path) -> None:
+    """Never passed over."""
+    write(
+        "a_step.py",
+        f"""
+        from motia import http
+        async def mw(req, ctx, next): return await next()
+        async def handler(input, ctx): pass
+        config = {{"name": "A", "triggers": [http("GET", "/a")], {said}}}
+        """,
+    )
+    (broken,) = discover(steps_dir).broken
+    assert cause in broken.cause
+
+
+def test_auth_of_a_whole_step_is_for_its_requests(write: Write, steps_dir: Path) -> None:
+    """Its queue has no caller who could be asked. One trigger's own goes before it; None there is refused."""
+    text = """
+    from motia import http, queue
+    async def handler(input, ctx): pass
+    config = {"name": "A", "auth": "required", "triggers": [http("GET", "/a"), queue("a"), http("GET", "/b", auth=%s)]}
+    """
+    write("a_step.py", text % "'optional'")
+    assert [step.needs_caller for step in discover(steps_dir).steps] == [True, False, False]
+    write("a_step.py", text % "None")
+    (broken,) = discover(steps_dir).broken
+    assert 'config["auth"] is None' in broken.cause
+    write(
+        "a_step.py",
+        "config = {'name': 'A', 'auth': 'required', 'triggers': [{'type': 'queue', 'topic': 'a'}]}\n" + HANDLER,
+    )
+    (broken,) = discover(steps_dir).broken
+    assert "config has 'auth', which is for requests, and no http trigger" in broken.cause

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from tidelog.errors import DeclarationError
 from tidelog.model.reaction import takes_two
 from tidelog.model.rule import is_async
-from tidelog.model.step import Step
+from tidelog.model.step import Step, endpoints_of
 from tidelog.motia.builders import StepDefinition
 from tidelog.motia.configs import given_in
 from tidelog.motia.flow import FlowContext, TriggerInfo
@@ -27,6 +27,12 @@ from tidelog.motia.messages import ApiRequest, ApiResponse, StreamTriggerInput
 CONDITION_STATUS = 422
 _KEYS = frozenset({"enqueues", "virtualEnqueues", "triggers", "emits"})
 _TYPES = ("http", "api", "queue", "event", "cron", "stream")
+_OF_REQUESTS = frozenset({"auth", "guards"})
+_ELSEWHERE = {
+    "type": 'leave "type" out',
+    "condition": "a condition is a trigger's",
+    "middleware": "middleware is a trigger's",
+}
 _EXPRESSION_FIELDS_MAX = 6  # of ours; Motia's seventh is the year
 
 
@@ -49,24 +55,63 @@ def steps_of(definition: StepDefinition, file: Path | None = None) -> tuple[Step
     triggers = config.get("triggers")
     if not isinstance(triggers, list | tuple) or not triggers:
         raise DeclarationError(f'config["triggers"] must be a list of triggers, not {triggers!r:.80}')
+    for key, instead in _ELSEWHERE.items():
+        if key in config:
+            raise DeclarationError(f'config has "{key}" and "triggers": {instead}')
     shared = {key: value for key, value in config.items() if key not in _KEYS}
     shared["emits"] = [
         one if isinstance(one, str) else given_in(one) for key in ("enqueues", "emits") for one in config.get(key) or ()
     ]
-    if "type" in shared:
-        raise DeclarationError('config has "type" and "triggers": leave "type" out')
     if not isinstance(shared.get("name"), str):
         raise DeclarationError(f'config["name"] must be a string, not {shared.get("name")!r:.80}')
-    steps: list[Step] = []
-    names: set[str] = set()
+    reading = _Reading(shared, definition.handler, file)
+    steps = []
     for index, trigger in enumerate(triggers):
         try:
-            step = _step_of(_trigger(trigger), index, shared, definition.handler, file, names)
+            steps.append(reading.step_of(_trigger(trigger), index))
         except DeclarationError as error:
             error.args = (f'config["triggers"][{index}]: {error}', *error.args[1:])
             raise
-        steps.append(step)
+    unused = sorted(_OF_REQUESTS & shared.keys())
+    if unused and not endpoints_of(steps):
+        raise DeclarationError(f"config has {unused[0]!r}, which is for requests, and no http trigger")
     return tuple(steps)
+
+
+class _Reading:
+    """One run over the triggers of a file."""
+
+    def __init__(self, shared: dict[str, Any], handler: Any, file: Path | None) -> None:
+        """`shared` is what the config says of all triggers."""
+        self._shared = shared
+        self._handler = handler
+        self._file = file
+        self._names: set[str] = set()
+
+    def step_of(self, trigger: dict[str, Any], index: int) -> Step:
+        """Raises DeclarationError."""
+        kind = {"api": "http", "event": "queue"}.get(trigger["type"], trigger["type"])
+        rest = {key: value for key, value in trigger.items() if key not in ("type", "condition", "middleware")}
+        config = {**self._shared, **_FORMS[kind](rest)}
+        infrastructure = _infrastructure(config.pop("infrastructure", None), config.pop("config", None))
+        if infrastructure and (kind != "http" or "handler" in infrastructure):
+            config["infrastructure"] = infrastructure
+        condition, middleware = trigger.get("condition"), trigger.get("middleware") or ()
+        _check_condition(condition, self._handler)
+        if kind == "http":
+            # Checked as a step's of ours, and then called by us: it has the request and the context of Motia's.
+            step = Step.from_config({**config, "type": "api", "middleware": middleware}, self._handler, self._file)
+            info = TriggerInfo("http", index, path=trigger["path"], method=endpoints_of([step])[0].http.method)
+            return replace(step, handler=_adapted(self._handler, info, condition, tuple(middleware)), middleware=())
+        if middleware:
+            raise DeclarationError("middleware is for http triggers")
+        # Said of a step that has requests, too, it is for those.
+        config = {key: value for key, value in config.items() if key not in _OF_REQUESTS or key in trigger}
+        config["name"] = _own_name(f"{self._shared['name']}:{kind}", trigger, self._names)
+        config["type"] = "event" if kind == "queue" else kind
+        step = Step.of_reaction(config, self._handler, self._file)
+        info = TriggerInfo(kind, index, topic=trigger.get("topic"), expression=trigger.get("expression"))
+        return replace(step, handler=_adapted(self._handler, info, condition, (), config.get("input")))
 
 
 def _trigger(declared: Any) -> dict[str, Any]:
@@ -79,36 +124,8 @@ def _trigger(declared: Any) -> dict[str, Any]:
         raise DeclarationError("changes of the state run no steps here: keep it in a stream, and write stream(...)")
     if kind not in _TYPES:
         raise DeclarationError(f"a trigger is http, queue, cron or stream, not {declared!r:.80}")
-    return {key: value for key, value in given.items() if value is not None}
-
-
-def _step_of(
-    trigger: dict[str, Any], index: int, shared: dict[str, Any], handler: Any, file: Path | None, names: set[str]
-) -> Step:
-    kind = {"api": "http", "event": "queue"}.get(trigger["type"], trigger["type"])
-    rest = {key: value for key, value in trigger.items() if key not in ("type", "condition", "middleware")}
-    config = {**shared, **_FORMS[kind](rest)}
-    infrastructure = _infrastructure(config.pop("infrastructure", None), config.pop("config", None))
-    if infrastructure and (kind != "http" or "handler" in infrastructure):
-        config["infrastructure"] = infrastructure
-    condition, middleware = trigger.get("condition"), trigger.get("middleware") or ()
-    _check_condition(condition, handler)
-    if kind == "http":
-        # Who reads it sees that the middleware is none; ours has the request and context of Motia's.
-        checked = Step.from_config({**config, "type": "api", "middleware": middleware}, handler, file)
-        http = checked.triggers[0]
-        info = TriggerInfo("http", index, path=trigger["path"], method=getattr(http, "method", None))
-        return replace(checked, handler=_adapted(handler, info, condition, tuple(middleware)), middleware=())
-    if middleware:
-        raise DeclarationError("middleware is for http triggers")
-    config["name"] = _own_name(f"{shared['name']}:{kind}", trigger, names)
-    if kind == "cron":  # it may take (ctx) alone, or (input, ctx)
-        config["type"] = "cron"
-    else:
-        config["type"] = "event" if kind == "queue" else "stream"
-    checked = Step.of_reaction(config, handler, file)
-    info = TriggerInfo(kind, index, topic=trigger.get("topic"), expression=trigger.get("expression"))
-    return replace(checked, handler=_adapted(handler, info, condition, (), config.get("input")))
+    # `auth: None` is refused where it is read, as it closes nothing.
+    return {key: value for key, value in given.items() if value is not None or key in _OF_REQUESTS}
 
 
 def _own_name(name: str, trigger: dict[str, Any], names: set[str]) -> str:
