@@ -82,7 +82,8 @@ async def test_a_full_disk_below_the_numbers(log: Log, database_url: str, tiny_t
 
 async def test_a_full_disk_below_the_log(log: Log, database_url: str, tiny_tablespace: Path) -> None:
     """Writers fail, and nothing of theirs is numbered; what was committed before is."""
-    await log.writer.execute(f"alter table streams.change set tablespace {TABLESPACE}")
+    for row in await log.writer.fetch("select partition::text from streams.partitions()"):
+        await log.writer.execute(f"alter table {row['partition']} set tablespace {TABLESPACE}")
     with sequencing(database_url):
         await log.write_numbered("before")
         filler = await asyncio.to_thread(fill, tiny_tablespace)
