@@ -35,7 +35,7 @@ REQUESTS = 20  # of each kind, to each operation
 REQUESTS_ANSWERED_SLOWLY = 2  # an answer word by word takes two seconds
 
 KIT = ROOT / "tests/integration/fuzzed_steps"
-OF_THE_SERVER = ["HealthLiveLive", "HealthReadyReady"]
+OF_THE_SERVER = ["HealthLiveLive", "HealthReadyReady", "ListStreams", "ListGroups", "ReadItems", "ReadHistory"]
 NAMES = [*OF_THE_SERVER, *(step.name for folder in (EXAMPLE, KIT) for step in discover(folder).steps)]
 
 

@@ -559,9 +559,9 @@ async def test_what_a_context_or_a_stream_has_not_is_told_with_what_it_has(kit: 
     async def handler(req: dict[str, Any], context: Any) -> Any:
         chat = context.streams.chatMessage
         for what, name, message in (
-            (context, "stream", "a context has no 'stream': did you mean 'streams'? It has streams, db, auth, logger"),
-            (context, "queue", "a context has no 'queue'. It has streams, db, "),
-            (chat, "update", "a stream has no 'update'. It has get, set, delete, get_group, getGroup, send"),
+            (context, "stream", "a context has no 'stream': did you mean 'streams'? It has streams, state, emit, db, "),
+            (context, "queue", "a context has no 'queue'. It has streams, state, emit, db, "),
+            (chat, "put", "a stream has no 'put'. It has "),
             (chat, "getgroup", "did you mean 'get_group'?"),
             (context.streams, "db", "no stream is named 'db'; declared are: chatMessage. SQLAlchemy's session is "),
             (context.streams, "transaction", "tidelog.open's; a step is one transaction by itself"),

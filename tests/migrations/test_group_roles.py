@@ -229,8 +229,9 @@ NUMBERS = {
     "a log row less": "delete from streams.change",
     "a number less": "delete from streams.commit",
 }
-# What a server may do beside: it reads the log, so it may lock it as one who reads or deletes may.
-SERVERS = {"a lock on the log", "a lock on the numbers", "a lock on the events"}
+# What a server may do beside: it reads the log, so it may lock it as one who reads or deletes may; and stream steps are
+# a durable consumer of its own.
+SERVERS = {"a consumer", "a lock on the log", "a lock on the numbers", "a lock on the events"}
 
 
 @pytest.mark.parametrize("group", GROUPS[1:])

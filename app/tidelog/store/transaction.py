@@ -19,11 +19,11 @@ from tidelog.store.checkout import TRIES_MAX, AskAgainError, Turns
 from tidelog.store.failure import CONNECTION_ERRORS, is_lost
 from tidelog.store.lent import NEVER, Lent
 from tidelog.store.origin import NOBODY, Origin
+from tidelog.store.queries import load
 from tidelog.store.session import StepSession
 from tidelog.store.share import Share
 
-# As the log has it; null if it has written nothing.
-WHICH = "select streams.in_log(pg_catalog.pg_current_xact_id_if_assigned())"
+WHICH = load("which_transaction")
 
 logger = logging.getLogger(__name__)
 
