@@ -69,6 +69,10 @@ async def fill(log: Log, connection: asyncpg.Connection[Any], count: int = 4) ->
         await log.write(f"{n}a")
         await log.write(f"{n}b", 2)
         await numbering.advance(connection)
+    # A transaction in any database of the cluster keeps it from being known that all before it have ended.
+    while await connection.fetchval("select streams.numbered_below()") < places[-1]:
+        await connection.execute("select streams.send('chatMessage', 'g', null, 'typing', '{}')")
+        await numbering.advance(connection)
     return places
 
 
@@ -185,7 +189,7 @@ async def test_history_of_a_group_is_read_by_the_index_of_groups(
     )
     await log.writer.execute("analyze streams.change; analyze streams.commit")
     plan = "\n".join(row[0] for row in await log.observer.fetch(f"explain {query}"))
-    assert "_stream_group_id_xid_id_idx" in plan or "change_group" in plan
+    assert "_stream_group_id_xid_idx" in plan or "change_group" in plan
     assert "Seq Scan on streams" not in plan
 
 

@@ -188,7 +188,7 @@ async def test_the_start_warns_of_what_does_not_fit(
         assert any("max_connections" in line for line in await short_of(connection, maximum))
         await connection.close()
         await warn_if_short(kit.database.connect, pool_size_max=20, workers=2)
-        assert ROLE in caplog.text and "TIDELOG_POOL_SIZE_MAX" in caplog.text and "may want 56" in caplog.text
+        assert ROLE in caplog.text and "TIDELOG_POOL_SIZE_MAX" in caplog.text and "may want 66" in caplog.text
 
 
 async def test_the_start_warns_of_the_databases_limit(step_template: StepTemplate) -> None:

@@ -54,6 +54,6 @@ begin
 
     alter table streams.change add constraint change_pkey primary key (xid, seq);
     create index change_topic on streams.change (stream, xid, group_id);
-    create index change_group on streams.change (stream, group_id, xid, id);
+    create index change_group on streams.change (stream, group_id, xid);
 end
 $$;

@@ -6,7 +6,7 @@
 -- created costs nothing here. It counts from 1 again for an item that was deleted and created anew, of which therefore
 -- up to twice as many may stay for a while. An item's changes are in the order of seq: each was made under its row's lock.
 --
--- The index (stream, group_id, xid, id) gives a group's rows; those of the items in question are told by a hashed
+-- The index (stream, group_id, xid) gives a group's rows; those of the items in question are told by a hashed
 -- subquery, which CASE keeps the planner from making a join of.
 -- Called by the housekeeper. Locks: the rows it deletes, which nobody writes but streams.erase; the stream's floor.
 with
