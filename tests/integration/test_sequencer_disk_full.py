@@ -33,8 +33,9 @@ async def tiny_tablespace(log: Log, tmp_path: Path) -> AsyncIterator[Path]:
     try:
         yield folder
     finally:
-        for table in ("change", "commit"):
-            await log.writer.execute(f"alter table streams.{table} set tablespace pg_default")
+        partitions = await log.writer.fetch("select partition::text from streams.partitions()")
+        for table in ("streams.commit", *(row["partition"] for row in partitions)):
+            await log.writer.execute(f"alter table {table} set tablespace pg_default")
         await log.writer.execute(f"drop tablespace {TABLESPACE}")
         # Lazily: some process of Postgres's may have a file open that is removed already.
         await asyncio.to_thread(subprocess.run, ["umount", "--lazy", str(folder)], check=True)

@@ -82,16 +82,21 @@ def check_row(side: str, message: dict[str, Any]) -> None:
 def test_the_table_has_the_messages_that_are_rarely_sent() -> None:
     """Those that a page which is all well doesn't get; there are no other types."""
     dialect = TidelogDialect()
-    messages = (dialect.status(interrupted=True, position=1, epoch="e"), dialect.error("code", "about no subscription"))
+    messages = (
+        dialect.status(interrupted=True, position=1, epoch="e"),
+        dialect.error("code", "about no subscription"),
+        dialect.passed("4711", 1),
+    )
     for message in messages:
         check_row("server", json.loads(message.payloads[0]))
     for wanted in (
         {"type": "subscribe", "id": "a", "stream": "s", "group": "g", "item": "i", "since": 1, "epoch": "e"},
         {"type": "unsubscribe", "id": "a"},
+        {"type": "wait", "transaction": "4711"},
     ):
         check_row("client", wanted)
         parse(json.dumps(wanted))
-    assert len(ROW.findall(PAGES[WEB])) == 9
+    assert len(ROW.findall(PAGES[WEB])) == 11
 
 
 async def test_the_page_shows_what_is_committed_and_goes_on_after_a_restart(
