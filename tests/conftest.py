@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -16,6 +17,9 @@ from hypothesis import HealthCheck, settings
 from tests.harness import Databases, Server, StepsFolder, free_port, migrate, uvicorn_command
 from tidelog.testing.databases import name_of
 from tidelog.testing.postgres import postgres_server
+
+# Each request at INFO, wherever a test has had the root's level lowered: it is none of what tests look for in the log.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 pytest_plugins = ["tidelog.testing"]
 

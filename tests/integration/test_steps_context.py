@@ -224,7 +224,7 @@ async def test_the_logger_says_step_trace_and_data(kit: StepKit, caplog: pytest.
     with caplog.at_level(logging.INFO, logger="tidelog.steps"):
         async with kit.client(step(handler, flows=("chat",))) as client:
             await client.post("/run", headers={"x-trace-id": "my-trace.1"})
-    first, second = caplog.records
+    first, second = (record for record in caplog.records if record.name == "tidelog.steps")
     about = {"step": "Run", "trace_id": "my-trace.1", "flows": ["chat"]}
     assert first.getMessage() == "stored" and about.items() <= vars(first).items()
     assert vars(first)["data"] == {"id": 1, "o": object}
