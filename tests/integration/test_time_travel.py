@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.integration.sequencer_fixtures import Log
 from tests.migrations.test_group_roles import login, url_as
 from tidelog.store.log import Numbering
+from tidelog.store.partitions import drop_partitions, read_partitions
 from tidelog.store.retention import read_floor, remove_commits
 
 Key = tuple[str, str]
@@ -30,6 +31,8 @@ DIFF = (
     "select group_id, id, op, before ->> 'n' as before, after ->> 'n' as after, version_before, version_after "
     "from streams.chat_message_diff($1::bigint, $2::bigint)"
 )
+
+PARTITIONS = 4  # cut for each example
 
 # None deletes; few values, so that items are often what they were before.
 writes = st.tuples(st.sampled_from(KEYS), st.none() | st.integers(0, 2))
@@ -111,6 +114,13 @@ async def begin_anew(log: Log) -> None:
     )
 
 
+async def cut(log: Log, width: int) -> None:
+    """Let the transactions that come be in partitions of so few."""
+    begin = await log.writer.fetchval("select pg_current_xact_id()") + PARTITIONS + 2
+    for n in range(PARTITIONS):
+        await log.writer.execute("select streams.cut_partition($1)", begin + n * width)
+
+
 async def write(log: Log, position: int, model: Model, transaction: Iterable[tuple[Key, int | None]]) -> bool:
     changed = False
     async with log.writer.transaction():
@@ -121,16 +131,21 @@ async def write(log: Log, position: int, model: Model, transaction: Iterable[tup
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(numbered=transactions, unnumbered=transactions, removed=st.integers(0, 5))
+@given(numbered=transactions, unnumbered=transactions, removed=st.integers(0, 5), width=st.integers(1, 10))
 async def test_as_of_and_diff_are_what_a_replay_says(
     log: Log,
     connection: asyncpg.Connection[Any],
     numbered: list[list[tuple[Key, int | None]]],
     unnumbered: list[list[tuple[Key, int | None]]],
     removed: int,
+    width: int,
 ) -> None:
-    """At every position that is kept; what is not kept is null and never made up; what has no number is not there."""
+    """At every position that is kept; what is not kept is null and never made up; what has no number is not there.
+
+    However the log is divided, and with the partitions dropped of which nothing is kept.
+    """
     await begin_anew(log)
+    await cut(log, width)
     numbering = await Numbering.load(connection)
     model, position = Model(0), 0
     for transaction in numbered:
@@ -138,7 +153,9 @@ async def test_as_of_and_diff_are_what_a_replay_says(
         await numbering.advance(connection)
     for transaction in unnumbered:
         await write(log, position + 1, model, transaction)
-    await remove_commits(connection, 0, older_than=timedelta(seconds=-60), commits_max=removed)
+    left = await read_partitions(connection) if removed % 2 else ()  # removed with their partitions, or one by one
+    await remove_commits(connection, 0, older_than=timedelta(seconds=-60), commits_max=removed, left_to=left)
+    await drop_partitions(connection)
     model.floor = await log.observer.fetchval("select streams.floor()")
     assert model.floor == await read_floor(connection) == max(0, min(removed, position - 1))
     for at in range(model.floor, position + 1):
