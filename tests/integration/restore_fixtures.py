@@ -71,7 +71,8 @@ class Replica:
         self._folder = folder
         self._account = account
         options = ("listen_addresses=''", f"unix_socket_directories={folder}", f"port={REPLICA_PORT}")
-        settings = (*options, f"max_connections={CONNECTIONS_MAX}")
+        # As the primary's, or it doesn't start.
+        settings = (*options, f"max_connections={CONNECTIONS_MAX}", "max_locks_per_transaction=256")
         self._options = " ".join(f"-c {setting}" for setting in settings)
         # Not the primary's port: the backup has the lock file of its socket.
         self.url = f"postgresql://postgres@/postgres?host={folder}&port={REPLICA_PORT}"

@@ -31,6 +31,10 @@ SETTINGS = {
     "lock_timeout": f"{LOCK_TIMEOUT_SECONDS}s",
     "idle_in_transaction_session_timeout": "0",
     "default_transaction_read_only": "off",
+    # Restored tables have no statistics, and what is looked for is little: it is looked up.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
 }
 
 

@@ -14,14 +14,29 @@ set lock_timeout = '50ms'
 as $$
 declare
     numbered constant xid8 := streams.numbered_below();
+    removed constant bigint := streams.floor();
+    kept_from xid8;  -- no commit that is kept has a lower one
     above xid8;  -- where the first one begins that is kept
     is_full boolean;
     dropped regclass[] := '{}';
     one record;
 begin
+    -- By the numbers, as the removed ones are all below one of them. Those of a partition, looked for by their xids, may be a
+    -- million dead entries of an index. After the first batch that is kept to its end, no xid is below its snapshot's xmin.
+    -- (That is low where a long transaction was open in any database of the cluster: then it is looked for all the same.)
+    select least(
+        streams.snapshot_xmin(batch.xid, batch.snapshot),
+        (select min(n.xid) from streams.commit n where n.number > removed and n.number <= batch.number)
+    ) into kept_from
+    from (
+        select n.number, n.xid, n.snapshot from streams.commit n
+        where n.number > removed and n.snapshot is not null order by n.number limit 1
+    ) batch;
     for one in select * from streams.partitions() p order by p.low loop
-        exit when one.high > numbered
-            or exists (select from streams.commit n where n.xid >= one.low and n.xid < one.high);
+        exit when one.high > numbered or (
+            (kept_from is null or one.high > kept_from)
+            and exists (select from streams.commit n where n.xid >= one.low and n.xid < one.high)
+        );
         dropped := dropped || one.partition;
         above := one.high;
     end loop;
