@@ -47,7 +47,7 @@ from generate_series($1::bigint, $2::bigint) n
 """
 EPOCH = """
 insert into streams.epoch (system_identifier, timeline, database, log, since_number, began_at)
-values (1, 1, 1, 1, 0, timestamptz '2026-01-01')
+values (1, 1, 1, 1, 0, clock_timestamp())
 """
 SIZE = """
 select sum(pg_total_relation_size(partition)) / (select count(*) from streams.commit)::float8 from streams.partitions()
