@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from functools import partial
+from typing import TYPE_CHECKING
 
-from tidelog.logs.last_words import TOLD, last_words
-from tidelog.logs.redaction import Redaction
-from tidelog.logs.setup import configure
-from tidelog.postgres.optional import embedded_postgres
-from tidelog.settings import Settings
-from tidelog.store.connecting import first_connection
+from tidelog.errand import run
 from tidelog.store.erasing import erase
+
+if TYPE_CHECKING:
+    from tidelog.settings import Settings
+    from tidelog.store.connecting import Connector
 
 
 def main(stream: str, group_id: str, id: str | None) -> None:
     """Erase; ends the process with a message and status 1 if that can't be."""
-    redaction = Redaction()
-    try:
-        settings = Settings()
-        redaction = Redaction.of_database(settings.database_url)
-        configure(settings)
-        erased = _erase(settings, stream, group_id, id)
-    except TOLD as error:
-        sys.exit(last_words(error, redaction))
-    print(f"tidelog: erased, from {erased:,} rows of the history.")  # noqa: T201 - this is a command's output
 
+    async def errand(connect: Connector, _settings: Settings) -> int:
+        return await erase(connect, stream, group_id, id)
 
-def _erase(settings: Settings, stream: str, group_id: str, id: str | None) -> int:
-    if settings.database_url is not None:
-        return asyncio.run(erase(partial(first_connection, settings.database_url), stream, group_id, id))
-    embedded = embedded_postgres(settings.data_dir)
-    url = embedded.start()
-    try:
-        return asyncio.run(erase(partial(first_connection, url), stream, group_id, id))
-    finally:
-        embedded.stop()
+    print(f"tidelog: erased, from {run(errand):,} rows of the history.")  # noqa: T201 - this is a command's output

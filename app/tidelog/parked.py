@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
+from tidelog.errand import run
 from tidelog.errors import StreamsNotMigratedError
-from tidelog.logs.last_words import TOLD, last_words
-from tidelog.logs.redaction import Redaction
-from tidelog.postgres.optional import embedded_postgres
-from tidelog.settings import Settings
-from tidelog.store.connecting import first_connection
 from tidelog.store.stream_tables import MIGRATE
 
 if TYPE_CHECKING:
+    from tidelog.settings import Settings
+    from tidelog.store.connecting import Connector
+
     Connection = asyncpg.Connection[Any]
 
 SHOWN_MAX = 100
@@ -36,13 +33,17 @@ ONE = "select *, jsonb_pretty(input) as shown from streams.step_parked where id 
 
 def main(errand: Callable[[Connection], Awaitable[str]]) -> None:
     """Print what the errand answers; ends the process with a message and status 1 if it can't be done."""
-    redaction = Redaction()
-    try:
-        settings = Settings()
-        redaction = Redaction.of_database(settings.database_url)
-        print(_run(settings, errand))  # noqa: T201 - this is a command's output
-    except TOLD as error:
-        sys.exit(last_words(error, redaction))
+
+    async def ask(connect: Connector, _settings: Settings) -> str:
+        connection = await connect()
+        try:
+            return await errand(connection)
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+            raise StreamsNotMigratedError(f"this database has no queue yet: {MIGRATE}") from error
+        finally:
+            await connection.close()
+
+    print(run(ask))  # noqa: T201 - this is a command's output
 
 
 async def show(connection: Connection, step: str | None) -> str:
@@ -81,27 +82,6 @@ async def retry(connection: Connection, id: int | None, step: str | None) -> str
 async def drop(connection: Connection, id: int | None, step: str | None) -> str:
     count = await connection.fetchval("select streams.drop_parked($1, $2)", id, step)
     return f"{count} dropped"
-
-
-def _run(settings: Settings, errand: Callable[[Connection], Awaitable[str]]) -> str:
-    if settings.database_url is not None:
-        return asyncio.run(_ask(settings.database_url, errand))
-    embedded = embedded_postgres(settings.data_dir)
-    url = embedded.start()
-    try:
-        return asyncio.run(_ask(url, errand))
-    finally:
-        embedded.stop()
-
-
-async def _ask(url: str, errand: Callable[[Connection], Awaitable[str]]) -> str:
-    connection = await first_connection(url)
-    try:
-        return await errand(connection)
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
-        raise StreamsNotMigratedError(f"this database has no queue yet: {MIGRATE}") from error
-    finally:
-        await connection.close()
 
 
 def _clip(text: str | None) -> str:

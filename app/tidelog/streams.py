@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,19 +10,17 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 from rich_click import prompt
 
+from tidelog.errand import run
 from tidelog.errors import DeclarationError, StreamTableError
-from tidelog.logs.last_words import TOLD, last_words
-from tidelog.logs.redaction import Redaction
-from tidelog.logs.setup import configure
 from tidelog.model.stream import Stream, table_name
-from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
-from tidelog.store.connecting import first_connection
 from tidelog.store.migration_lock import MIGRATION_SETTINGS
 from tidelog.store.stream_changes import Listed, convert_keys, drop_stream, list_streams, rename_stream
 
 if TYPE_CHECKING:
+    from tidelog.store.connecting import Connector
+
     Connection = asyncpg.Connection[Any]
 
 Errand = Callable[["Connection", Settings], Awaitable[Iterable[str]]]
@@ -51,34 +48,16 @@ def convert_main(names: Iterable[str]) -> None:
 
 def _main(errand: Errand) -> None:
     """Do it, and say what was done; ends the process with a message and status 1 if it can't be."""
-    redaction = Redaction()
-    try:
-        settings = Settings()
-        redaction = Redaction.of_database(settings.database_url)
-        configure(settings)
-        lines = _run(settings, errand)
-    except TOLD as error:
-        sys.exit(last_words(error, redaction))
-    for line in lines:
-        print(line)  # noqa: T201 - this is a command's output
 
-
-def _run(settings: Settings, errand: Errand) -> Iterable[str]:
-    async def on(url: str) -> Iterable[str]:
-        connection = await first_connection(url, **MIGRATION_SETTINGS)
+    async def on(connect: Connector, settings: Settings) -> Iterable[str]:
+        connection = await connect(**MIGRATION_SETTINGS)
         try:
             return await errand(connection, settings)
         finally:
             await connection.close()
 
-    if settings.database_url is not None:
-        return asyncio.run(on(settings.database_url))
-    embedded = embedded_postgres(settings.data_dir)
-    url = embedded.start()
-    try:
-        return asyncio.run(on(url))
-    finally:
-        embedded.stop()
+    for line in run(on):
+        print(line)  # noqa: T201 - this is a command's output
 
 
 async def _list(connection: Connection, settings: Settings) -> Iterable[str]:

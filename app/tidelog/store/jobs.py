@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tidelog.errors import ClaimLostError
-from tidelog.store.checkout import AskAgainError
+from tidelog.store.asking import Lend, ask
 
 if TYPE_CHECKING:
     import asyncpg
-
-    from tidelog.store.asking import Lend
 
     Connection = asyncpg.Connection[Any]
 
@@ -45,7 +43,7 @@ KEEP_CRON = (
 )
 CRON = "select step, last_at, clock_timestamp() as now from streams.step_cron where step = any ($1::text[])"
 CLAIM = "select * from streams.claim_jobs($1, $2, $3, $4, $5, $6, $7)"
-END = "delete from streams.step_job where id = $1 and claim = $2 returning id"
+END = "delete from streams.step_job where id = $1 and claim = $2 returning streams.transaction_id()"
 RENEW = (
     "update streams.step_job set due_at = clock_timestamp() + $3 * interval '1 second' where id in ("
     "select j.id from streams.step_job j join unnest($1::bigint[], $2::bigint[]) as c (id, claim) "
@@ -102,8 +100,9 @@ async def put_event(
     lend: Lend, topic: str, text: str, key: str, trace_id: str, subscribers: Sequence[Subscriber]
 ) -> None:
     """A job for each subscriber, with the JSON `text`; of those that keep order after others of the same `key`."""
-    await _ask(
+    await ask(
         lend,
+        True,
         PUT_EVENT,
         topic,
         text,
@@ -116,7 +115,7 @@ async def put_event(
 
 async def end(lend: Lend, job: Job) -> None:
     """The job is done, if and when the transaction commits. Raises ClaimLostError: then it may not commit."""
-    if not await _ask(lend, END, job.id, job.claim):
+    if not await ask(lend, True, END, job.id, job.claim):
         raise ClaimLostError(
             f"job {job.id} of step {job.step} is not this worker's any more: it took longer than its lease, which "
             "could not be renewed, or somebody dropped it"
@@ -139,13 +138,3 @@ async def claim(
     )
     jobs = sorted(Job(*row) for row in rows if row["id"] is not None)
     return jobs, {row["step"]: row["key"] for row in rows if row["id"] is None}
-
-
-async def _ask(lend: Lend, sql: str, *parameters: Any) -> Sequence[Any]:
-    lent = lend(True)  # once, as it counts how often it is asked again
-    while True:
-        try:
-            async with lent as connection:
-                return await connection.fetch(sql, *parameters)
-        except AskAgainError:
-            continue
