@@ -7,25 +7,20 @@ seconds to remove, and delays no number. Knows nothing of how numbers are given.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from tidelog.backoff import Backoff
+from tidelog.numbering.beside import work_beside
 from tidelog.store.deadline import deadline
-from tidelog.store.failure import CONNECTION_ERRORS
-from tidelog.store.log import FEED_SETTINGS
 from tidelog.store.partitions import FILLED_IN_SHARE_OF_RETENTION, drop_partitions, make_room, read_partitions
 from tidelog.store.retention import Retention, forget_events, read_floor, remove_commits
 from tidelog.store.stream_retention import Step, begin_walk, remove_changes
 
 if TYPE_CHECKING:
     from tidelog.store.connecting import Connector
-
-logger = logging.getLogger("tidelog.housekeeper")
 
 EVENT_AGE = timedelta(seconds=60)  # a reader further behind than this misses ephemeral events, never commits
 ROUND_SECONDS = 10.0
@@ -45,31 +40,16 @@ class Housekeeper:
     def __init__(self, connect: Connector, retention: Retention) -> None:
         self._connect = connect
         self._retention = retention
-        self._backoff = Backoff()
 
     async def run(self) -> None:
-        while True:
-            try:
-                await self._run_on_one_connection()
-            except CONNECTION_ERRORS as error:
-                logger.warning("could not tidy, trying again: %s: %s", type(error).__name__, error)
-            except Exception:  # a bug here must not end the sequencer, nor go unseen
-                logger.exception("the housekeeper failed, trying again")
-            await self._backoff.wait()
+        await work_beside(self._connect, "housekeeper", self._tidy, ROUND_SECONDS)
 
-    async def _run_on_one_connection(self) -> None:
-        connection = await self._connect(**FEED_SETTINGS, application_name="tidelog housekeeper")
-        try:
-            while True:
-                await self._make_room(connection)
-                await self._forget_events(connection)
-                if self._retention.older_than is not None:
-                    await self._remove_commits(connection, self._retention.older_than)
-                await self._remove_of_streams(connection)
-                self._backoff.reset()
-                await asyncio.sleep(ROUND_SECONDS)
-        finally:
-            connection.terminate()  # nobody waits for it, and it holds nothing that anybody needs
+    async def _tidy(self, connection: asyncpg.Connection[Any]) -> None:
+        await self._make_room(connection)
+        await self._forget_events(connection)
+        if self._retention.older_than is not None:
+            await self._remove_commits(connection, self._retention.older_than)
+        await self._remove_of_streams(connection)
 
     async def _forget_events(self, connection: asyncpg.Connection[Any]) -> None:
         forgotten = EVENTS_AT_ONCE

@@ -42,7 +42,7 @@ async def read_partitions(connection: Connection) -> list[Partition]:
 
 
 async def make_room(connection: Connection, retention: timedelta | None) -> int | None:
-    """See to it that the next partitions are there; returns how many were made, None if now is not the time.
+    """See to it that the next partitions are there; returns how many were made, None if it can't be now.
 
     It isn't while a transaction that has used the log for a while is open: others would wait behind us.
     """
@@ -61,4 +61,6 @@ async def _call(connection: Connection, query: str, *arguments: object) -> int |
         done: int = await connection.fetchval(query, *arguments)
     except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError, asyncpg.ObjectInUseError):
         return None
+    except asyncpg.InsufficientPrivilegeError:
+        return None  # the start has warned of it (missing_grants.sql), and all else is to be done
     return done
