@@ -30,6 +30,7 @@ IN_ORDER = (
     "divide_log.sql",
     "commit_indexes.sql",
     "numbered_below.sql",
+    "was_numbered.sql",
     "drop_partitions.sql",
     "make_history.sql",
     "make_histories.sql",

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,16 @@ from tests.integration.restore_fixtures import (
 from tests.integration.sequencer_fixtures import WAIT_SECONDS, Log, connected, sequencing
 from tidelog.store.epoch import enter_epoch
 from tidelog.store.log import FEED_SETTINGS, Numbering
+from tidelog.store.partitions import Partition
+from tidelog.store.retention import remove_commits
 
 ERA = 2**48  # the log's transactions of an era
 XIDS_AHEAD = 3000  # the old cluster's xids are beyond the new one's by so many
+FROM_THE_FUTURE = (
+    "insert into streams.change (xid, stream, group_id, id, op, version, data) values "
+    "((pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 1000000)::text::xid8, "
+    "'chatMessage', 'g', 'future', 'create', 1, '{}')"
+)
 EPOCHS = "select since_number from streams.epoch order by began_at"
 
 Rows = list[tuple[Any, ...]]
@@ -288,16 +296,33 @@ async def test_a_log_from_the_future_is_foreign(source: Source, new_cluster: Dat
     url = await new_cluster.create()
     await asyncio.to_thread(migrate, url)
     async with Log.open(url) as log:
-        await log.writer.execute(
-            "insert into streams.change (xid, stream, group_id, id, op, version, data) values "
-            "((pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 1000000)::text::xid8, "
-            "'chatMessage', 'g', 'future', 'create', 1, '{}')"
-        )
+        await log.writer.execute(FROM_THE_FUTURE)
         with pytest.raises(Exception, match="scripts/adopt"):
             await enter_epoch(log.writer)
         assert (await adopt(url)).returncode == 0
         with sequencing(url):
             assert await log.write_numbered("new") == 3
+    await new_cluster.drop(url)
+
+
+async def test_what_retention_removed_is_no_leftover(new_cluster: Databases) -> None:
+    """Changes of removed commits that wait for their partition to be dropped, also if older transactions were open."""
+    url = await new_cluster.create()
+    await asyncio.to_thread(migrate, url)
+    async with Log.open(url) as log, connected(url, **FEED_SETTINGS) as connection, connected(url) as long:
+        numbering = await Numbering.load(connection)
+        await long.execute("begin; select pg_current_xact_id()")
+        for id in ("removed", "kept"):
+            await log.write(id)
+            await numbering.advance(connection)
+        everywhere = [Partition(0, 2**63 - 1, timedelta(0))]
+        await remove_commits(connection, 0, older_than=timedelta(seconds=-60), commits_max=1, left_to=everywhere)
+        await log.write("left over", connection=long)
+        await long.execute("commit")
+        await log.writer.execute(FROM_THE_FUTURE)
+        assert (await adopt(url)).returncode == 0
+        history = [(row[0], row[5]) for row in await rows(log.observer, HISTORY)]
+        assert history == [(2, "kept/1"), (3, "left over/1"), (4, "future")]
     await new_cluster.drop(url)
 
 

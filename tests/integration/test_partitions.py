@@ -245,3 +245,25 @@ async def test_a_partition_that_cannot_hold_what_is_asked_for_is_not_looked_at(
     may = {low for low, high in await bounds(connection) if low < here and high > xmin}
     assert scanned <= may, plan
     assert "Subplans Removed" in plan
+
+
+ERA = 2**48
+
+
+@pytest.mark.parametrize(
+    ("xid", "head", "was"),
+    [
+        (19, 25, True), (20, 25, False), (22, 25, True), (30, 25, False),
+        (5, None, None),
+        (19, ERA + 25, True), (40, ERA + 25, True), (ERA + 19, ERA + 25, True), (ERA + 20, ERA + 25, False),
+        (2 * ERA, ERA + 25, False), (ERA, 25, False),
+        (2**63 + 5, 25, True), (2**63 + 5, ERA + 25, True), (2**63 + 5, 2**63 + 9, True),
+        (19, 2**63 + 9, True), (20, 2**63 + 9, False), (ERA + 1, 2**63 + 9, False),
+    ],
+)  # fmt: skip
+async def test_whether_a_transaction_had_a_number_is_told_by_the_newest_snapshot(
+    connection: asyncpg.Connection[Any], xid: int, head: int | None, was: bool | None
+) -> None:
+    """In each era: 20 was under way, 30 was still to come."""
+    query = "select streams.was_numbered($1, $2, case when $2::xid8 is not null then '20:30:20'::pg_snapshot end)"
+    assert await connection.fetchval(query, xid, head) is was

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from tidelog import ItemInvalidError, Stream, Streams, StreamUnknownError, Tidel
 from tidelog.client import Commit, Event
 from tidelog.errors import ApplicationUnfitError, NotRecordedError, NotSettledError, ServerRefusedError
 from tidelog.plugin import Tidelog
+from tidelog.store.partitions import Partition
+from tidelog.store.retention import remove_commits
 from tidelog.testing import ServedApp, serve
 from tidelog.testing.application import app_on, plugins_of
 from tidelog.testing.databases import PREFIX, Databases, database_url_of, name_of
@@ -170,6 +173,21 @@ async def test_settled_waits_for_steps_that_react(tidelog_serve: Any, tmp_path: 
         assert (await served.client.post("/v1/live/begin")).status_code == 202
         await served.settled()
         assert [item["title"] for item in seen.items.values()] == ["an event's", "a change's"]
+
+
+async def test_settled_does_not_wait_for_what_retention_removed(
+    tidelog_database_url: str, streams: Any, settled: Any
+) -> None:
+    """Its changes are there until their partition is dropped."""
+    for title in ("old", "new"):
+        await streams.job.set("ada", "1", {"title": title})
+        await settled()
+    connection = await asyncpg.connect(tidelog_database_url)
+    everywhere = [Partition(0, 2**63 - 1, timedelta(0))]
+    await remove_commits(connection, 0, older_than=timedelta(seconds=-60), commits_max=1, left_to=everywhere)
+    assert await connection.fetchval("select count(*) from streams.change") == 2
+    await settled()
+    await connection.close()
 
 
 class Lagging:

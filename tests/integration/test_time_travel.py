@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.sequencer_fixtures import Log
@@ -132,6 +132,8 @@ async def write(log: Log, position: int, model: Model, transaction: Iterable[tup
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(numbered=transactions, unnumbered=transactions, removed=st.integers(0, 5), width=st.integers(1, 10))
+# What the first commit did waits for its partition, which the second one is in, too, to be dropped.
+@example(numbered=[[(("a", "1"), 0)], [(("a", "1"), None)]], unnumbered=[[(("a", "1"), 1)]], removed=1, width=10)
 async def test_as_of_and_diff_are_what_a_replay_says(
     log: Log,
     connection: asyncpg.Connection[Any],

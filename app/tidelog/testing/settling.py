@@ -14,11 +14,13 @@ from tidelog.queue.changes import CONSUMER
 from tidelog.testing.recording import Recording
 
 POLL_SECONDS = 0.005
-# Transactions that are visible and have no number, as texts: what was committed after this is not waited for.
+# Transactions that are visible and have no number yet, as texts: what was committed after this is not waited for.
+# (Changes whose commit was removed, and which wait for their partition to be dropped, had one.)
 UNNUMBERED = """
-    select coalesce(array_agg(distinct xid::text), '{}')
+    select coalesce(array_agg(distinct logged.xid::text), '{}')
     from (select xid from streams.change union all select xid from streams.event) as logged
-    where not exists (select from streams.commit where commit.xid = logged.xid)
+    left join (select xid, snapshot from streams.commit order by number desc limit 1) as head on true
+    where not coalesce(streams.was_numbered(logged.xid, head.xid, head.snapshot), false)
 """
 LEFT_OF = """
     select count(*) from unnest($1::text[]) as x where not exists (select from streams.commit where xid = x::xid8)
@@ -27,8 +29,11 @@ LEFT_OF = """
 WORK_LEFT = """
     select exists (select from streams.step_job where step = any ($1::text[])) or exists (
         select from streams.change c left join streams.commit n on n.xid = c.xid
-        where c.stream = any ($2::text[])
-        and (n.number is null or n.number > (select position from streams.consumer where name = $3))
+        left join (select xid, snapshot from streams.commit order by number desc limit 1) as head on true
+        where c.stream = any ($2::text[]) and case
+            when n.number is null then not coalesce(streams.was_numbered(c.xid, head.xid, head.snapshot), false)
+            else n.number > (select position from streams.consumer where name = $3)
+        end
     )
 """
 HEAD = "select coalesce(max(number), 0) from streams.commit"

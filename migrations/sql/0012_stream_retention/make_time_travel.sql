@@ -1,7 +1,7 @@
 -- Make a stream's time travel, where it is missing or of another release: the view of its log and the functions over it.
 -- Raises if a name is taken by somebody else's, with the statement that renames it.
 --
---   streams._<table>_log              every change that is kept, also those whose commit has no number yet (position is null)
+--   streams._<table>_log              every change; also of commits that have no number yet, or were removed (position is null)
 --   streams.<table>_as_of(position)   the items as they were just after that commit; also by a time
 --   streams.<table>_diff(from, to)    what changed from the one to the other, net; also by times
 --
@@ -13,8 +13,9 @@
 -- As of p an item is what its last kept change at or before p made it. If there is none, the first change after p says
 -- what was there before: nothing (create), the item as it is told (delete), or an item whose content isn't kept (update).
 -- If there is none of these either, the item has been as it is since before the log begins: it is the table's row. These
--- two take more than the log up to p, and are asked for only where something was removed (floor > 0). Changes without a
--- number are after all positions, and the table shows them: so they count as changes after p.
+-- two take more than the log up to p, and are asked for only where something was removed (floor > 0). Changes that have no
+-- number yet are after all positions, and the table shows them: so they count as changes after p. Those whose commit was
+-- removed, and which wait for their partition to be dropped, have none either, and count for nothing.
 -- An item's own changes are in the order of seq, as its row lock was held from the one to the next.
 --
 -- Called by migrations for every declared stream. Locks: ACCESS EXCLUSIVE on the view, if it is made anew.
@@ -54,7 +55,9 @@ declare
                     select c.group_id, c.id, c.seq, c.op, c.version, c.data, c.position, c.at,
                         case when c.position <= p.number then 0 else 1 end as rank
                     from %2$s c
-                    where c.position <= p.number or p.floor > 0
+                    where c.position <= p.number or p.floor > 0 and (
+                        c.position is not null or not streams.was_numbered(c.xid, p.head, p.snapshot)
+                    )
                     union all
                     select t.group_id collate "C", t.id collate "C", 0, 'present', t.version, t.data, null, null, 2
                     from streams.%3$I t

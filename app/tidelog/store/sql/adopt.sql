@@ -4,8 +4,8 @@
 -- The xids in the log mean nothing here: this server will give out, or has given out, the same ones again. So what is
 -- written from now on is of a new era (migrations/sql/0006_partitions/transaction_id.sql), and no row is touched.
 --
--- But the leftovers: what the old cluster's sequencer had not numbered yet, and what was written here since. The former are
--- from xmin of the last snapshot on; the latter have one of this cluster's xids, and come after the last commit in the
+-- But the leftovers: what the old cluster's sequencer had not numbered yet, and what was written here since. The former
+-- aren't visible in the last commit's snapshot; the latter have one of this cluster's xids, and come after the last commit in the
 -- order of writes, as a restored sequence goes on after everything in the dump. Such a transaction may have the xid of a
 -- numbered one; its writes are then those after the numbered one's last (last_seq).
 --
@@ -20,14 +20,16 @@ head as materialized (
         coalesce(max(number), 0) as number,
         coalesce(max(at), '-infinity') as at,
         coalesce(max(last_seq), 0) as last_seq,
-        streams.numbered_below() as numbered_below
-    from (select number, at, last_seq from streams.commit order by number desc limit 1) last
+        (array_agg(xid))[1] as xid,
+        (array_agg(snapshot))[1] as snapshot
+    from (select number, at, last_seq, xid, snapshot from streams.commit order by number desc limit 1) last
 ),
 unnumbered as materialized (
     select c.xid, c.seq
     from (
-        select xid, seq from streams.change
+        select xid, seq from streams.change c
         where xid >= streams.numbered_below() and xid < $1::bigint::text::xid8
+          and not coalesce((select streams.was_numbered(c.xid, head.xid, head.snapshot) from head), false)
         union
         select xid, seq from streams.change
         where xid >= streams.in_log('0') and xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
