@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import itertools
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -27,19 +26,20 @@ import httpx
 import psutil
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests import forks
 from tidelog.postgres.os_user import BIN
 from tidelog.testing import databases, settling
 from tidelog.testing.databases import RUN as RUN
 from tidelog.testing.databases import database_url_of as database_url_of
 from tidelog.testing.postgres import libpq_url as libpq_url
 
-ROOT = Path(__file__).parent.parent
+ROOT = forks.ROOT
 # What hangs is found out by these; what is only slow, on a machine that stands still for seconds, must not be.
 READY_TIMEOUT_SECONDS = 90
 STOP_TIMEOUT_SECONDS = 15
 FRAME_TIMEOUT_SECONDS = 60
 HTTP_TIMEOUT_SECONDS = 60
-PROGRAM_TIMEOUT_SECONDS = 120
+PROGRAM_TIMEOUT_SECONDS = forks.PROGRAM_TIMEOUT_SECONDS
 NUMBERED_TIMEOUT_SECONDS = 90
 POLL_SECONDS = 0.02
 
@@ -47,10 +47,6 @@ PSQL = shutil.which("psql") or str(BIN / "psql")  # the machine's, or the wheel'
 MARK = "mark-"  # the type of events that only say how far the feed is
 GATES = 7  # the first half of the advisory locks that are gates
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(
-    ["tests.harness", "alembic.config", "tidelog.runtime.discovery", "tidelog.store.stream_tables"]
-)
 _serial = itertools.count(1)
 _reserved: list[socket.socket] = []
 
@@ -67,47 +63,11 @@ class Databases(databases.Databases):
 
 def migrate(database_url: str, steps_dir: Path | None = None, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `alembic upgrade head`, or alembic with `arguments`; raises with its output if it fails."""
-    done = run_forked(_alembic, list(arguments or ("upgrade", "head")), server_environment(database_url, steps_dir))
+    environment = server_environment(database_url, steps_dir)
+    done = forks.run("alembic", arguments or ("upgrade", "head"), environment)
     if done.returncode:
         raise RuntimeError(f"alembic failed:\n{done.stdout}\n{done.stderr}")
     return done
-
-
-def _alembic(arguments: list[str]) -> None:
-    from alembic.config import main
-
-    main(argv=arguments, prog="alembic")
-
-
-def run_forked(
-    program: Callable[[list[str]], None], arguments: list[str], environment: dict[str, str]
-) -> subprocess.CompletedProcess[str]:
-    """Run a program of Python's in a process of its own, in the project's folder.
-
-    It is forked from one that has imported what programs of ours import, which takes a second of a processor each time.
-    """
-    with tempfile.TemporaryDirectory(prefix="tidelog-forked-") as folder:
-        out, err = Path(folder, "out"), Path(folder, "err")
-        process = _forks.Process(target=_forked, args=(program, arguments, environment, out, err))
-        process.start()
-        process.join(PROGRAM_TIMEOUT_SECONDS)
-        if process.exitcode is None:
-            process.kill()
-            raise TimeoutError(f"{program.__name__} {arguments} did not end within {PROGRAM_TIMEOUT_SECONDS} s")
-        return subprocess.CompletedProcess(arguments, process.exitcode, out.read_text(), err.read_text())
-
-
-def _forked(
-    program: Callable[[list[str]], None], arguments: list[str], environment: dict[str, str], out: Path, err: Path
-) -> None:
-    os.environ.clear()
-    os.environ.update(environment)
-    os.chdir(ROOT)
-    for number, path in ((1, out), (2, err)):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
-        os.dup2(descriptor, number)
-        os.close(descriptor)
-    program(arguments)
 
 
 def server_environment(database_url: str, steps_dir: Path | None, **settings: str) -> dict[str, str]:
@@ -168,7 +128,7 @@ def uvicorn_command(
 
 
 class Server:
-    """A real server on a free port."""
+    """A real server on a free port; where a `command` is given, by an interpreter that begins with nothing imported."""
 
     def __init__(
         self,
@@ -187,14 +147,20 @@ class Server:
             self._log = Path(log.name)
             # Not when it is stopped: a test may want to read it then.
             weakref.finalize(self, self._log.unlink, missing_ok=True)
-            self.process = subprocess.Popen(
-                [sys.executable, *(command or uvicorn_command(port))],
-                cwd=ROOT,
-                env=server_environment(database_url, steps_dir, TIDELOG_PORT=str(port), **settings),
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-            )
+            environment = server_environment(database_url, steps_dir, TIDELOG_PORT=str(port), **settings)
+            self.process: forks.ForkedProgram | subprocess.Popen[bytes]
+            if command is None:
+                _, module, *arguments = uvicorn_command(port)
+                self.process = forks.ForkedProgram(module, arguments, environment, self._log)
+            else:
+                self.process = subprocess.Popen(
+                    [sys.executable, *command],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                )
 
     async def wait_until_ready(self) -> None:
         async with httpx.AsyncClient(base_url=self.url) as http:

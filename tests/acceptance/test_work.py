@@ -9,9 +9,9 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tests import forks
 from tests.conftest import StartServer
 from tests.harness import (
-    PROGRAM_TIMEOUT_SECONDS,
     ROOT,
     STOP_TIMEOUT_SECONDS,
     Server,
@@ -64,16 +64,9 @@ async def worker(server: Server, *options: str) -> AsyncIterator[None]:
 
 
 async def jobs(server: Server, *command: str) -> str:
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "tidelog.cli", "jobs", *command],
-        cwd=ROOT,
-        env=server_environment(server.database_url, server.steps_dir),
-        capture_output=True,
-        check=True,
-        text=True,
-        timeout=PROGRAM_TIMEOUT_SECONDS,
-    )
+    environment = server_environment(server.database_url, server.steps_dir)
+    done = await asyncio.to_thread(forks.run, "tidelog.cli", ["jobs", *command], environment)
+    done.check_returncode()
     return done.stdout
 
 

@@ -6,7 +6,6 @@ import asyncio
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -16,7 +15,8 @@ from typing import Any
 import asyncpg
 from sqlalchemy.engine import make_url
 
-from tests.harness import ROOT, Databases, database_url_of, server_environment
+from tests import forks
+from tests.harness import Databases, database_url_of, server_environment
 from tidelog.postgres.cluster import CONNECTIONS_MAX
 from tidelog.postgres.embedded import EmbeddedPostgres
 from tidelog.postgres.os_user import BIN
@@ -113,15 +113,7 @@ async def replica_of(primary: Databases) -> AsyncIterator[Replica]:
 
 async def adopt(url: str) -> subprocess.CompletedProcess[str]:
     """What scripts/adopt runs."""
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "tidelog.cli", "adopt"],
-        cwd=ROOT,
-        env=server_environment(url, None),
-        capture_output=True,
-        text=True,
-        timeout=PROGRAM_TIMEOUT_SECONDS,
-    )
+    return await asyncio.to_thread(forks.run, "tidelog.cli", ["adopt"], server_environment(url, None))
 
 
 async def spend_xids(connection: asyncpg.Connection[Any], until: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -82,12 +83,19 @@ async def new_cluster() -> AsyncIterator[Databases]:
 @pytest.fixture(scope="module")
 async def source(old_cluster: Databases, new_cluster: Databases) -> AsyncIterator[Source]:
     """Numbered commits, of one change and of several, and leftovers; with xids that the new cluster has yet to give."""
-    folder = Path(tempfile.mkdtemp(prefix="tidelog-dump-"))
     url = await old_cluster.create()
     await asyncio.to_thread(migrate, url)
-    async with Log.open(url) as log, connected(new_cluster.server_url) as new:
-        there = await new.fetchval("select pg_current_xact_id()")
-        await spend_xids(log.writer, there + XIDS_AHEAD)
+    async with connected(url) as old, connected(new_cluster.server_url) as new:
+        await spend_xids(old, await new.fetchval("select pg_current_xact_id()") + XIDS_AHEAD)
+    made = await make_source(url)
+    yield made
+    shutil.rmtree(made.folder)
+
+
+async def make_source(url: str, pg_dump: str = "pg_dump") -> Source:
+    """Fill a database, and dump it."""
+    folder = Path(tempfile.mkdtemp(prefix="tidelog-dump-"))
+    async with Log.open(url) as log:
         async with connected(url, **FEED_SETTINGS) as connection, connected(url) as long:
             await enter_epoch(connection)
             numbering = await Numbering.load(connection)
@@ -113,11 +121,10 @@ async def source(old_cluster: Databases, new_cluster: Databases) -> AsyncIterato
             await rows(log.observer, ITEMS),
             [xid for _, xid in await log.commits()],
         )
-    await run("pg_dump", "--format=custom", f"--file={folder}/custom", url)
-    await run("pg_dump", "--format=plain", f"--file={folder}/plain", url)
-    await run("pg_dump", "--format=plain", "--inserts", f"--file={folder}/inserts", url)
-    yield made
-    shutil.rmtree(folder)
+    await run(pg_dump, "--format=custom", f"--file={folder}/custom", url)
+    await run(pg_dump, "--format=plain", f"--file={folder}/plain", url)
+    await run(pg_dump, "--format=plain", "--inserts", f"--file={folder}/inserts", url)
+    return made
 
 
 @pytest.fixture
@@ -175,6 +182,22 @@ async def test_adoption_keeps_the_history(source: Source, new_cluster: Databases
             assert await log.write_numbered("new") == len(source.xids) + 5
         assert (await log.commits())[-1][1] > 2 * ERA
         assert await rows(log.observer, EPOCHS) == [(0,), (len(source.xids),)]
+    await new_cluster.drop(url)
+
+
+async def test_a_dump_of_another_postgres_is_adopted(database_url: str, new_cluster: Databases) -> None:
+    """Of an older version, too, as the tests' own server may be; dumped by the program that came with it."""
+    its_own = shutil.which("pg_dump") if "TIDELOG_DATABASE_URL" in os.environ else None
+    source = await make_source(database_url, its_own or "pg_dump")
+    url = await new_cluster.create()
+    await run("pg_restore", "--exit-on-error", f"--dbname={url}", f"{source.folder}/custom")
+    shutil.rmtree(source.folder)
+    assert (await adopt(url)).returncode == 0
+    async with Log.open(url) as log:
+        with sequencing(url):
+            await log.write_numbered("after")
+        await check_adopted(log, source)
+        assert [row for row in await rows(log.observer, ITEMS) if row[1] != "after/1"] == source.items
     await new_cluster.drop(url)
 
 
@@ -291,25 +314,24 @@ async def test_adoption_is_done_once(restored: str, database_url: str, databases
     assert done.returncode == 1 and "no Tidelog tables" in done.stderr
 
 
-async def test_a_log_from_the_future_is_foreign(source: Source, new_cluster: Databases) -> None:
+async def test_a_log_from_the_future_is_foreign(database_url: str) -> None:
     """Also in a database that has an epoch of its own: xids that this server never gave out tell it."""
-    url = await new_cluster.create()
-    await asyncio.to_thread(migrate, url)
-    async with Log.open(url) as log:
+    async with Log.open(database_url) as log:
         await log.writer.execute(FROM_THE_FUTURE)
         with pytest.raises(Exception, match="scripts/adopt"):
             await enter_epoch(log.writer)
-        assert (await adopt(url)).returncode == 0
-        with sequencing(url):
+        assert (await adopt(database_url)).returncode == 0
+        with sequencing(database_url):
             assert await log.write_numbered("new") == 3
-    await new_cluster.drop(url)
 
 
-async def test_what_retention_removed_is_no_leftover(new_cluster: Databases) -> None:
+async def test_what_retention_removed_is_no_leftover(database_url: str) -> None:
     """Changes of removed commits that wait for their partition to be dropped, also if older transactions were open."""
-    url = await new_cluster.create()
-    await asyncio.to_thread(migrate, url)
-    async with Log.open(url) as log, connected(url, **FEED_SETTINGS) as connection, connected(url) as long:
+    async with (
+        Log.open(database_url) as log,
+        connected(database_url, **FEED_SETTINGS) as connection,
+        connected(database_url) as long,
+    ):
         numbering = await Numbering.load(connection)
         await long.execute("begin; select pg_current_xact_id()")
         for id in ("removed", "kept"):
@@ -320,10 +342,9 @@ async def test_what_retention_removed_is_no_leftover(new_cluster: Databases) -> 
         await log.write("left over", connection=long)
         await long.execute("commit")
         await log.writer.execute(FROM_THE_FUTURE)
-        assert (await adopt(url)).returncode == 0
+        assert (await adopt(database_url)).returncode == 0
         history = [(row[0], row[5]) for row in await rows(log.observer, HISTORY)]
         assert history == [(2, "kept/1"), (3, "left over/1"), (4, "future")]
-    await new_cluster.drop(url)
 
 
 async def test_a_dump_restored_in_its_own_cluster_goes_on_in_a_new_epoch(

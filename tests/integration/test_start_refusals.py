@@ -12,27 +12,22 @@ from pathlib import Path
 import pytest
 from sqlalchemy.engine import make_url
 
-from tests.harness import PROGRAM_TIMEOUT_SECONDS, ROOT, free_port
+from tests import forks
+from tests.harness import ROOT, free_port
 
-SERVE = ("-m", "tidelog.cli", "serve")
+SERVE = ("tidelog.cli", "serve")
 COMMANDS = {
     "serve": SERVE,
-    "migrate": ("-m", "alembic", "upgrade", "head"),
-    "adopt": ("-m", "tidelog.cli", "adopt"),
+    "migrate": ("alembic", "upgrade", "head"),
+    "adopt": ("tidelog.cli", "adopt"),
 }
 
 
 def run(command: tuple[str, ...], data_dir: Path, **variables: str) -> subprocess.CompletedProcess[str]:
     """To its end; of our variables it has only these."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("TIDELOG_", "PG"))}
-    return subprocess.run(
-        [sys.executable, *command],
-        cwd=ROOT,
-        env=environment | {"TIDELOG_DATA_DIR": str(data_dir), "TIDELOG_PORT": str(free_port()), **variables},
-        capture_output=True,
-        text=True,
-        timeout=PROGRAM_TIMEOUT_SECONDS,
-    )
+    environment |= {"TIDELOG_DATA_DIR": str(data_dir), "TIDELOG_PORT": str(free_port()), **variables}
+    return forks.run(command[0], command[1:], environment)
 
 
 def check_one_line(done: subprocess.CompletedProcess[str], *parts: str) -> None:
@@ -106,7 +101,7 @@ def test_a_host_without_an_answer_is_given_up_in_its_time(tmp_path: Path) -> Non
     check_one_line(done, f"127.0.0.1:{port}: no answer in 1 s")
 
 
-@pytest.mark.parametrize("command", [*COMMANDS.values(), ("-c", "import app.main")])
+@pytest.mark.parametrize("command", [*COMMANDS.values(), ("app.main",)])
 def test_a_misspelt_variable_is_named_with_the_right_one(tmp_path: Path, command: tuple[str, ...]) -> None:
     """Its value would be missed: the database of TIDELOG_DATABSE_URL, and another one be served."""
     done = run(command, tmp_path / "data", TIDELOG_DATABSE_URL="postgresql://u:hush-hush@127.0.0.1/d")
@@ -123,7 +118,7 @@ def test_each_wrong_setting_has_a_line(tmp_path: Path) -> None:
     assert lines[1].startswith("tidelog: TIDELOG_PORT is 'http'") and "valid integer" in lines[1]
 
 
-@pytest.mark.parametrize("command", [SERVE, ("-m", "tidelog.cli", "check"), ("-m", "tidelog.cli", "migrate")])
+@pytest.mark.parametrize("command", [SERVE, ("tidelog.cli", "check"), ("tidelog.cli", "migrate")])
 def test_a_folder_that_is_not_there_is_told_alike(tmp_path: Path, command: tuple[str, ...]) -> None:
     """By every command, with the error's code, and the option that was used."""
     done = run((*command, "--steps-dir", "stepz"), tmp_path / "data")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from typing import Any
 
 import asyncpg
 import pytest
 
+from tests import forks
 from tests.harness import (
-    PROGRAM_TIMEOUT_SECONDS,
     Server,
     Sql,
     StepsFolder,
@@ -31,15 +29,7 @@ LOGGED = "select stream, op, id, version from streams.change order by seq"
 
 async def tidelog(url: str, steps: StepsFolder, *arguments: str, typed: str = "") -> tuple[int, str]:
     """What `tidelog ...` ends with, and says."""
-    done = await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "tidelog.cli", *arguments],
-        env=server_environment(url, steps.path),
-        input=typed,
-        capture_output=True,
-        text=True,
-        timeout=PROGRAM_TIMEOUT_SECONDS,
-    )
+    done = await asyncio.to_thread(forks.run, "tidelog.cli", arguments, server_environment(url, steps.path), typed)
     return done.returncode, done.stdout + done.stderr
 
 
