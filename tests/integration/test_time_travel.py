@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -33,9 +33,10 @@ DIFF = (
 )
 
 PARTITIONS = 4  # cut for each example
+ERASE = -1
 
 # None deletes; few values, so that items are often what they were before.
-writes = st.tuples(st.sampled_from(KEYS), st.none() | st.integers(0, 2))
+writes = st.tuples(st.sampled_from(KEYS), st.none() | st.integers(ERASE, 2))
 transactions = st.lists(st.lists(writes, min_size=1, max_size=4), min_size=1, max_size=7)
 
 
@@ -43,8 +44,12 @@ transactions = st.lists(st.lists(writes, min_size=1, max_size=4), min_size=1, ma
 class Change:
     position: int  # without a number: past the last one
     op: str
-    n: int | None
+    n: int | None  # None: erased
     version: int
+
+    @property
+    def told(self) -> str | None:
+        return None if self.n is None else str(self.n)
 
 
 @dataclass
@@ -68,6 +73,12 @@ class Model:
             return False
         return True
 
+    def erase(self, position: int, key: Key) -> bool:
+        """What the item was is nowhere any more, but that it was; whether it was deleted."""
+        changed = self.write(position, key, None)
+        self.changes[key] = [replace(change, n=None) for change in self.changes[key]]
+        return changed
+
     def last(self, key: Key, position: int) -> Change | None:
         """The change by which the item is there as of the position, whether it is kept or not."""
         made = [change for change in self.changes[key] if change.position <= position][-1:]
@@ -84,7 +95,7 @@ class Model:
         for key in self.changes:
             made = self.last(key, position)
             if made is not None:
-                n = str(made.n) if self.is_known(key, position) else None
+                n = made.told if self.is_known(key, position) else None
                 found.add((*key, n, made.version, made.position if made.position > self.floor else None))
         return found
 
@@ -101,7 +112,7 @@ class Model:
             op = "create" if before is None else "delete" if after is None else "update"
             found.add(
                 (
-                    *key, op, str(before.n) if before and is_known else None, str(after.n) if after else None,
+                    *key, op, before.told if before and is_known else None, after.told if after else None,
                     before and before.version, after and after.version,
                 )
             )  # fmt: skip
@@ -125,15 +136,27 @@ async def write(log: Log, position: int, model: Model, transaction: Iterable[tup
     changed = False
     async with log.writer.transaction():
         for key, n in transaction:
+            if n == ERASE:
+                changed |= model.erase(position, key)
+                await log.writer.execute("select streams.erase('chatMessage', $1, $2)", *key)
+                continue
             changed |= model.write(position, key, n)
             await (log.writer.execute(DELETE, *key) if n is None else log.writer.execute(SET, *key, n))
     return changed
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-@given(numbered=transactions, unnumbered=transactions, removed=st.integers(0, 5), width=st.integers(1, 10))
+@given(
+    numbered=transactions,
+    unnumbered=transactions,
+    removed=st.integers(0, 5),
+    width=st.integers(1, 10),
+    erased=st.lists(st.sampled_from(KEYS), max_size=2),
+)
 # What the first commit did waits for its partition, which the second one is in, too, to be dropped.
-@example(numbered=[[(("a", "1"), 0)], [(("a", "1"), None)]], unnumbered=[[(("a", "1"), 1)]], removed=1, width=10)
+@example(
+    numbered=[[(("a", "1"), 0)], [(("a", "1"), None)]], unnumbered=[[(("a", "1"), 1)]], removed=1, width=10, erased=[]
+)
 async def test_as_of_and_diff_are_what_a_replay_says(
     log: Log,
     connection: asyncpg.Connection[Any],
@@ -141,10 +164,11 @@ async def test_as_of_and_diff_are_what_a_replay_says(
     unnumbered: list[list[tuple[Key, int | None]]],
     removed: int,
     width: int,
+    erased: list[Key],
 ) -> None:
     """At every position that is kept; what is not kept is null and never made up; what has no number is not there.
 
-    However the log is divided, and with the partitions dropped of which nothing is kept.
+    However the log is divided, with the partitions dropped of which nothing is kept, and whatever is erased when.
     """
     await begin_anew(log)
     await cut(log, width)
@@ -158,6 +182,7 @@ async def test_as_of_and_diff_are_what_a_replay_says(
     left = await read_partitions(connection) if removed % 2 else ()  # removed with their partitions, or one by one
     await remove_commits(connection, 0, older_than=timedelta(seconds=-60), commits_max=removed, left_to=left)
     await drop_partitions(connection)
+    await write(log, position + 1, model, [(key, ERASE) for key in erased])
     model.floor = await log.observer.fetchval("select streams.floor()")
     assert model.floor == await read_floor(connection) == max(0, min(removed, position - 1))
     for at in range(model.floor, position + 1):
