@@ -27,6 +27,7 @@ from tidelog.store.bulk import Bulk
 from tidelog.store.live import LiveLog, read_live
 from tidelog.store.log import FEED_SETTINGS, NUMBER_MANY, Numbering
 from tidelog.store.reading import Page, PageRequest, read_after, read_page
+from tidelog.store.window import numbering_window
 
 STREAM = "chatMessage"
 ROWS = 3000  # as much more than a small commit has as a million is, for all that reads it
@@ -129,7 +130,8 @@ async def test_statistics_of_a_bad_moment_change_nothing(database_url: str) -> N
             await before.advance(feed)
             await sql.execute("analyze streams.change; analyze streams.event; analyze streams.commit")
         async with feed.transaction():
-            row = await feed.fetchrow(NUMBER_MANY, before.snapshot, before.number, before.at, 2**62, 0, True)
+            many = (await numbering_window(feed, before.snapshot)).apply(NUMBER_MANY)
+            row = await feed.fetchrow(many, before.snapshot, before.number, before.at, 2**62, 0, True)
             assert row is not None and row["numbered"] == 1
             (page,) = await LiveLog(feed, 10).page(row["number"], row["number"])
             assert page["data"] is None

@@ -16,6 +16,7 @@ from tests.integration.sequencer_fixtures import Log, connected, sequencing
 from tidelog.store.log import FEED_SETTINGS, NUMBER_FEW, Numbering
 from tidelog.store.partitions import drop_partitions, make_room, read_partitions
 from tidelog.store.retention import forget_events, remove_commits
+from tidelog.store.window import numbering_window
 
 HISTORY = "select position, group_id, id, op from streams.chat_message_history order by position, seq"
 END = 2**64 - 1
@@ -228,10 +229,11 @@ async def test_history_of_a_group_is_read_by_the_index_of_groups(
 async def test_a_partition_that_cannot_hold_what_is_asked_for_is_not_looked_at(
     log: Log, connection: asyncpg.Connection[Any]
 ) -> None:
-    """Of the sequencer's statement: those before the last look, and those ahead, take no part in it."""
+    """By the sequencer's statement: those before the last look, and those ahead but the next, aren't even locked."""
     await fill(log, connection)
     numbering = await Numbering.load(connection)
-    await connection.execute(f"prepare numbering (text, int8, timestamptz, int8, int8, bool) as {NUMBER_FEW}")
+    statement = (await numbering_window(connection, numbering.snapshot)).apply(NUMBER_FEW)
+    await connection.execute(f"prepare numbering (text, int8, timestamptz, int8, int8, bool) as {statement}")
     plan = "\n".join(
         row[0]
         for row in await connection.fetch(
@@ -239,12 +241,25 @@ async def test_a_partition_that_cannot_hold_what_is_asked_for_is_not_looked_at(
             f"('{numbering.snapshot}', {numbering.number}, '{numbering.at.isoformat()}', 1000, 10, false)"
         )
     )
-    scanned = {int(low) for low in re.findall(r'Scan using .* on "change~(\d+)"', plan)}
+    planned = {int(low) for low in re.findall(r'Scan using .* on "change~(\d+)"', plan)}
     xmin = int(numbering.snapshot.split(":")[0])
     here = await next_xid(connection)
-    may = {low for low, high in await bounds(connection) if low < here and high > xmin}
-    assert scanned <= may, plan
-    assert "Subplans Removed" in plan
+    found = await bounds(connection)
+    may = {low for low, high in found if low < here and high > xmin} | {min(low for low, _ in found if low >= here)}
+    assert planned and planned <= may, plan
+
+
+async def test_numbering_goes_on_from_partition_to_partition(log: Log, connection: asyncpg.Connection[Any]) -> None:
+    """Its statements are planned for the present one and the next; also with a transaction that is open for long."""
+    places = await make_small(log.writer, 6)
+    numbering = await Numbering.load(connection)
+    for n, place in enumerate(places):
+        await spend(log.writer, place)
+        await log.write(f"{n}")
+        if n % 3:
+            assert await numbering.advance(connection) == (2 if n % 3 == 1 else 1)
+    assert await numbering.advance(connection) == 1
+    await log.check()
 
 
 ERA = 2**48

@@ -14,6 +14,7 @@ import pytest
 
 from tests.integration.sequencer_fixtures import Log, backend_of_sequencer, connected, sequencing
 from tidelog.store.log import FEED_SETTINGS, FEW_ROWS, NUMBER_FEW, NUMBER_MANY, Numbering
+from tidelog.store.window import numbering_window
 
 
 @pytest.fixture
@@ -26,8 +27,9 @@ async def connection(database_url: str) -> AsyncIterator[asyncpg.Connection[Any]
 async def pages_read(connection: asyncpg.Connection[Any], numbering: Numbering, *statements: str) -> int:
     """How many pages numbering statements look at; nothing is numbered."""
     arguments = f"'{numbering.snapshot}', {numbering.number}, '{numbering.at.isoformat()}', {FEW_ROWS}, 0, true"
+    window = await numbering_window(connection, numbering.snapshot)
     pages = 0
-    for statement in statements:
+    for statement in map(window.apply, statements):
         async with rolled_back(connection):
             await connection.execute(
                 f"prepare number_commits (text, int8, timestamptz, int8, int8, bool) as {statement}"

@@ -15,6 +15,7 @@ from tidelog.store.epoch import known_epoch
 from tidelog.store.failure import ROW_ERRORS, is_notify_queue_full, is_of_a_row
 from tidelog.store.notify_queue import NotifyQueue
 from tidelog.store.queries import load
+from tidelog.store.window import numbering_window
 
 if TYPE_CHECKING:
     from asyncpg.pool import PoolConnectionProxy
@@ -79,6 +80,8 @@ class Numbering:
     rows: Sequence[Any] = field(default=(), init=False)
     # While it is crowded, heads are not told by NOTIFY: in a full one the numbers could not be committed.
     queue: NotifyQueue = field(default_factory=NotifyQueue, init=False)
+    # The statements by their texts with places, for transactions that lie in the window.
+    _statements: dict[str, str] = field(default_factory=dict, init=False)
 
     @classmethod
     async def load(cls, connection: Connection) -> Numbering:
@@ -112,17 +115,27 @@ class Numbering:
         return numbered
 
     async def _number(self, connection: Connection, statement: str, rows_max: int, tell_rows_max: int) -> Any:
-        tells_head = not self.queue.is_crowded
         arguments = (self.snapshot, self.number, self.at, rows_max, tell_rows_max)
-        try:
-            row = await connection.fetchrow(statement, *arguments, tells_head)
-        except asyncpg.ProgramLimitExceededError as error:
-            if not tells_head or not is_notify_queue_full(error):
-                raise
-            self.queue.note_full()
-            row = await connection.fetchrow(statement, *arguments, False)
-        assert row is not None  # noqa: S101 - an aggregate answers one row
-        return row
+        while True:
+            if statement not in self._statements:
+                await self._plan(connection)
+            tells_head = not self.queue.is_crowded
+            try:
+                row = await connection.fetchrow(self._statements[statement], *arguments, tells_head)
+            except asyncpg.ProgramLimitExceededError as error:
+                if not tells_head or not is_notify_queue_full(error):
+                    raise
+                self.queue.note_full()
+                continue
+            assert row is not None  # noqa: S101 - an aggregate answers one row
+            if not row["is_outside"]:
+                return row
+            self._statements.clear()
+
+    async def _plan(self, connection: Connection) -> None:
+        """Have statements for where the log is now."""
+        window = await numbering_window(connection, self.snapshot)
+        self._statements = {statement: window.apply(statement) for statement in (NUMBER_FEW, NUMBER_MANY)}
 
     def _take_over(self, stored: Numbering) -> int:
         numbered = stored.number - self.number

@@ -15,7 +15,8 @@
 -- partitions of the log are chosen by is plain in each condition on it, as it can be known before the first row: from xmin
 -- of the last look on, below xmax of this one. (`xid = any (...)` by itself would have each of them looked at.)
 --
--- Where "written" is in braces below goes the text of written_few.sql or of written_many.sql.
+-- Where "written" is in braces below goes the text of written_few.sql or of written_many.sql; for {change}, {low} and {high} see
+-- app/tidelog/store/window.py. `is_outside` tells that there may be more than lies between those two: then nothing was done.
 --
 -- Tailing a sequence ("seq > the last I saw") loses rows: a number is drawn when a row is written, not when
 -- it commits, so a transaction that drew 5 may commit after one that drew 9 was read. Waiting until nothing
@@ -42,6 +43,11 @@
 -- Locks: none that a writer could wait for. Called by the sequencer, which is alone; the unique keys of
 -- streams.commit stop a second one.
 with recursive
+asked as materialized (
+    select
+        streams.in_log(pg_snapshot_xmin($1::text::pg_snapshot)) < {low}
+        or streams.in_log(pg_snapshot_xmax(pg_current_snapshot())) > {high} as is_outside
+),
 ended as materialized (
     select array(
         select streams.in_log(x) from pg_snapshot_xip($1::text::pg_snapshot) as x
@@ -75,7 +81,7 @@ numbered as (
         clock.at + (place - 1) * interval '10 microseconds',
         case when place = total then pg_current_snapshot() end
     from fresh cross join clock
-    where not is_too_much
+    where not is_too_much and not (select is_outside from asked)
     returning number, xid, at
 ),
 head as (
@@ -88,7 +94,7 @@ row_of_numbered as (
     from numbered n
     cross join lateral (
         select 'change' as kind, c.seq, c.stream, c.group_id, c.id, c.op, c.version, c.data
-        from streams.change c
+        from {change} c
         where c.xid = n.xid
           and c.xid >= streams.in_log(pg_snapshot_xmin($1::text::pg_snapshot))
           and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
@@ -122,6 +128,7 @@ select
     at,
     pg_current_snapshot()::text as snapshot,
     coalesce((select is_too_much from fresh limit 1), false) as is_too_much,
+    (select is_outside from asked) as is_outside,
     case when $5 > 0 and numbered between 1 and $5 then (select rows from told) end as rows,
     case when numbered > 0 and $6::boolean then pg_notify('tidelog_head', number::text) end
 from head

@@ -9,7 +9,7 @@ later (xid) as (
     select (
         select min(following.xid)
         from (
-            (select c.xid from streams.change c
+            (select c.xid from {change} c
              where c.xid > later.xid
                and c.xid >= streams.in_log(pg_snapshot_xmax($1::text::pg_snapshot))
                and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
@@ -29,7 +29,7 @@ written as (
         select
             x.xid,
             greatest(
-                (select c.seq from streams.change c
+                (select c.seq from {change} c
                  where c.xid = x.xid
                    and c.xid >= streams.in_log(pg_snapshot_xmin($1::text::pg_snapshot))
                    and c.xid < streams.in_log(pg_snapshot_xmax(pg_current_snapshot()))
