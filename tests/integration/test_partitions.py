@@ -6,19 +6,21 @@ import itertools
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import asyncpg
 import pytest
 
 from tests.harness import RUN
 from tests.integration.sequencer_fixtures import Log, connected, sequencing
+from tidelog.store.bulk import KEYS_OF_TOPICS, TOUCHED_OF_TOPICS
 from tidelog.store.log import FEED_SETTINGS, NUMBER_FEW, Numbering
 from tidelog.store.partitions import drop_partitions, make_room, read_partitions
 from tidelog.store.retention import forget_events, remove_commits
 from tidelog.store.window import numbering_window
 
 HISTORY = "select position, group_id, id, op from streams.chat_message_history order by position, seq"
+INSERT = "insert into streams.chat_message (group_id, id, data)"
 END = 2**64 - 1
 NO_AGE = timedelta(0)
 WIDTH = 5000  # transactions, of the small partitions here; other tests of the cluster use some up, too
@@ -224,6 +226,35 @@ async def test_history_of_a_group_is_read_by_the_index_of_groups(
     plan = "\n".join(row[0] for row in await log.observer.fetch(f"explain {query}"))
     assert "_stream_group_id_xid_idx" in plan or "change_group" in plan
     assert "Seq Scan on streams" not in plan
+
+
+FILLED = {  # what statistics were taken of
+    "nothing": "select",
+    "few rows, one group": f"{INSERT} select 'g', i::text, '{{}}' from generate_series(1, 300) i",
+    "one group": "do $$ begin for i in 1..2000 loop insert into streams.chat_message (group_id, id, data) "
+    "values ('g', i, '{}'); commit; end loop; end $$",
+    "one large commit": f"{INSERT} select 'g' || i % 7, i::text, '{{}}' from generate_series(1, 5000) i",
+    "events": "select count(streams.send('chatMessage', 'g', null, 't', '{}')) from generate_series(1, 3000)",
+}
+
+
+@pytest.mark.parametrize("filled", FILLED)
+@pytest.mark.parametrize("table", ["change", "event"])
+async def test_topics_of_a_large_commit_are_looked_up_whatever_the_statistics_say(
+    log: Log, connection: asyncpg.Connection[Any], table: Literal["change", "event"], filled: str
+) -> None:
+    """By the index of groups: by the key each lookup would read all rows of the commit."""
+    await log.writer.execute(FILLED[filled])
+    await log.writer.execute("analyze streams.change; analyze streams.event; analyze streams.commit")
+    for statement, types, arguments in (
+        (TOUCHED_OF_TOPICS[table], "xid8, text[], text[]", "'1000000', '{chatMessage}', '{g}'"),
+        (KEYS_OF_TOPICS[table], "xid8, text[], text[], int8", "'1000000', '{chatMessage}', '{g}', 16"),
+    ):
+        await connection.execute(f"prepare lookup ({types}) as {statement}")
+        plan = "\n".join(row[0] for row in await connection.fetch(f"explain execute lookup ({arguments})"))
+        await connection.execute("deallocate lookup")
+        looked_up = [line for line in plan.splitlines() if "Index Cond" in line]
+        assert looked_up and all("group_id" in line and "xid" in line for line in looked_up), plan
 
 
 async def test_a_partition_that_cannot_hold_what_is_asked_for_is_not_looked_at(

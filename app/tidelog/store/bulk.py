@@ -28,10 +28,12 @@ logger = logging.getLogger("tidelog.reader")
 IS_KEPT = load("is_kept")
 KEYS_OF_TOPICS = {table: load("keys_of_topics").replace("{table}", table) for table in ("change", "event")}
 READ_ROWS = load("read_rows")
-TOUCHED_GROUPS = {table: load("touched_groups").replace("{table}", table) for table in ("change", "event")}
+TOUCHED_BY_ROWS = {table: load("touched_by_rows").replace("{table}", table) for table in ("change", "event")}
 TOUCHED_OF_TOPICS = {table: load("touched_of_topics").replace("{table}", table) for table in ("change", "event")}
 
 TOPICS_AT_ONCE = 500  # some milliseconds for the database
+ROWS_OF_A_LOOKUP = 8  # are read in the time that a topic is looked up in
+ROWS_SCANNED_MAX = 50_000
 ROWS_AT_ONCE = 1000
 KEYS_FIRST = 16  # asked for of each topic
 KEYS_GROW_BY = 8
@@ -69,34 +71,23 @@ class Bulk:
     async def touched(self, xid: int, wanted: Collection[Topic]) -> set[Topic]:
         """Which of these topics the transaction wrote to."""
         touched: set[Topic] = set()
-        is_few = len(wanted) <= TOPICS_AT_ONCE
-        streams = [] if is_few else sorted({topic.stream for topic in wanted})
         for table in ("change", "event"):
-            if is_few or not await self._scan(table, xid, streams, wanted, touched):
+            if len(wanted) <= TOPICS_AT_ONCE or not await self._scan(table, xid, wanted, touched):
                 await self._probe(table, xid, wanted, touched)
         return touched
 
-    async def _scan(
-        self, table: Table, xid: int, streams: Sequence[str], wanted: Collection[Topic], touched: set[Topic]
-    ) -> bool:
-        """Go through the topics of the transaction; False, and not all are found, if it has more than are wanted."""
-        passed = 0
-        for stream in streams:
-            groups: Sequence[str] = [""]  # before all of them
-            while groups:
-                if passed > len(wanted):
-                    return False
-                try:
-                    rows = await self._fetch(TOUCHED_GROUPS[table], xid, stream, groups[-1], TOPICS_AT_ONCE)
-                except ROW_ERRORS as error:
-                    if not is_of_a_row(error):
-                        raise
-                    return False  # a name can't be read, so nobody has it
-                groups = [row["group_id"] for row in rows]
-                touched.update(topic for group in groups if (topic := Topic(stream, group)) in wanted)
-                passed += len(groups)
-                if len(groups) < TOPICS_AT_ONCE:
-                    break
+    async def _scan(self, table: Table, xid: int, wanted: Collection[Topic], touched: set[Topic]) -> bool:
+        """Go through the rows of the transaction; False, and nothing is found, if that takes longer than to look up."""
+        rows_max = min(ROWS_OF_A_LOOKUP * len(wanted), ROWS_SCANNED_MAX)
+        try:
+            rows = await self._fetch(TOUCHED_BY_ROWS[table], xid, rows_max)
+        except ROW_ERRORS as error:
+            if not is_of_a_row(error):
+                raise
+            return False  # a name can't be read, so nobody has it
+        if rows and rows[0]["rows"] > rows_max:
+            return False
+        touched.update(topic for row in rows if (topic := Topic(row["stream"], row["group_id"])) in wanted)
         return True
 
     async def _probe(self, table: Table, xid: int, wanted: Collection[Topic], touched: set[Topic]) -> None:

@@ -8,7 +8,6 @@ declare
 begin
     alter table streams.change rename to change_divided;
     alter index streams.change_pkey rename to change_divided_pkey;
-    alter index streams.change_topic rename to change_divided_topic;
     create table streams.change (
         seq      bigint not null default nextval('streams.write_seq'),
         xid      xid8   not null default pg_current_xact_id(),
@@ -26,6 +25,8 @@ begin
     end loop;
     insert into streams.change select seq, xid, stream, group_id, id, op, version, data from streams.change_divided;
     create index change_topic on streams.change (stream collate "C", xid, group_id collate "C");
+    drop index streams.event_group;
+    create index event_topic on streams.event (stream collate "C", xid, group_id collate "C");
     alter table streams.event alter column xid set default pg_current_xact_id();
 end
 $$;

@@ -7,8 +7,9 @@
 --
 -- All is one statement, so one snapshot: what retention removes meanwhile is either still here, or the
 -- floor tells that it is gone; and no commit after the head is passed over. LIMIT keeps each lookup a lookup: the
--- planner may not turn it into a scan of the log. Whether a commit of over 100 rows has any that match is looked up first,
--- so that a million rows of others cost nothing (why it is put so, is in touched_groups.sql).
+-- planner may not turn it into a scan of the log. Whether a commit of over 100 rows has any of the groups is looked up first,
+-- so that a million rows of others cost nothing (why the xid is a range, is in touched_of_topics.sql). By streams alone it
+-- can't be looked up: there a commit's rows are read until one matches, a million in a quarter of a second.
 -- Locks: none that a writer could wait for. Called by app/tidelog/store/consumers.py.
 with
 present as materialized (
@@ -30,37 +31,23 @@ matching as materialized (
           and ($2::text[] is null or c.stream = any ($2))
           and ($3::text[] is null or c.group_id = any ($3))
           and case
-              when $2::text[] is null and $3::text[] is null then true
+              when $3::text[] is null then true
               when not exists (
                   select from streams.change t
                   where t.xid = n.xid and t.xid >= $6::xid8 offset 100
               ) then true
-              when $3::text[] is null then exists (
-                  select
-                  from unnest($2) as s (stream)
-                  cross join lateral (
-                      select t.stream, t.xid
-                      from streams.change t
-                      where (t.stream collate "C", t.xid) >= (s.stream, n.xid)
-                        and t.xid >= $6::xid8
-                      order by t.stream collate "C", t.xid
-                      limit 1
-                  ) first
-                  where first.stream = s.stream and first.xid = n.xid
-              )
               else exists (
                   select
                   from unnest(coalesce($2, array(select known.name from streams.stream known))) as s (stream)
                   cross join unnest($3) as g (group_id)
                   cross join lateral (
-                      select t.stream, t.xid, t.group_id
+                      select
                       from streams.change t
-                      where (t.stream collate "C", t.xid, t.group_id collate "C") >= (s.stream, n.xid, g.group_id)
-                        and t.xid >= $6::xid8
-                      order by t.stream collate "C", t.xid, t.group_id collate "C"
+                      where t.stream collate "C" = s.stream and t.group_id collate "C" = g.group_id
+                        and t.xid >= n.xid and t.xid <= n.xid and t.xid >= $6::xid8
+                      order by t.stream collate "C", t.group_id collate "C", t.xid
                       limit 1
                   ) first
-                  where first.stream = s.stream and first.xid = n.xid and first.group_id = g.group_id
               )
           end
         limit 1

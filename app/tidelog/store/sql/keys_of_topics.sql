@@ -1,17 +1,15 @@
 -- The rows that transaction $1 wrote to these topics (streams $2, groups $3, side by side), $4 of each at most: each row's
 -- place among the topics, from 1, and its seq. No data is read.
 --
--- $4 rows of the index (stream, xid, group_id) are looked at, from the topic's first on, whoever's they are; why it is put so, is in
--- touched_groups.sql. {table} is change or event. Locks: none. Called for a commit that is large (app/tidelog/store/bulk.py).
+-- $4 entries of the index (stream, group_id, xid) are looked at for each topic; why the xid is a range, is in
+-- touched_of_topics.sql. {table} is change or event. Locks: none. Called for a commit that is large (app/tidelog/store/bulk.py).
 select wanted.place, w.seq
 from unnest($2::text[], $3::text[]) with ordinality as wanted (stream, group_id, place)
 cross join lateral (
-    select following.stream, following.xid, following.group_id, following.seq
+    select following.seq
     from streams.{table} following
-    where (following.stream collate "C", following.xid, following.group_id collate "C")
-        >= (wanted.stream, $1::xid8, wanted.group_id)
+    where following.stream collate "C" = wanted.stream and following.group_id collate "C" = wanted.group_id
       and following.xid >= $1::xid8 and following.xid <= $1::xid8
-    order by following.stream collate "C", following.xid, following.group_id collate "C"
+    order by following.stream collate "C", following.group_id collate "C", following.xid
     limit $4
 ) w
-where w.stream = wanted.stream and w.xid = $1::xid8 and w.group_id = wanted.group_id

@@ -4,7 +4,7 @@
 --
 -- The first transaction that wrote to one of them is a lookup for each in the index (stream, group_id, xid). Every
 -- transaction below it is told of by the batch whose snapshot ended there, or before: so all up to that batch's end is
--- nobody's. Events, which have no such index and are gone after a minute, count for all groups of their stream.
+-- nobody's.
 -- Locks: none. Called where commits are read for few topics (app/tidelog/store/stride.py).
 with first as (
     select min(found.xid) as xid
@@ -22,11 +22,12 @@ with first as (
         select (
             select e.xid
             from streams.event e
-            where e.stream collate "C" = wanted.stream and e.xid >= $5::xid8 and e.xid < $6::xid8
-            order by e.stream collate "C", e.xid
+            where e.stream collate "C" = wanted.stream and e.group_id collate "C" = wanted.group_id
+              and e.xid >= $5::xid8 and e.xid < $6::xid8
+            order by e.stream collate "C", e.group_id collate "C", e.xid
             limit 1
         )
-        from (select distinct unnest($1::text[]) as stream) wanted
+        from unnest($1::text[], $2::text[]) as wanted (stream, group_id)
     ) found
 )
 select case
