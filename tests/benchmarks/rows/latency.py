@@ -7,12 +7,15 @@ import statistics
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+
+import asyncpg
 
 from tests.benchmarks.cpu import pid_cpu_seconds
 from tests.benchmarks.crowd import crowd
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.programs import program
-from tests.benchmarks.row import Figures, Measure, Row, Side, within
+from tests.benchmarks.row import Figures, Measure, Row, Side, at_most, within
 from tests.benchmarks.rows.write import BARE, LISTENER
 from tests.benchmarks.serving import serving
 from tests.benchmarks.text import item
@@ -31,11 +34,23 @@ select pg_notify('item', data::text) from item
 """
 
 
+CUT = """
+select streams.cut_partition((pg_snapshot_xmax(pg_current_snapshot())::text::bigint + 100 + n * {width})::text::xid8)
+from generate_series(0, {partitions}) n
+"""
+PARTITIONS = 100
+PARTITION_TRANSACTIONS = 2_000  # less than a round commits: rounds go from one to the next
+
+
 @asynccontextmanager
-async def to_sockets(ground: Ground) -> AsyncIterator[Measure]:
-    """Our server with 100 sockets of the group; each delivery to each socket counts."""
+async def to_sockets(ground: Ground, *, partitions: int = 0) -> AsyncIterator[Measure]:
+    """Our server with 100 sockets of the group; each delivery to each socket counts. So many partitions are added."""
     postgres = await ground.postgres()
     async with serving(ground) as server, crowd(server.port, ["g"] * SOCKETS) as people:
+        if partitions:
+            connection = await asyncpg.connect(server.database_url)
+            await connection.execute(CUT.format(partitions=partitions, width=PARTITION_TRANSACTIONS))
+            await connection.close()
 
         async def arrivals(commits: int) -> tuple[Sequence[int], Sequence[int]]:
             arrival = await people.arrival()
@@ -105,6 +120,7 @@ async def _measure(
 
 
 SOCKETS_SIDE = Side("tidelog, latency", to_sockets)
+PARTITIONS_SIDE = Side("tidelog, 100 partitions more", partial(to_sockets, partitions=PARTITIONS))
 LISTEN_SIDE = Side("bare LISTEN", to_listener)
 
 ROWS = (
@@ -117,4 +133,12 @@ ROWS = (
         within(1),
     ),
     Row("latency-p99", "the same, the slowest in a hundred", SOCKETS_SIDE, LISTEN_SIDE, "p99_ms", within(5)),
+    Row(
+        "latency-partitions",
+        "the same with a log in 100 partitions more, against that in the few that it begins with",
+        PARTITIONS_SIDE,
+        SOCKETS_SIDE,
+        "p50_ms",
+        at_most(1.1),
+    ),
 )
