@@ -75,6 +75,11 @@ async def test_hangs(client, recorder):
 AUTO = ("-o", "asyncio_mode=auto")
 
 
+def listen_to_ctrl_c() -> None:
+    """What a shell began in the background, as these tests may have been, ignores it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Project:
     """Somebody's project, with a folder of steps and tests."""
 
@@ -119,6 +124,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=listen_to_ctrl_c,
         )
         self._begun.append(process)
         assert process.stdout is not None
