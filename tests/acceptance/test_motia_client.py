@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,8 @@ async def motia_client(folder: Path, address: str, *protocols: str) -> AsyncIter
         await client.until(lambda told: told.get("open"))
         yield client
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):  # it ends by itself when it isn't let in
+            process.kill()
         await process.wait()
 
 
