@@ -23,7 +23,7 @@ HISTORY = "select position, group_id, id, op from streams.chat_message_history o
 INSERT = "insert into streams.chat_message (group_id, id, data)"
 END = 2**64 - 1
 NO_AGE = timedelta(0)
-WIDTH = 5000  # transactions, of the small partitions here; other tests of the cluster use some up, too
+WIDTH = 30_000  # transactions, of the small partitions here: more than other tests of the cluster use up meanwhile
 
 
 @pytest.fixture
@@ -231,7 +231,7 @@ async def test_history_of_a_group_is_read_by_the_index_of_groups(
 FILLED = {  # what statistics were taken of
     "nothing": "select",
     "few rows, one group": f"{INSERT} select 'g', i::text, '{{}}' from generate_series(1, 300) i",
-    "one group": "do $$ begin for i in 1..2000 loop insert into streams.chat_message (group_id, id, data) "
+    "one group": "set synchronous_commit = off; do $$ begin for i in 1..2000 loop insert into streams.chat_message (group_id, id, data) "
     "values ('g', i, '{}'); commit; end loop; end $$",
     "one large commit": f"{INSERT} select 'g' || i % 7, i::text, '{{}}' from generate_series(1, 5000) i",
     "events": "select count(streams.send('chatMessage', 'g', null, 't', '{}')) from generate_series(1, 3000)",
