@@ -231,7 +231,8 @@ async def test_history_of_a_group_is_read_by_the_index_of_groups(
 FILLED = {  # what statistics were taken of
     "nothing": "select",
     "few rows, one group": f"{INSERT} select 'g', i::text, '{{}}' from generate_series(1, 300) i",
-    "one group": "set synchronous_commit = off; do $$ begin for i in 1..2000 loop insert into streams.chat_message (group_id, id, data) "
+    "one group": "do $$ begin set synchronous_commit = off; "
+    "for i in 1..2000 loop insert into streams.chat_message (group_id, id, data) "
     "values ('g', i, '{}'); commit; end loop; end $$",
     "one large commit": f"{INSERT} select 'g' || i % 7, i::text, '{{}}' from generate_series(1, 5000) i",
     "events": "select count(streams.send('chatMessage', 'g', null, 't', '{}')) from generate_series(1, 3000)",
