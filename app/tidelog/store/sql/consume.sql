@@ -9,7 +9,7 @@
 -- floor tells that it is gone; and no commit after the head is passed over. LIMIT keeps each lookup a lookup: the
 -- planner may not turn it into a scan of the log. Whether a commit of over 100 rows has any of the groups is looked up first,
 -- so that a million rows of others cost nothing (why the xid is a range, is in touched_of_topics.sql). By streams alone it
--- can't be looked up: there a commit's rows are read until one matches, a million in a quarter of a second.
+-- can't be looked up: there a commit's rows are read until one matches, a million in a sixth of a second.
 -- Locks: none that a writer could wait for. Called by app/tidelog/store/consumers.py.
 with
 present as materialized (

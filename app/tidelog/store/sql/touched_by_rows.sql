@@ -1,6 +1,6 @@
 -- The topics that transaction $1 wrote to, if that is $2 rows at most; `rows` is how many they are, and more than $2 if more.
 --
--- By the key, row by row: less than looking up thousands of topics, if the transaction is not a very large one.
+-- By the key, row by row: where the rows are fewer than the wanted topics, less work than looking these up.
 -- {table} is change or event. Locks: none. Called for a commit that is large (app/tidelog/store/bulk.py).
 select stream, group_id, sum(count(*)) over () as rows
 from (
