@@ -125,4 +125,5 @@ class Wire:
         try:
             return await asyncio.wait_for(self.reader.read(-1), READ_TIMEOUT_SECONDS)
         except ConnectionError:
-            return b""
+            # asyncio raises a reset before what had come ahead of it, and has no public way to that.
+            return bytes(self.reader._buffer)  # type: ignore[attr-defined]
