@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sqlalchemy.engine import make_url
 
 from tests.harness import Databases, Server, StepsFolder, free_port, migrate, uvicorn_command
 from tidelog.testing.databases import name_of
@@ -30,6 +32,9 @@ settings.register_profile("random", deadline=None, suppress_health_check=[Health
 settings.register_profile("same", settings.get_profile("random"), derandomize=True)
 settings.load_profile("same")  # unless pytest has --hypothesis-profile=random
 
+SERVER_LOG = pytest.StashKey[Path]()  # of the tests' own Postgres
+CRASH = re.compile(r"was terminated by|Failed process was running|PANIC|server process .* exited with")
+
 LOG_SHOWN = 10_000  # characters, at the end
 SEED = 1  # of tests that aren't slow
 
@@ -46,6 +51,8 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """In CI nothing may be left out silently: a skip is a failure there."""
     report = yield
+    if report.failed and (told := crashes(item.config)):
+        report.sections.append(("Postgres crashed during this run", told))
     if report.skipped and os.environ.get("TIDELOG_TEST_NO_SKIP") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, where TIDELOG_TEST_NO_SKIP is set: {report.longrepr}"
@@ -67,10 +74,20 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
+def postgres_url(pytestconfig: pytest.Config) -> Iterator[str]:
     """A server: the one of TIDELOG_DATABASE_URL, or an embedded one of this run's own."""
     with postgres_server(os.environ.get("TIDELOG_DATABASE_URL")) as url:
+        pytestconfig.stash[SERVER_LOG] = Path(str(make_url(url).query.get("host", os.devnull))) / "server.log"
         yield url
+
+
+def crashes(config: pytest.Config) -> str:
+    """What the tests' own Postgres wrote of processes of its that were killed or crashed: it then ends all others."""
+    try:
+        lines = config.stash[SERVER_LOG].read_text(errors="replace").splitlines()
+    except (KeyError, OSError):
+        return ""
+    return "\n".join(line for line in lines if CRASH.search(line))
 
 
 @pytest.fixture(scope="session")
