@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from tidelog.logs.last_words import TOLD, last_words
-from tidelog.model.reaction import CronTrigger, EventTrigger, Reaction
+from tidelog.model.reaction import CronTrigger, EventTrigger, Reaction, StateTrigger
 from tidelog.model.step import endpoints_of
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.settings import Settings
@@ -47,5 +47,7 @@ def _said(reaction: Reaction | None, discovered: Discovered) -> str:
         return f"event {', '.join(reaction.topics)}"
     if isinstance(reaction, CronTrigger):
         return f"cron {reaction.expression}"
+    if isinstance(reaction, StateTrigger):
+        return "changes of the state" + ("" if reaction.group_id is None else f", group {reaction.group_id}")
     is_there = reaction.stream in discovered.streams
     return f"changes of stream {reaction.stream}" + ("" if is_there else ", which no file declares: it never runs")

@@ -423,7 +423,7 @@ class Tidelog:
 
     @asynccontextmanager
     async def working(self, topics: Collection[str] | None = None) -> AsyncIterator[list[str]]:
-        """Run event, cron and stream steps, and serve nothing; of those of `topics` only, if they are named.
+        """Run event, cron, stream and state steps, and serve nothing; of those of `topics` only, if they are named.
 
         Gives the names of those that it runs.
         """

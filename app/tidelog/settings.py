@@ -194,7 +194,7 @@ class Settings(BaseSettings):
         10,
         ge=0,
         le=1000,
-        description="event, cron and stream steps that a process runs at a time; in a server at most half of its "
+        description="event, cron, stream, state steps that a process runs at a time; in a server at most half of its "
         "connections. 0: a server runs none, and leaves them to `tidelog work`",
     )
     cron_timezone: str = Field("UTC", description="of the hours and days in cron steps: Europe/Berlin")

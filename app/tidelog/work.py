@@ -1,4 +1,4 @@
-"""What `tidelog work` runs: workers for event, cron and stream steps, without a server."""
+"""What `tidelog work` runs: workers for event, cron, stream and state steps, without a server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ async def _work(settings: Settings, topics: Collection[str] | None) -> None:
     for broken in discovered.broken:
         logger.error("left out %s: %s", broken.path, broken.cause)
     if not reacting(discovered.steps):
-        sys.exit(f"tidelog: there is no event, cron or stream step in {settings.steps_dir}")
+        sys.exit(f"tidelog: there is no event, cron, stream or state step in {settings.steps_dir}")
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)

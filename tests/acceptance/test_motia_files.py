@@ -22,10 +22,8 @@ LEFT_OUT = {
     "channel_step.py": "motia.MotiaHttpArgs does not exist in Tidelog: requests and answers piece by piece",
     "engine_step.py": "motia.get_instance does not exist in Tidelog: there is no engine",
     "match_step.py": "line 7: context.match does not exist in Tidelog",
-    "state_trigger_step.py": 'line 5: config["triggers"][0]: changes of the state run no steps here',
-    "state_update_step.py": "line 9: ctx.state.update does not exist in Tidelog",
     "two_ways_step.py": 'line 5: config has "type" and "triggers"',
-    "webhook_step.py": "a trigger is http, queue, cron or stream, not {'type': 'webhook'",
+    "webhook_step.py": "a trigger is http, queue, cron, stream or state, not {'type': 'webhook'",
     "yearly_step.py": """config["cron"] is '0 0 0 1 1 * 2030', which is no time""",
 }
 
@@ -90,8 +88,19 @@ async def test_files_of_motia_1_0_do_what_they_say(
     assert (answer.status_code, answer.json()) == (200, {"a": 1})
     for number in (1, 2):
         assert (await client.post("/v1/match", json={"n": number})).status_code == 202
+    changed = await client.put("/v1/status/ada", json={"statuses": ["away", "here"]})
+    assert changed.json()["answers"] == [
+        {"old_value": None, "new_value": {"status": "away"}},
+        {"old_value": {"status": "away"}, "new_value": {"status": "here"}},
+        {"old_value": None, "new_value": {"changes": 2}},
+    ]
+    assert {"counts", "users"} & {*changed.json()["groups"]} == {"counts"}  # a group is there while it has a value
     await settled()
     await settled()  # what a stream's step has enqueued
+    assert await streams.seen.get_group("on-status") == [
+        {"id": f"ada: {change}", "type": "state"} for change in ("None to away", "away to here", "here to None")
+    ]
+    assert await streams.seen.get("counted", "ada") == {"id": "ada", "changes": 2}
     assert (await streams.seen.get("dict", "queue"))["a"] == 1
     assert {item["id"]: item["by"] for item in await streams.seen.get_group("room-made")} == {
         "r1": "room.made",

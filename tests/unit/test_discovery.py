@@ -142,7 +142,7 @@ def test_a_file_that_only_its_name_keeps_from_being_read_is_told(
         ("\nconfig = []", "line 2: the file must assign a dict to `config` at its top level, not []"),
         (
             "\n\nconfig = {'type': 'http'}",
-            """line 3: config["type"] must be api, event, cron, stream or noop, not 'http'""",
+            """line 3: config["type"] must be api, event, cron, stream, state or noop, not 'http'""",
         ),
         ("config = {'name': 'x', 'triggers': []}", """line 1: config["triggers"] must be a list of triggers, not []"""),
         ("from .helper import x", "line 1: ZeroDivisionError: division by zero (steps/helper.py, line 2)"),

@@ -131,7 +131,7 @@ def test_a_trigger_that_is_added_renames_no_other(write: Write, steps_dir: Path)
         ("http('GET', '/a', condition=1)", "condition must be a function of (input, ctx), not 1"),
         ("http('GET', '/a', middleware=[print])", "must be `async def middleware(req, context, next_fn)`"),
         ("queue('a', middleware=[handler])", "middleware is for http triggers"),
-        ("3", "a trigger is http, queue, cron or stream, not 3"),
+        ("3", "a trigger is http, queue, cron, stream or state, not 3"),
     ],
 )
 def test_a_file_with_one_trigger_that_cannot_be_served_is_left_out_whole(

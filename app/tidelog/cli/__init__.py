@@ -160,7 +160,7 @@ def convert_keys(names: tuple[str, ...]) -> None:
 @steps_dir_option
 @click.option("--topics", help="Only the event steps that subscribe to one of these, a comma list. By default all.")
 def work(steps_dir: Path | None, topics: str | None) -> None:
-    """Run event, cron and stream steps, without a server. Migrates nothing."""
+    """Run event, cron, stream and state steps, without a server. Migrates nothing."""
     _set("STEPS_DIR", steps_dir)
     from tidelog import work
 
@@ -169,7 +169,7 @@ def work(steps_dir: Path | None, topics: str | None) -> None:
 
 @main.group()
 def jobs() -> None:
-    """What event, cron and stream steps have to do, and what was given up after its last attempt (parked)."""
+    """What event, cron, stream and state steps have to do, and what was given up after its last attempt (parked)."""
 
 
 step_option = click.option("--step", help="Those of this step.")

@@ -1,4 +1,4 @@
-"""What makes a step run beside requests: events, the clock, changes of a stream. And how its queue treats it.
+"""What makes a step run beside requests: events, the clock, changes of streams and state. And how its queue treats it.
 
 Read from a step's `config`, as Motia 0.17 has it; how it is served is not its business.
 """
@@ -24,7 +24,7 @@ RETRIES_MAX = 100  # with a pause of up to some minutes each, that is hours
 DELAY_MAX_SECONDS = 86_400.0  # what is to be done another day is a cron step's
 CONCURRENCY_MAX = 1000
 TOPIC_LENGTH_MAX = 200
-CRON_TOPIC, STREAM_TOPIC = "cron", "stream"  # of jobs that no event has made
+CRON_TOPIC, STREAM_TOPIC, STATE_TOPIC = "cron", "stream", "state"  # of jobs that no event has made
 
 _QUEUE_KEYS = frozenset({"type", "maxRetries", "visibilityTimeout", "delaySeconds", "concurrency", "whenParked"})
 
@@ -92,7 +92,22 @@ class StreamTrigger:
         )
 
 
-Reaction = EventTrigger | CronTrigger | StreamTrigger
+@dataclass(frozen=True, slots=True)
+class StateTrigger:
+    """A change of what steps keep by `context.state`, of one group or one key if they are named (`type: "state"`)."""
+
+    group_id: str | None = None
+    key: str | None = None
+
+    @classmethod
+    def from_config(cls, given: dict[str, Any]) -> Self:
+        return cls(
+            text_of(given, "groupId") if "groupId" in given else None,
+            text_of(given, "itemId") if "itemId" in given else None,
+        )
+
+
+Reaction = EventTrigger | CronTrigger | StreamTrigger | StateTrigger
 
 
 @dataclass(frozen=True, slots=True)

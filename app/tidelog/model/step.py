@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from tidelog.errors import DeclarationError, HandlerDeclarationError
-from tidelog.model.reaction import CronTrigger, EventTrigger, Queue, Reaction, StreamTrigger, conditional, emits_of
+from tidelog.model.reaction import (
+    CronTrigger,
+    EventTrigger,
+    Queue,
+    Reaction,
+    StateTrigger,
+    StreamTrigger,
+    conditional,
+    emits_of,
+)
 from tidelog.model.rule import is_async
 from tidelog.model.trigger import HttpTrigger, text_of
 from tidelog.settings import STEP_TIMEOUT_MAX_SECONDS
@@ -15,7 +24,12 @@ from tidelog.settings import STEP_TIMEOUT_MAX_SECONDS
 MIDDLEWARE_MAX = 20
 RETRIES_MAX = 10  # a step that lost this often fights over one row; more tries make it hotter
 
-_REACTIONS: dict[str, type[Reaction]] = {"event": EventTrigger, "cron": CronTrigger, "stream": StreamTrigger}
+_REACTIONS: dict[str, type[Reaction]] = {
+    "event": EventTrigger,
+    "cron": CronTrigger,
+    "stream": StreamTrigger,
+    "state": StateTrigger,
+}
 TYPES = ("api", *_REACTIONS, "noop")
 _KEYS_READ = frozenset(
     {"type", "name", "method", "path", "description", "flows", "bodySchema", "responseSchema", "middleware"}
@@ -30,6 +44,7 @@ _KEYS_OF_TYPES = {
     "event": frozenset({"subscribes", "input"}),
     "cron": frozenset({"cron"}),
     "stream": frozenset({"streamName", "groupId", "itemId"}),
+    "state": frozenset({"groupId", "itemId"}),
 }
 # Motia's, and without a meaning here: Tidelog has no workbench and bundles nothing.
 _KEYS_IGNORED = frozenset({"virtualEmits", "virtualSubscribes", "queryParams", "includeFiles"})
@@ -83,7 +98,7 @@ class Step:
 
     @classmethod
     def of_reaction(cls, config: dict[str, Any], handler: Any, file: Path | None = None) -> Self:
-        """Read the `config` of an event, cron or stream step. Raises DeclarationError."""
+        """Read the `config` of an event, cron, stream or state step. Raises DeclarationError."""
         kind = config["type"]
         _refuse_unknown(config, kind, _KEYS_OF_REACTIONS | _KEYS_OF_TYPES[kind])
         given = {key: value for key, value in config.items() if value is not None}

@@ -66,7 +66,13 @@ class Stream(Generic[Data]):
 
 
 class StateManager:
-    """`context.state` of the step that runs."""
+    """`context.state` of the step that runs. `set` and `update` answer {"old_value", "new_value"}, as in Motia 1.0."""
+
+    def set(self, group_id: str, key: str, value: Any) -> Any:
+        return context_for("stateManager.set").state.exchange(group_id, key, lambda _before: value)
+
+    def update(self, group_id: str, key: str, ops: Any) -> Any:
+        return context_for("stateManager.update").state.exchange_by(group_id, key, ops)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -90,6 +90,8 @@ class CronTrigger(Declared):
 
 class StateTrigger(Declared):
     type: str = "state"
+    group_id: str | None = None
+    item_id: str | None = None
     condition: Any = None
 
 
@@ -145,9 +147,9 @@ def cron(expression: str, *, condition: Any = None) -> CronTrigger:
     return CronTrigger(expression=expression, condition=condition)
 
 
-def state(*, condition: Any = None) -> StateTrigger:
-    """Changes of the state. A file that has it is left out, with a message."""
-    return StateTrigger(condition=condition)
+def state(**parts: Any) -> StateTrigger:
+    """Changes of the state; `condition`, and `group_id`, `item_id`, which are Tidelog's."""
+    return StateTrigger(**parts)
 
 
 def stream(stream_name: str, **parts: Any) -> StreamTrigger:

@@ -80,7 +80,7 @@ class FlowContext(Generic[Data]):
         return self.trigger.type == "cron"
 
     def is_state(self) -> bool:
-        return False
+        return self.trigger.type == "state"
 
     def is_stream(self) -> bool:
         return self.trigger.type == "stream"

@@ -48,7 +48,7 @@ class Input(dict[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         for key in self:
-            if name in (key, to_snake(key)):
+            if name == key or to_snake(name) == to_snake(key):
                 value = self[key]
                 return Input(value) if isinstance(value, dict) and key == "event" else value
         raise AttributeError(name)
@@ -63,7 +63,7 @@ class StreamTriggerInput(Input):
 
 
 class StateTriggerInput(Input):
-    """A change of the state, of which there are none here."""
+    """A change of the state: `group_id`, `item_id`, `old_value` and `new_value`, each None where there is none."""
 
 
 @dataclass

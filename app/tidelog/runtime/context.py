@@ -126,7 +126,7 @@ class StepContext:
         self.calls = Calls(loop)
         self._run = _blocking(loop) if is_plain else self.calls
         self.streams = Streams(items, work.lend, self._run)
-        self.state = StateCalls(state, work.lend, self._run)
+        self.state = StateCalls(state, work.lend, self._run, trace_id)
         self._step = step
         self._topics = topics
         self._event_size_max_bytes = event_size_max_bytes

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from tidelog.errors import EmitInvalidError, ItemInvalidError, KeyInvalidError, TopicUndeclaredError, shown
-from tidelog.model.reaction import EventTrigger
+from tidelog.model.reaction import EventTrigger, StateTrigger
 from tidelog.model.step import Step
 from tidelog.store.asking import Lend
+from tidelog.store.context_state import Watcher
 from tidelog.store.item_json import to_json
 from tidelog.store.jobs import Subscriber, put_event
 
@@ -28,6 +29,15 @@ def topics_of(steps: Iterable[Step]) -> Topics:
             for topic in dict.fromkeys(trigger.topics):
                 topics[topic] = (*topics.get(topic, ()), subscriber)
     return topics
+
+
+def watchers_of(steps: Iterable[Step]) -> list[Watcher]:
+    """Who reacts to changes of the state."""
+    return [
+        Watcher(step.name, trigger.group_id, trigger.key, step.queue.delay_seconds)
+        for step in steps
+        if isinstance(trigger := step.reaction, StateTrigger)
+    ]
 
 
 class Emitting(Protocol):

@@ -22,11 +22,11 @@ from tidelog.model.step import Step, endpoints_of
 from tidelog.motia.builders import StepDefinition
 from tidelog.motia.configs import given_in
 from tidelog.motia.flow import FlowContext, TriggerInfo
-from tidelog.motia.messages import ApiRequest, ApiResponse, StreamTriggerInput
+from tidelog.motia.messages import ApiRequest, ApiResponse, StateTriggerInput, StreamTriggerInput
 
 CONDITION_STATUS = 422
 _KEYS = frozenset({"enqueues", "virtualEnqueues", "triggers", "emits"})
-_TYPES = ("http", "api", "queue", "event", "cron", "stream")
+_TYPES = ("http", "api", "queue", "event", "cron", "stream", "state")
 _OF_REQUESTS = frozenset({"auth", "guards"})
 _ELSEWHERE = {
     "type": 'leave "type" out',
@@ -120,10 +120,8 @@ def _trigger(declared: Any) -> dict[str, Any]:
     except TypeError:
         given = {}
     kind = given.get("type")
-    if kind == "state":
-        raise DeclarationError("changes of the state run no steps here: keep it in a stream, and write stream(...)")
     if kind not in _TYPES:
-        raise DeclarationError(f"a trigger is http, queue, cron or stream, not {declared!r:.80}")
+        raise DeclarationError(f"a trigger is http, queue, cron, stream or state, not {declared!r:.80}")
     # `auth: None` is refused where it is read, as it closes nothing.
     return {key: value for key, value in given.items() if value is not None or key in _OF_REQUESTS}
 
@@ -158,7 +156,11 @@ _FORMS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "queue": _queue_form,
     "cron": _cron_form,
     "stream": dict,
+    "state": dict,
 }
+
+
+_INPUTS = {"stream": StreamTriggerInput, "state": StateTriggerInput}
 
 
 def _infrastructure(declared: Any, queue: Any) -> dict[str, Any]:
@@ -234,7 +236,7 @@ def _input_of(info: TriggerInfo, given: Any) -> Any:
         )
     if info.type == "cron":
         return None
-    return StreamTriggerInput(given) if info.type == "stream" else given
+    return _INPUTS[info.type](given) if info.type in _INPUTS else given
 
 
 def _answer_of(returned: Any) -> Any:

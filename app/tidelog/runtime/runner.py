@@ -13,7 +13,7 @@ from tidelog.errors import ClientGoneError, CommitUnknownError, StepTimedOutErro
 from tidelog.model.step import Step
 from tidelog.model.stream import Stream
 from tidelog.runtime.context import StepContext
-from tidelog.runtime.emitting import topics_of
+from tidelog.runtime.emitting import topics_of, watchers_of
 from tidelog.runtime.handler import Handler
 from tidelog.runtime.invocation import Invocation
 from tidelog.runtime.retry import with_retries
@@ -46,11 +46,12 @@ class Runtime:
         threads: HandlerThreads,
         steps: Iterable[Step] = (),
     ) -> None:
-        """`steps` are those that events may be for."""
+        """`steps` are those that events, and changes of the state, may be for."""
+        steps = tuple(steps)
         self.items = {
             name: Items(stream, size_max_bytes=settings.body_size_max_bytes) for name, stream in streams.items()
         }
-        self.state = ContextState(size_max_bytes=settings.body_size_max_bytes)
+        self.state = ContextState(size_max_bytes=settings.body_size_max_bytes, watchers=watchers_of(steps))
         self.database = database
         self.settings = settings
         self.threads = threads

@@ -1,25 +1,52 @@
-"""What context.state keeps: JSON values in streams.context_state, through the connection that a step has."""
+"""What context.state keeps: JSON values in streams.context_state, through the connection that a step has.
+
+Where steps react to it, a change makes a job for each of them, in its own statement: in its transaction, like an event.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+from tidelog.errors import OperationInvalidError, shown
 from tidelog.json_text import parse
+from tidelog.model import edits
+from tidelog.model.reaction import STATE_TOPIC
 from tidelog.store.asking import Lend, ask
+from tidelog.store.changing import Statement, change
 from tidelog.store.item_json import check_size, checked_key, to_json
 
+# ruff: noqa: S608 - the texts are put together of constants
 GET = "select value::text from streams.context_state where group_id = $1 and key = $2"
 SET = (
     "insert into streams.context_state as state (group_id, key, value) values ($1, $2, $3::text::jsonb) "
     "on conflict (group_id, key) do update set value = excluded.value, updated_at = excluded.updated_at "
     "returning value::text, streams.transaction_id()"
 )
-DELETE = (
-    "delete from streams.context_state where group_id = $1 and key = $2 returning value::text, streams.transaction_id()"
-)
-CLEAR = "delete from streams.context_state where group_id = $1 returning streams.transaction_id()"
 GET_GROUP = "select value::text from streams.context_state where group_id = $1 order by key"
+# From group to group by the key, whatever they hold.
+LIST_GROUPS = (
+    "with recursive groups (group_id) as ("
+    "(select group_id from streams.context_state order by group_id limit 1) union all "
+    "select (select state.group_id from streams.context_state as state where state.group_id > groups.group_id "
+    "order by state.group_id limit 1) from groups where groups.group_id is not null) "
+    "select group_id from groups where group_id is not null"
+)
+
+# What a write leaves to be told of, and what it answers.
+_CHANGED = "returning group_id, key, {old} as old, {new} as new"
+_ANSWER = "select {answer}::text, streams.transaction_id() from changed"
+# A key's changes are handled one after the other: two keys that begin alike may wait for each other, and that is all.
+JOB_KEY_LENGTH_MAX = 512
+_JOBS = (
+    "bell as materialized (select streams.ring_workers() where exists (select from changed)), "
+    "jobs as (insert into streams.step_job (step, topic, key, input, trace_id, due_at) "
+    f"select watcher.step, '{STATE_TOPIC}', left(group_id || '/' || changed.key, {JOB_KEY_LENGTH_MAX}), "
+    "jsonb_build_object('type', 'state', 'group_id', group_id, 'item_id', changed.key, 'old_value', old, "
+    "'new_value', new), ${trace}::text, clock_timestamp() + watcher.delay * interval '1 second' "
+    "from changed cross join bell cross join unnest(${steps}::text[], ${keys}::text[], ${delays}::float8[]) "
+    "as watcher (step, key, delay) where watcher.key is null or watcher.key = changed.key)"
+)
 
 DATA = "data"
 
@@ -45,29 +72,141 @@ class StateObject(dict[str, Any]):
         return key == DATA or super().__contains__(key)
 
 
-class ContextState:
-    """Raises KeyInvalidError and ItemInvalidError before it takes a connection; else the database's errors."""
+class Watcher(NamedTuple):
+    """A step that reacts to changes of the state: of one group and one key, if they are named."""
 
-    def __init__(self, *, size_max_bytes: int) -> None:
+    step: str
+    group_id: str | None = None
+    key: str | None = None
+    delay_seconds: float = 0.0
+
+
+class ContextState:
+    """Raises KeyInvalidError and ItemInvalidError before it takes a connection; else the database's errors.
+
+    `trace_id` is of the run that writes: those who react go on with it.
+    """
+
+    def __init__(self, *, size_max_bytes: int, watchers: Sequence[Watcher] = ()) -> None:
         self._size_max_bytes = size_max_bytes
+        self._watchers = watchers
 
     async def get(self, lend: Lend, group_id: str, key: str) -> Any:
         return _first(await ask(lend, False, GET, *_place(group_id, key)))
 
-    async def set(self, lend: Lend, group_id: str, key: str, value: Any) -> Any:
-        text, plain = to_json(value)
-        check_size("context.state", text, [plain], self._size_max_bytes)
-        return _first(await ask(lend, True, SET, *_place(group_id, key), text))
+    async def set(self, lend: Lend, trace_id: str, group_id: str, key: str, value: Any) -> Any:
+        if self._watching(group_id):
+            return (await self.exchange(lend, trace_id, group_id, key, lambda _before: value))[1]
+        return _first(await ask(lend, True, SET, *_place(group_id, key), self._text_of(value)))
 
-    async def delete(self, lend: Lend, group_id: str, key: str) -> Any:
-        return _first(await ask(lend, True, DELETE, *_place(group_id, key)))
+    async def exchange(
+        self, lend: Lend, trace_id: str, group_id: str, key: str, make: Callable[[Any], Any]
+    ) -> tuple[Any, Any]:
+        """Set the value to what `make` makes of it (None if there is none); returns it before and after.
 
-    async def clear(self, lend: Lend, group_id: str) -> None:
-        await ask(lend, True, CLEAR, checked_key("group id", group_id))
+        `make` may be called several times.
+        """
+        place = _StatePlace(*_place(group_id, key), trace_id, self._watching(group_id))
+        changed = await change(lend, place, lambda before: self._text_of(make(before)))
+        return _value(changed.before), _value(changed.row[0])
+
+    async def update(self, lend: Lend, trace_id: str, group_id: str, key: str, operations: Any) -> tuple[Any, Any]:
+        """Change an object by Motia's operations; see edits.updated. What is missing is made, also the object.
+
+        Raises OperationInvalidError.
+        """
+
+        def make(before: Any) -> Any:
+            if before is not None and not isinstance(before, dict):
+                raise OperationInvalidError(f"what is updated must be an object, and is {shown(before)}")
+            return edits.updated(before, operations)
+
+        return await self.exchange(lend, trace_id, group_id, key, make)
+
+    async def delete(self, lend: Lend, trace_id: str, group_id: str, key: str) -> Any:
+        group_id, key = _place(group_id, key)
+        sql, parameters = _told(
+            "delete from streams.context_state where group_id = $1 and key = $2 "
+            + _CHANGED.format(old="value", new="null::jsonb"),
+            (group_id, key),
+            _ANSWER.format(answer="old"),
+            trace_id,
+            self._watching(group_id),
+        )
+        return _first(await ask(lend, True, sql, *parameters))
+
+    async def clear(self, lend: Lend, trace_id: str, group_id: str) -> None:
+        group_id = checked_key("group id", group_id)
+        sql, parameters = _told(
+            "delete from streams.context_state where group_id = $1 " + _CHANGED.format(old="value", new="null::jsonb"),
+            (group_id,),
+            "select streams.transaction_id() where exists (select from changed)",
+            trace_id,
+            self._watching(group_id),
+        )
+        await ask(lend, True, sql, *parameters)
 
     async def get_group(self, lend: Lend, group_id: str) -> list[Any]:
         rows = await ask(lend, False, GET_GROUP, checked_key("group id", group_id))
         return [parse(row[0]) for row in rows]
+
+    async def list_groups(self, lend: Lend) -> list[str]:
+        """The ids of the groups that have values, in their order."""
+        return [row[0] for row in await ask(lend, False, LIST_GROUPS)]
+
+    def _text_of(self, value: Any) -> str:
+        text, plain = to_json(value)
+        check_size("context.state", text, [plain], self._size_max_bytes)
+        return text
+
+    def _watching(self, group_id: str) -> list[Watcher]:
+        return [one for one in self._watchers if one.group_id in (None, group_id)]
+
+
+class _StatePlace:
+    """A value that is to be changed. It is told by itself whether it is as it was: one that came again is the same."""
+
+    def __init__(self, group_id: str, key: str, trace_id: str, watchers: Sequence[Watcher]) -> None:
+        self.name = f"context.state {key!r:.80}"
+        self._key = (group_id, key)
+        self._trace_id = trace_id
+        self._watchers = watchers
+
+    def read(self) -> Statement:
+        return GET, self._key
+
+    def before(self, row: Any) -> str | None:
+        text: str = row[0]
+        return text
+
+    def write(self, row: Any, text: str) -> Statement:
+        if row is None:
+            sql = (
+                "insert into streams.context_state (group_id, key, value) values ($1, $2, $3::text::jsonb) "
+                "on conflict (group_id, key) do nothing " + _CHANGED.format(old="null::jsonb", new="value")
+            )
+            parameters: tuple[Any, ...] = (*self._key, text)
+        else:
+            sql = (
+                "update streams.context_state set value = $3::text::jsonb, updated_at = default "
+                "where group_id = $1 and key = $2 and value = $4::text::jsonb "
+                + _CHANGED.format(old="$4::text::jsonb", new="value")
+            )
+            parameters = (*self._key, text, row[0])
+        return _told(sql, parameters, _ANSWER.format(answer="new"), self._trace_id, self._watchers)
+
+
+def _told(
+    write: str, parameters: tuple[Any, ...], answer: str, trace_id: str, watchers: Sequence[Watcher]
+) -> Statement:
+    """`write`, then `answer`; and, for the watchers, their jobs between."""
+    parts = [f"changed as ({write})"]
+    if watchers:
+        place = len(parameters)
+        parts.append(_JOBS.format(trace=place + 1, steps=place + 2, keys=place + 3, delays=place + 4))
+        columns = zip(*((one.step, one.key, one.delay_seconds) for one in watchers), strict=True)
+        parameters = (*parameters, trace_id, *map(list, columns))
+    return f"with {', '.join(parts)} {answer}", parameters
 
 
 def _place(group_id: str, key: str) -> tuple[str, str]:
@@ -75,5 +214,9 @@ def _place(group_id: str, key: str) -> tuple[str, str]:
 
 
 def _first(rows: Any) -> Any:
-    value = parse(rows[0][0]) if rows else None
+    return _value(rows[0][0] if rows else None)
+
+
+def _value(text: str | None) -> Any:
+    value = None if text is None else parse(text)
     return StateObject(value) if isinstance(value, Mapping) else value

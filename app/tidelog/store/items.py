@@ -13,11 +13,11 @@ from tidelog.model import edits
 from tidelog.model.item import Item
 from tidelog.model.stream import Stream, checked_ttl
 from tidelog.store.asking import Lend, ask
-from tidelog.store.changing import Changed, change
+from tidelog.store.changing import Changed, Statement, change
 from tidelog.store.conditions import invalid
 from tidelog.store.item_json import check_size, checked_key, encode, largest, size_of, to_json
 from tidelog.store.item_pages import ItemPages
-from tidelog.store.item_statements import TRANSACTION
+from tidelog.store.item_statements import TRANSACTION, ItemStatements
 
 TYPE_LENGTH_MAX_BYTES = 256  # of an event; what the database takes, see check_event.sql
 VERSION_MAX = 2**63 - 1
@@ -144,7 +144,7 @@ class Items(ItemPages):
             return text
 
         try:
-            return await change(lend, self._sql, group_id, id, text_of, renews=renews)
+            return await change(lend, _ItemPlace(self._sql, group_id, id, renews), text_of)
         except asyncpg.CheckViolationError as error:
             raise self._as_refusal(error, made) from error
 
@@ -178,6 +178,29 @@ class Items(ItemPages):
         if error.constraint_name not in REFUSALS:
             return error  # a constraint of the author's own
         return ItemInvalidError(f"{self._where}: {error}", culprits=[largest(parts)])
+
+
+class _ItemPlace:
+    """An item that is to be changed. With `renews` what is stored gets a new time to live, as if it had been set."""
+
+    def __init__(self, statements: ItemStatements, group_id: str, id: str, renews: bool) -> None:
+        self.name = f"item {id!r:.80}"
+        self._sql = statements
+        self._key = (group_id, id)
+        self._renews = renews
+
+    def read(self) -> Statement:
+        return self._sql.read, self._key
+
+    def before(self, row: Any) -> str | None:
+        data, _version, _created_at, is_live = row
+        return data if is_live else None
+
+    def write(self, row: Any, text: str) -> Statement:
+        if row is None:
+            return self._sql.insert, (*self._key, text)
+        sql = self._sql.renew if self._renews or self.before(row) is None else self._sql.keep
+        return sql, (*self._key, text, row[1], row[2])
 
 
 async def recheck(lend: Lend, subject: str | None, stream: str | None, group_id: str | None) -> None:

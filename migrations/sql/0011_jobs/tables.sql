@@ -1,4 +1,4 @@
--- The queue of steps that react: event, cron and stream steps.
+-- The queue of steps that react: event, cron, stream and state steps.
 --
 -- How a job travels. `context.emit` inserts one row for each step that subscribes to the topic, in the emitting step's own
 -- transaction: there is a job if and only if that transaction committed. A worker claims it (streams.claim_jobs), which is a
@@ -14,7 +14,7 @@
 create table streams.step_job (
     id         bigint      generated always as identity primary key,  -- the order within a key
     step       text        not null collate "C",  -- who is to handle it
-    topic      text        not null,              -- why: the event's topic; of the other steps "cron" or "stream"
+    topic      text        not null,              -- why: the event's topic; of the other steps "cron", "stream" or "state"
     key        text        collate "C",           -- jobs of one step and key are handled one after the other; null: whenever
     input      jsonb       not null,
     trace_id   text        not null,
