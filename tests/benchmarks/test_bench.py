@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.contest import Contest, Result, Spread
+from tests.benchmarks.processes.websocket import WebSocket
 from tests.benchmarks.report import table
 from tests.benchmarks.row import Row, at_least, within
 from tests.benchmarks.rows import ROWS
@@ -59,6 +62,35 @@ def test_every_row_runs_or_says_why_it_cannot(tmp_path: Path) -> None:
     assert {
         name for name in left_out if not name.startswith("brokers") and "v1" not in told[name]["ours"]["side"]
     } == set()
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 10_000])
+def test_the_crowd_reads_messages_in_whatever_pieces_they_come(size: int) -> None:
+    """Long ones come in several frames, with pings between; and any of them in pieces of the socket's."""
+    came: list[bytes] = []
+
+    class Receiving:
+        def on_message(self, connection: WebSocket, data: bytes, start: int, end: int) -> None:
+            came.append(data[start:end])
+
+    long = b"x" * 300
+    frames = b"".join(
+        (
+            struct.pack("!BB", 0x81, 5) + b"whole",
+            struct.pack("!BBH", 0x01, 126, len(long)) + long,
+            struct.pack("!BB", 0x89, 0),
+            struct.pack("!BB", 0x00, 2) + b"ab",
+            struct.pack("!BB", 0x80, 1) + b"c",
+            struct.pack("!BB", 0x81, 3) + b"end",
+        )
+    )
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        connection = WebSocket(Receiving(), ours)
+        for begin in range(0, len(frames), size):
+            connection.feed(frames[begin : begin + size])
+        assert theirs.recv(100)[0] == 0x8A  # the ping's answer
+    assert came == [b"whole", long + b"abc", b"end"]
 
 
 def test_a_row_that_does_not_exist_is_an_error() -> None:

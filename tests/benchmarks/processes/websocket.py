@@ -8,7 +8,8 @@ from typing import Protocol
 
 READ_SIZE_BYTES = 256 * 1024
 CONNECT_TIMEOUT_SECONDS = 60
-TEXT, PING, PONG = 0x1, 0x9, 0xA
+CONTINUATION, TEXT, PING, PONG = 0x0, 0x1, 0x9, 0xA
+FIN = 0x80
 
 REQUEST = (
     "GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -31,7 +32,7 @@ class Receiver(Protocol):
 class WebSocket:
     """One connection. `received` and `last` are its receiver's, who counts with them."""
 
-    __slots__ = ("_rest", "_wants", "last", "received", "receiver", "socket")
+    __slots__ = ("_fragments", "_rest", "_wants", "last", "received", "receiver", "socket")
 
     def __init__(self, receiver: Receiver, connected: socket.socket) -> None:
         self.socket = connected
@@ -39,6 +40,7 @@ class WebSocket:
         self.last = b""
         self.receiver = receiver
         self._rest = bytearray()  # the beginning of a frame that is not all there yet
+        self._fragments = bytearray()  # of a message whose last frame is still to come
         self._wants = 0  # how long it is, as far as is known
 
     def send_text(self, text: str) -> None:
@@ -59,9 +61,14 @@ class WebSocket:
                 self._rest += data[at:]
                 self._wants = end - at
                 return
-            opcode = data[at] & 0xF
-            if opcode == TEXT:
+            opcode, is_last = data[at] & 0xF, data[at] & FIN
+            if opcode == TEXT and is_last:
                 self.receiver.on_message(self, data, start, end)
+            elif opcode in (TEXT, CONTINUATION):
+                self._fragments += data[start:end]
+                if is_last:
+                    message, self._fragments = bytes(self._fragments), bytearray()
+                    self.receiver.on_message(self, message, 0, len(message))
             elif opcode == PING:
                 self.socket.sendall(frame(PONG, data[start:end]))
             else:
