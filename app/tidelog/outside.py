@@ -17,7 +17,7 @@ from tidelog.settings import Settings
 from tidelog.store.autocommit import StepAutocommit
 from tidelog.store.connecting import first_connection
 from tidelog.store.engine import Database
-from tidelog.store.items import Items
+from tidelog.store.items import Items, recheck
 from tidelog.store.share import Share
 from tidelog.store.stream_tables import MIGRATE
 from tidelog.store.transaction import StepTransaction
@@ -31,6 +31,13 @@ class OpenStreams(Streams):
     def __init__(self, items: Mapping[str, Items], share: Share, calls: AwaitedCalls) -> None:
         super().__init__(items, lambda writes: StepAutocommit(share).lend(writes), calls)
         self._share = share
+
+    def revoke(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> Any:
+        """Have the rules asked again, in every server process, for the subscriptions that match; the denied ones end.
+
+        To be awaited. What isn't said matches all.
+        """
+        return self._run(recheck(self._lend, subject, stream, group))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Streams]:

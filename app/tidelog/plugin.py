@@ -55,12 +55,15 @@ from tidelog.runtime.runner import Runtime
 from tidelog.runtime.threads import HandlerThreads
 from tidelog.settings import Settings
 from tidelog.store.archive import Archive
+from tidelog.store.autocommit import StepAutocommit
 from tidelog.store.capacity import warn_if_short
 from tidelog.store.connecting import first_connection
 from tidelog.store.engine import Database
+from tidelog.store.items import recheck
 from tidelog.store.reads import Reads
 from tidelog.store.requirements import check_grants, check_revision, check_server
 from tidelog.store.retention import Retention
+from tidelog.store.share import Share
 from tidelog.store.stream_tables import check_stream_tables
 from tidelog.store.undeclared import warn_of_undeclared
 from tidelog.store.url import DatabaseUrl
@@ -323,9 +326,18 @@ class Tidelog:
     def recheck(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> None:
         """Ask the rules again for the subscriptions of this process that match; those that are denied now end.
 
-        In all processes: `select streams.recheck(subject => 'ada')`, in the transaction of the change.
+        In all processes: `revoke`; or `select streams.recheck(subject => 'ada')`, in the transaction of the change.
         """
         self._recheck.note(Hint(subject, stream, group))
+
+    async def revoke(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> None:
+        """Have the rules asked again for the subscriptions of all processes that match; those denied now end at once.
+
+        What isn't said matches all. What the rules go by is changed before. Raises StreamUnknownError, and
+        DatabaseUnavailableError.
+        """
+        share = Share(self.database.pool, self.settings.step_pool_share)
+        await recheck(StepAutocommit(share).lend, subject, stream, group)
 
     async def _ask_again(self, hints: Collection[Hint]) -> None:
         for gate in self._gates:

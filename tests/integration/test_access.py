@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.frames import Close
 
+import tidelog
 from tests.conftest import server_starter
 from tests.harness import FRAME_TIMEOUT_SECONDS, ROOT, Databases, Server, Subscriber, connect_sql, eventually
 from tests.peer import Peer
@@ -418,6 +419,28 @@ async def test_a_step_says_so_in_its_transaction(servers: tuple[Server, Server],
         await there.until("live")
         assert (await http.post("/put-out/club")).status_code == 200
         assert (await there.next())["code"] == DENIED["code"]
+
+
+@pytest.mark.parametrize("said", [{"subject": "eve"}, {"stream": "secret", "group": "club"}, {}])
+async def test_a_program_that_is_no_server_says_so(
+    servers: tuple[Server, Server], sql: Sql, said: dict[str, str]
+) -> None:
+    """Heard in every process; a slip of the pen is an error."""
+    await let_in(sql, "club", "eve")
+    async with (
+        tidelog_peer(servers[0], "token-of-eve") as here,
+        tidelog_peer(servers[1], "token-of-eve") as there,
+        tidelog.open(servers[0].database_url) as streams,
+    ):
+        for peer in (here, there):
+            await peer.subscribe("s", "club", stream="secret")
+            await peer.until("live")
+        await sql.execute("delete from member where grp = 'club'")
+        await streams.revoke(**said)
+        for peer in (here, there):
+            assert (await peer.next())["code"] == DENIED["code"]
+        with pytest.raises(tidelog.StreamUnknownError, match="no stream is named 'secrets'"):
+            await streams.revoke(stream="secrets")
 
 
 @pytest.mark.parametrize("hint", ['{"subject": "ada"}', '{"stream": "open"}', '{"group": "other"}', "x", '{"deny": 1}'])

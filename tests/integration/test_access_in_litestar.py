@@ -52,6 +52,23 @@ def is_owner(subscription: Any, auth: Any) -> bool:
     return auth is not None and auth.user["id"] == subscription["groupId"]
 
 
+async def test_an_application_takes_a_right_away_in_all_its_processes(url: str) -> None:
+    """By its plugin: two of them stand for two processes."""
+    members = {"ada"}
+
+    def is_member(subscription: Any, auth: Any) -> bool:
+        return auth is not None and auth.user["id"] in members
+
+    config = TidelogConfig(database_url=url, streams=[Stream("job", can_access=is_member)], path="/live")
+    here, there = await migrated(TidelogPlugin(config)), TidelogPlugin(config)
+    app, other_app = (make_app([], plugins=[one], middleware=[HeaderAuthentication]) for one in (here, there))
+    async with serving(app), serving(other_app) as other, Subscriber.connect(other, path="/live?user=ada") as ada:
+        await ada.view("job", "ada")
+        members.clear()
+        await here.tidelog.revoke(stream="job")
+        assert (await ada.next())["event"]["event"]["data"] == DENIED
+
+
 async def test_a_rule_is_asked_with_what_the_middleware_found_out(url: str) -> None:
     """On the socket; whom the middleware refuses gets no handshake."""
     streams = [Stream("job", can_access=is_owner), Stream("free")]

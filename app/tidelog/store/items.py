@@ -7,7 +7,7 @@ from typing import Any
 
 import asyncpg
 
-from tidelog.errors import ItemConflictError, ItemInvalidError, shown
+from tidelog.errors import ItemConflictError, ItemInvalidError, StreamUnknownError, shown
 from tidelog.json_text import parse
 from tidelog.model import edits
 from tidelog.model.item import Item
@@ -204,8 +204,14 @@ class _ItemPlace:
 
 
 async def recheck(lend: Lend, subject: str | None, stream: str | None, group_id: str | None) -> None:
-    """Have the rules asked again for the subscriptions that match, once what is lent is committed."""
-    await ask(lend, True, f"select streams.recheck($1, $2, $3), {TRANSACTION}", subject, stream, group_id)
+    """Have the rules asked again for the subscriptions that match, once what is lent is committed.
+
+    Raises StreamUnknownError.
+    """
+    try:
+        await ask(lend, True, f"select streams.recheck($1, $2, $3), {TRANSACTION}", subject, stream, group_id)
+    except asyncpg.UndefinedObjectError as error:
+        raise StreamUnknownError(str(error)) from error
 
 
 def _checked_version(version: Any) -> int:
