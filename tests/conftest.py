@@ -38,7 +38,7 @@ CRASH = re.compile(r"was terminated by|Failed process was running|PANIC|server p
 LOG_SHOWN = 10_000  # characters, at the end
 SEED = 1  # of tests that aren't slow
 
-PROCESSES_PER_CPU = 2  # most of a test is waiting, for servers and disks
+PROCESSES_PER_CPU = 3  # much of a test is waiting, for servers and disks
 PROCESSES_MAX = 8
 
 

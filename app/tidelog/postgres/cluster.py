@@ -54,8 +54,10 @@ class Postmaster:
 class Cluster:
     """The server whose data is in `folder`. Whoever calls makes sure to be the only one who does."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_durable: bool = True) -> None:
+        """`is_durable`: see EmbeddedPostgres."""
         self._folder = folder.resolve()
+        self._is_durable = is_durable
         self._log = self._folder / "server.log"
 
     def ensure_running(self) -> Path:
@@ -136,6 +138,7 @@ class Cluster:
             *("--auth-local", "trust", "--auth-host", "reject"),
             # Postgres's own collation: the same on every machine, whatever its locales.
             *("--locale", "C", "--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),
+            *(() if self._is_durable else ("--no-sync",)),
         )
         unfinished.rename(self._folder)
 
@@ -152,6 +155,8 @@ class Cluster:
             "max_locks_per_transaction": "256",
             "cluster_name": "tidelog",
         }
+        if not self._is_durable:
+            options |= {"fsync": "off", "full_page_writes": "off"}
         try:
             # Run in the folder and told ".": pg_ctl gives paths to a shell, where some would not survive.
             _run(

@@ -30,8 +30,10 @@ class EmbeddedPostgres:
     hold, and stopped after the last.
     """
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, *, is_durable: bool = True) -> None:
+        """Not `is_durable`: a crash of the whole machine may cost all data (not one of the server). For tests."""
         self._data_dir = data_dir.expanduser().resolve()
+        self._is_durable = is_durable
         self._hold: int | None = None
 
     def start(self) -> str:
@@ -42,7 +44,7 @@ class EmbeddedPostgres:
         if self._hold is not None:
             raise RuntimeError("this hold on the embedded Postgres is taken already")
         self._home = home_of(self._data_dir)
-        self._cluster = Cluster(self._home / DATA)
+        self._cluster = Cluster(self._home / DATA, is_durable=self._is_durable)
         with self._turn():
             self._hold = self._open_lock(HOLDERS_LOCK)
             try:
@@ -75,7 +77,7 @@ class EmbeddedPostgres:
         if self._hold is not None:
             return False
         self._home = home_of(self._data_dir)
-        self._cluster = Cluster(self._home / DATA)
+        self._cluster = Cluster(self._home / DATA, is_durable=self._is_durable)
         with self._turn():
             holders = self._open_lock(HOLDERS_LOCK)
             try:

