@@ -16,7 +16,7 @@ from tidelog.store.connecting import Connector, connector
 from tidelog.store.driver import DriverConnection
 from tidelog.store.failure import CONNECTION_ERRORS, is_crowded
 from tidelog.store.liveness import is_writable
-from tidelog.store.log import FEED_SETTINGS
+from tidelog.store.log import ARCHIVE_SETTINGS, FEED_SETTINGS
 from tidelog.store.pool import Pool
 from tidelog.store.url import CONNECT_TIMEOUT_SECONDS
 
@@ -139,7 +139,7 @@ class Database:
             raise
 
     async def _connect_archive(self, *_: Any, **__: Any) -> asyncpg.Connection:
-        return await self.connect(application_name="tidelog archive", **FEED_SETTINGS)
+        return await self.connect(application_name="tidelog archive", **ARCHIVE_SETTINGS)
 
     async def _connect_reads(self, *_: Any, **__: Any) -> asyncpg.Connection:
         return await self.connect(application_name="tidelog reads", **READS_SETTINGS)

@@ -53,6 +53,10 @@ FEED_SETTINGS = {
     "extra_float_digits": "1",
 }
 
+# Of those who read what is past: a page of commits is joined with its rows (read_ready.sql). All other lookups of
+# theirs are by lateral subqueries with a limit, which no join can take the place of.
+ARCHIVE_SETTINGS = {**FEED_SETTINGS, "enable_hashjoin": "on"}
+
 BEFORE_EVERYTHING = "1:1:"  # a pg_snapshot in which no transaction is visible
 # Past it, number_commits.sql is told to jump from transaction to transaction rather than to read every row.
 FEW_ROWS = 10_000

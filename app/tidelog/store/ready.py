@@ -24,6 +24,7 @@ READ_READY_MANY = load("read_ready_many")
 ROWS_FIRST = 64
 ROWS_MAX = 1024
 XIDS_TIMEOUT_SECONDS = 30.0  # a dead connection shows itself
+COMMITS_MIN = 256  # that a page looks at, also of few rows
 BYTES_MAX = 256 * 1024  # is handed to one connection at once, whose buffer grows by it at most
 
 
@@ -96,7 +97,8 @@ async def read_ready(
             number = passed
             yield ReadyPage([], number)
             continue
-        until = stride.until(number, last)
+        # Of commits with one change each the page isn't full: a full one may lack some of its last commit.
+        until = min(stride.until(number, last), number + max(rows_max - 1, COMMITS_MIN))
         rows = await fetch(ReadyRequest(number + 1, until, rows_max))
         messages, doubtful = _sort_out(rows, rows_max)
         if doubtful is not None:
