@@ -30,6 +30,7 @@ from tidelog.store.reading import PageRequest
 GROUPS = 20
 COMMITS = 600  # more than two pages
 LARGE = Topic("chatMessage", "large")
+NOBODYS = Topic("chatMessage", "nobody's")  # has one item, which nobody wants
 # One commit each: of one change, of two groups, with an event, of one item twice, of a delete.
 FILL = f"""
 do $$
@@ -419,7 +420,9 @@ async def test_one_that_fell_behind_is_not_overtaken_by_many(feed: Feed, url: st
 
 
 @pytest.mark.parametrize("wanted", ["nobody's", "items", "groups"])
-async def test_a_walk_goes_on_from_where_it_failed(feed: Feed, monkeypatch: pytest.MonkeyPatch, wanted: str) -> None:
+async def test_a_walk_goes_on_from_where_it_failed(
+    feed: Feed, url: str, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
     """Pages time out: none before them is read again, also where all was nobody's, and passed over, until the last."""
     read: list[int] = []
     hasten(monkeypatch)
@@ -432,8 +435,11 @@ async def test_a_walk_goes_on_from_where_it_failed(feed: Feed, monkeypatch: pyte
         return await page_of(request, *rest)
 
     page, alone = Page(feed), [Page(feed) for _ in range(3)]
+    async with connected(url) as sql:
+        await write(sql, f"after {wanted}", NOBODYS.group_id)  # to be passed over up to here, and read from here on
+        await until_numbered(sql)
     subscribed: list[Subscribed] = [
-        (f"s{n}", LARGE if wanted == "nobody's" else group(n), None if wanted == "groups" else str(n), 0)
+        (f"s{n}", NOBODYS if wanted == "nobody's" else group(n), None if wanted == "groups" else str(n), 0)
         for n in range(3)
     ]
     for other, one in zip(alone, subscribed, strict=True):
