@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from tidelog.logs.last_words import TOLD, last_words
-from tidelog.model.reaction import CronTrigger, EventTrigger, Reaction, StateTrigger
+from tidelog.model.reaction import CronTrigger, EventTrigger, Reaction, StateTrigger, StreamTrigger
 from tidelog.model.step import endpoints_of
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.settings import Settings
@@ -48,6 +48,14 @@ def _said(reaction: Reaction | None, discovered: Discovered) -> str:
     if isinstance(reaction, CronTrigger):
         return f"cron {reaction.expression}"
     if isinstance(reaction, StateTrigger):
-        return "changes of the state" + ("" if reaction.group_id is None else f", group {reaction.group_id}")
+        return "changes of the state" + _place(reaction)
     is_there = reaction.stream in discovered.streams
-    return f"changes of stream {reaction.stream}" + ("" if is_there else ", which no file declares: it never runs")
+    missing = "" if is_there else ", which no file declares: it never runs"
+    return f"changes of stream {reaction.stream}{_place(reaction)}{missing}"
+
+
+def _place(reaction: StreamTrigger | StateTrigger) -> str:
+    """Which of the changes, if not all."""
+    item_id = reaction.item_id if isinstance(reaction, StreamTrigger) else reaction.key
+    group = "" if reaction.group_id is None else f", group {reaction.group_id}"
+    return group + ("" if item_id is None else f", item {item_id}")

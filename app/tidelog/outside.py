@@ -25,6 +25,14 @@ from tidelog.store.transaction import StepTransaction
 DECLARED = "select name, schema::text from streams.stream order by name"
 
 
+class StreamsInTransaction(Streams):
+    """Streams by name, whose operations are one commit."""
+
+    def revoke(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> Any:
+        """Have the rules asked again with the commit; see OpenStreams."""
+        return self._run(recheck(self._lend, subject, stream, group))
+
+
 class OpenStreams(Streams):
     """Streams by name. Every operation commits by itself, and they may run at once; see `transaction`."""
 
@@ -35,17 +43,18 @@ class OpenStreams(Streams):
     def revoke(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> Any:
         """Have the rules asked again, in every server process, for the subscriptions that match; the denied ones end.
 
-        To be awaited. What isn't said matches all.
+        To be awaited. What isn't said matches all. What the rules go by is changed before, or in a `transaction()`,
+        which has it, too. Raises StreamUnknownError and KeyInvalidError.
         """
         return self._run(recheck(self._lend, subject, stream, group))
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Streams]:
+    async def transaction(self) -> AsyncIterator[StreamsInTransaction]:
         """Streams whose operations are one commit: subscribers see all of it, or nothing if an exception leaves it."""
         work = StepTransaction(self._share)
         try:
             with awaited_calls() as calls:
-                yield Streams(self._items, work.lend, calls)
+                yield StreamsInTransaction(self._items, work.lend, calls)
             await work.commit()
         except BaseException:
             await work.rollback()

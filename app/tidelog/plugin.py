@@ -254,6 +254,7 @@ class Tidelog:
         self.threads = HandlerThreads()
         self.access_threads = HandlerThreads()  # not the steps': who may is found out while these are slow
         self.runtime = Runtime(self.streams, self.database, settings, self.threads, declared.steps)
+        self._share = Share(self.database.pool, settings.step_pool_share)
         self._reacting = reacting(declared.steps)
         self.admission = self._make_admission(declared)
         self.blocked = BlockedLoopWatch(step_in(declared.steps))
@@ -333,11 +334,12 @@ class Tidelog:
     async def revoke(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> None:
         """Have the rules asked again for the subscriptions of all processes that match; those denied now end at once.
 
-        What isn't said matches all. What the rules go by is changed before. Raises StreamUnknownError, and
-        DatabaseUnavailableError.
+        What isn't said matches all. What the rules go by is changed before. Raises StreamUnknownError, KeyInvalidError,
+        DatabaseUnavailableError, and RuntimeError while the plugin isn't started.
         """
-        share = Share(self.database.pool, self.settings.step_pool_share)
-        await recheck(StepAutocommit(share).lend, subject, stream, group)
+        if not self._is_started:
+            raise RuntimeError("revoke: the application that has this plugin isn't started")
+        await recheck(StepAutocommit(self._share).lend, subject, stream, group)
 
     async def _ask_again(self, hints: Collection[Hint]) -> None:
         for gate in self._gates:

@@ -441,6 +441,21 @@ async def test_a_program_that_is_no_server_says_so(
             assert (await peer.next())["code"] == DENIED["code"]
         with pytest.raises(tidelog.StreamUnknownError, match="no stream is named 'secrets'"):
             await streams.revoke(stream="secrets")
+        with pytest.raises(tidelog.KeyInvalidError):
+            await streams.revoke(group="\0")
+
+
+@pytest.mark.parametrize("subject", ["eve", "eve\0", "\ud800", None])
+async def test_a_program_says_so_in_its_transaction(server: Server, sql: Sql, subject: str | None) -> None:
+    """And of a subject that can't be said to the database, it says so of all."""
+    await let_in(sql, "club", "eve")
+    async with tidelog_peer(server, "token-of-eve") as peer, tidelog.open(server.database_url) as streams:
+        await peer.subscribe("s", "club", stream="secret")
+        await peer.until("live")
+        await sql.execute("delete from member where grp = 'club'")
+        async with streams.transaction() as together:
+            await together.revoke(subject=subject)
+        assert (await peer.next())["code"] == DENIED["code"]
 
 
 @pytest.mark.parametrize("hint", ['{"subject": "ada"}', '{"stream": "open"}', '{"group": "other"}', "x", '{"deny": 1}'])

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 from tests.integration.work_fixtures import WorkKit
-from tidelog.errors import OperationInvalidError
+from tidelog.errors import DeclarationError, NotSupportedError, OperationInvalidError
 from tidelog.model.step import Step
 
 OK = {"status": 200}
@@ -145,6 +145,95 @@ async def test_a_state_step_may_be_for_one_group_or_one_key(kit: StepKit) -> Non
     )
     assert of_key.all == [("g", "b", None, 1), ("g", "b", 1, None)]
     assert of_other.all == []
+
+
+async def test_a_group_whose_id_is_a_number_is_told_as_its_text(kit: StepKit) -> None:
+    """As it is stored; whichever operation it was."""
+    changes = Changes()
+
+    async def handler(req: Any, context: Any) -> Any:
+        state = context.state
+        await state.set(5, "k", 1)
+        await state.update(5, "o", [{"type": "increment", "path": "n"}])
+        await state.exchange(5, "k", lambda before: before + 1)
+        await state.replace(5, "k", 3)
+        await state.delete(5, "k")
+        await state.clear(5)
+        return OK
+
+    work = WorkKit(kit, step(handler), changes.step(groupId="5"))
+    async with work.working(), kit.client(*work.steps) as client:
+        assert (await client.post("/run")).status_code == 200
+        await work.until_done()
+    assert [(old, new) for _group, key, old, new in changes.all if key == "k"] == [(None, 1), (1, 2), (2, 3), (3, None)]
+    assert [(old, new) for _group, key, old, new in changes.all if key == "o"] == [(None, {"n": 1}), ({"n": 1}, None)]
+
+
+async def test_a_set_gets_through_whoever_else_writes(kit: StepKit) -> None:
+    """Also without a transaction, and where the key is made and deleted all the time."""
+    changes = Changes()
+
+    async def handler(req: Any, context: Any) -> Any:
+        for number in range(20):
+            await context.state.set("g", "k", [req["body"], number])
+            if number % 5 == 4:
+                await context.state.delete("g", "k")
+        return OK
+
+    work = WorkKit(kit, step(handler, transaction=False), changes.step())
+    async with work.working(), kit.client(*work.steps) as client:
+        answers = await asyncio.gather(*(client.post("/run", json=number) for number in range(20)))
+        assert {answer.status_code for answer in answers} == {200}
+        await work.until_done()
+    before = None
+    for _group, _key, old, new in changes.all:
+        assert old == before
+        before = new
+
+
+async def test_what_is_set_is_what_it_was_when_it_was_called(kit: StepKit) -> None:
+    """Whether somebody watches or not."""
+
+    async def handler(req: Any, context: Any) -> Any:
+        for group in ("watched", "other"):
+            value = {"n": 1}
+            call = context.state.set(group, "k", value)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            value["n"] = 2
+            await call
+        return {
+            "status": 200,
+            "body": [*await context.state.get_group("watched"), *await context.state.get_group("other")],
+        }
+
+    work = WorkKit(kit, step(handler), Changes().step(groupId="watched"))
+    async with kit.client(*work.steps) as client:
+        assert (await client.post("/run")).json() == [{"n": 1}, {"n": 1}]
+
+
+async def test_a_function_that_is_given_to_exchange_cannot_wait_for_the_context(kit: StepKit) -> None:
+    """It would keep the whole process waiting."""
+
+    def handler(req: Any, context: Any) -> Any:
+        for calls in (context.state, context.streams.chatMessage):
+            with pytest.raises(NotSupportedError, match="read what it needs before"):
+                calls.exchange("g", "k", lambda _before, calls=calls: calls.get("g", "other"))
+        return OK
+
+    async with kit.client(step(handler)) as client:
+        assert (await client.post("/run")).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["a\0b", "\ud800", "x" * 1025])
+@pytest.mark.parametrize("name", ["groupId", "itemId"])
+@pytest.mark.parametrize("kind", [{"type": "state"}, {"type": "stream", "streamName": "chatMessage"}])
+def test_a_step_is_for_what_can_be_an_id(kind: dict[str, str], name: str, key: str) -> None:
+    async def handler(input: Any, context: Any) -> None:
+        """Never called."""
+
+    with pytest.raises(DeclarationError, match="which no id is"):
+        Step.of_reaction({**kind, "name": "Watch", name: key}, handler)
 
 
 async def test_a_state_step_that_changes_the_state_ends_by_its_condition(kit: StepKit) -> None:

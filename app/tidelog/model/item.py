@@ -5,6 +5,10 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
+KEY_LENGTH_MAX_BYTES = (
+    1024  # of an id, a group's or an item's: two fit in a btree entry (2704 bytes) beside its overhead
+)
+
 
 class Item(dict[str, Any]):
     """A dict, and to JSON nothing else; beside it `stream`, `group_id`, `version` and `created_at`, no part of it.

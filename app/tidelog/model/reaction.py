@@ -15,6 +15,7 @@ from typing import Any, Self, cast
 from cronsim import CronSim, CronSimError
 
 from tidelog.errors import DeclarationError
+from tidelog.model.item import KEY_LENGTH_MAX_BYTES
 from tidelog.model.rule import is_async
 from tidelog.model.schema import Schema, compile_declared
 from tidelog.model.trigger import text_of
@@ -78,11 +79,7 @@ class StreamTrigger:
 
     @classmethod
     def from_config(cls, given: dict[str, Any]) -> Self:
-        return cls(
-            text_of(given, "streamName"),
-            text_of(given, "groupId") if "groupId" in given else None,
-            text_of(given, "itemId") if "itemId" in given else None,
-        )
+        return cls(text_of(given, "streamName"), _key_of(given, "groupId"), _key_of(given, "itemId"))
 
     def takes(self, stream: str, group_id: str, item_id: str) -> bool:
         return (
@@ -101,10 +98,7 @@ class StateTrigger:
 
     @classmethod
     def from_config(cls, given: dict[str, Any]) -> Self:
-        return cls(
-            text_of(given, "groupId") if "groupId" in given else None,
-            text_of(given, "itemId") if "itemId" in given else None,
-        )
+        return cls(_key_of(given, "groupId"), _key_of(given, "itemId"))
 
 
 Reaction = EventTrigger | CronTrigger | StreamTrigger | StateTrigger
@@ -206,6 +200,22 @@ def _with_two_parameters(wrapper: Any) -> Callable[..., Any]:
         [inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("input", "context")]
     )
     return cast("Callable[..., Any]", wrapper)
+
+
+def _key_of(given: dict[str, Any], name: str) -> str | None:
+    """A group's or an item's id, if it is said, as one can be."""
+    if name not in given:
+        return None
+    key = text_of(given, name)
+    try:
+        size = len(key.encode())
+    except UnicodeEncodeError:
+        size = 0
+    if "\0" in key or not 1 <= size <= KEY_LENGTH_MAX_BYTES:
+        raise DeclarationError(
+            f'config["{name}"] is {key!r:.80}, which no id is: 1 to {KEY_LENGTH_MAX_BYTES} bytes of UTF-8, without NUL'
+        )
+    return key
 
 
 def _topic(key: str, topic: Any) -> str:

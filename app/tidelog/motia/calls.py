@@ -69,7 +69,7 @@ class StateManager:
     """`context.state` of the step that runs. `set` and `update` answer {"old_value", "new_value"}, as in Motia 1.0."""
 
     def set(self, group_id: str, key: str, value: Any) -> Any:
-        return context_for("stateManager.set").state.exchange(group_id, key, lambda _before: value)
+        return context_for("stateManager.set").state.replace(group_id, key, value)
 
     def update(self, group_id: str, key: str, ops: Any) -> Any:
         return context_for("stateManager.update").state.exchange_by(group_id, key, ops)

@@ -174,6 +174,13 @@ class StepContext:
 
 def _blocking(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, Any]], Any]:
     def run(call: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(call, loop).result()
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return asyncio.run_coroutine_threadsafe(call, loop).result()
+        call.close()  # it would wait for the loop that it stands in the way of
+        raise NotSupportedError(
+            "a function that is given to exchange() can't use the context: read what it needs before"
+        )
 
     return run

@@ -127,8 +127,9 @@ def _trigger(declared: Any) -> dict[str, Any]:
 
 
 def _own_name(name: str, trigger: dict[str, Any], names: set[str]) -> str:
-    """The same at each start, also when a trigger is added before it: its jobs may wait."""
-    label = trigger.get("topic") or trigger.get("streamName")
+    """The same at each start, as its jobs may wait; of those with one label, as long as their order is the same."""
+    parts = [trigger.get(key) for key in ("topic", "streamName", "groupId", "itemId")]
+    label = ":".join(part for part in parts if isinstance(part, str))
     wanted = f"{name}:{label}" if label else name
     number = 1
     while wanted in names:

@@ -44,6 +44,10 @@ class StateCalls:
         """
         return self._run(self._exchange(group_id, key, make))
 
+    def replace(self, group_id: str, key: str, value: Any) -> Any:
+        """As `set`, and returns both, as Motia 1.0's set()."""
+        return self._run(self._replace(group_id, key, value))
+
     def exchange_by(self, group_id: str, key: str, operations: Any) -> Any:
         """As `update`, and returns both, as Motia 1.0's update()."""
         return self._run(self._update(group_id, key, operations, is_asked_for_both=True))
@@ -75,6 +79,9 @@ class StateCalls:
     async def _update(self, group_id: str, key: str, operations: Any, *, is_asked_for_both: bool) -> Any:
         before, after = await self._state.update(self._lend, self._trace_id, group_id, key, operations)
         return _both(before, after) if is_asked_for_both else after
+
+    async def _replace(self, group_id: str, key: str, value: Any) -> dict[str, Any]:
+        return _both(*await self._state.replace(self._lend, self._trace_id, group_id, key, value))
 
     async def _exchange(self, group_id: str, key: str, make: Callable[[Any], Any]) -> dict[str, Any]:
         return _both(*await self._state.exchange(self._lend, self._trace_id, group_id, key, make))

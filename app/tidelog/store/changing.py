@@ -6,6 +6,8 @@ transaction the second try has the row locked, and so is the last but one of a v
 
 from __future__ import annotations
 
+import asyncio
+import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -13,8 +15,11 @@ from tidelog.errors import ItemConflictError
 from tidelog.json_text import parse
 from tidelog.store.asking import Lend, Lendable, ask_together
 
-# In autocommit one of those that are at it gets through each time, and they are as many as there are connections.
+# In autocommit one of those that are at it gets through each time, and they are as many as there are connections, in
+# all processes. Who has lost several times lets others go first.
 TRIES_MAX = 100
+TRIES_AT_ONCE = 5
+PAUSE_SECONDS = 0.002  # for each try
 
 Statement = tuple[str, Sequence[Any]]  # and its parameters
 
@@ -57,6 +62,8 @@ async def change(lend: Lend, place: Place, make: Make) -> Changed:
 
     async def use(connection: Lendable, note_transaction: Callable[[int], None]) -> Changed | Exception:
         for number in range(TRIES_MAX):
+            if number > TRIES_AT_ONCE:
+                await asyncio.sleep(PAUSE_SECONDS * number * random.random())  # noqa: S311 - no secret
             try:
                 changed = await _try(connection, is_locking=number > 0)
             except _RefusedError as refused:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tidelog.errors import OperationInvalidError, shown
+from tidelog.errors import ItemConflictError, OperationInvalidError, shown
 from tidelog.json_text import parse
 from tidelog.model import edits
 from tidelog.model.reaction import STATE_TOPIC
 from tidelog.store.asking import Lend, ask
-from tidelog.store.changing import Statement, change
+from tidelog.store.changing import TRIES_MAX, Statement, change
 from tidelog.store.item_json import check_size, checked_key, to_json
 
 # ruff: noqa: S608 - the texts are put together of constants
@@ -23,6 +23,15 @@ SET = (
     "on conflict (group_id, key) do update set value = excluded.value, updated_at = excluded.updated_at "
     "returning value::text, streams.transaction_id()"
 )
+# With what it was. It answers nothing if the value was made while one looked: then there is something to be locked.
+REPLACE = (
+    "insert into streams.context_state as state (group_id, key, value) "
+    "select $1, $2, $3::text::jsonb from (select count(*) from before) as looked "
+    "on conflict (group_id, key) do update set value = excluded.value, updated_at = excluded.updated_at "
+    "where exists (select from before) "
+    "returning group_id, key, (select value from before) as old, value as new"
+)
+BEFORE = "before as materialized (select value from streams.context_state where group_id = $1 and key = $2 for update)"
 GET_GROUP = "select value::text from streams.context_state where group_id = $1 order by key"
 # From group to group by the key, whatever they hold.
 LIST_GROUPS = (
@@ -95,9 +104,28 @@ class ContextState:
         return _first(await ask(lend, False, GET, *_place(group_id, key)))
 
     async def set(self, lend: Lend, trace_id: str, group_id: str, key: str, value: Any) -> Any:
-        if self._watching(group_id):
-            return (await self.exchange(lend, trace_id, group_id, key, lambda _before: value))[1]
-        return _first(await ask(lend, True, SET, *_place(group_id, key), self._text_of(value)))
+        group_id, key = _place(group_id, key)
+        if self._watching(group_id, key):
+            return (await self.replace(lend, trace_id, group_id, key, value))[1]
+        return _first(await ask(lend, True, SET, group_id, key, self._text_of(value)))
+
+    async def replace(self, lend: Lend, trace_id: str, group_id: str, key: str, value: Any) -> tuple[Any, Any]:
+        """As `set`; returns what was there, and what is."""
+        group_id, key = _place(group_id, key)
+        sql, parameters = _told(
+            REPLACE,
+            (group_id, key, self._text_of(value)),
+            "select old::text, new::text, streams.transaction_id() from changed",
+            trace_id,
+            self._watching(group_id, key),
+            BEFORE,
+        )
+        for _ in range(TRIES_MAX):
+            if rows := await ask(lend, True, sql, *parameters):
+                return _value(rows[0][0]), _value(rows[0][1])
+        raise ItemConflictError(
+            f"context.state {key!r:.80} was made and deleted by others all the time while it was set"
+        )
 
     async def exchange(
         self, lend: Lend, trace_id: str, group_id: str, key: str, make: Callable[[Any], Any]
@@ -106,7 +134,8 @@ class ContextState:
 
         `make` may be called several times.
         """
-        place = _StatePlace(*_place(group_id, key), trace_id, self._watching(group_id))
+        group_id, key = _place(group_id, key)
+        place = _StatePlace(group_id, key, trace_id, self._watching(group_id, key))
         changed = await change(lend, place, lambda before: self._text_of(make(before)))
         return _value(changed.before), _value(changed.row[0])
 
@@ -131,7 +160,7 @@ class ContextState:
             (group_id, key),
             _ANSWER.format(answer="old"),
             trace_id,
-            self._watching(group_id),
+            self._watching(group_id, key),
         )
         return _first(await ask(lend, True, sql, *parameters))
 
@@ -159,8 +188,13 @@ class ContextState:
         check_size("context.state", text, [plain], self._size_max_bytes)
         return text
 
-    def _watching(self, group_id: str) -> list[Watcher]:
-        return [one for one in self._watchers if one.group_id in (None, group_id)]
+    def _watching(self, group_id: str, key: str | None = None) -> list[Watcher]:
+        """Those for changes there; of the whole group, if no key is said."""
+        return [
+            one
+            for one in self._watchers
+            if one.group_id in (None, group_id) and (key is None or one.key in (None, key))
+        ]
 
 
 class _StatePlace:
@@ -197,10 +231,15 @@ class _StatePlace:
 
 
 def _told(
-    write: str, parameters: tuple[Any, ...], answer: str, trace_id: str, watchers: Sequence[Watcher]
+    write: str,
+    parameters: tuple[Any, ...],
+    answer: str,
+    trace_id: str,
+    watchers: Sequence[Watcher],
+    *before: str,
 ) -> Statement:
-    """`write`, then `answer`; and, for the watchers, their jobs between."""
-    parts = [f"changed as ({write})"]
+    """`write`, then `answer`; and, for the watchers, their jobs between. `before` are what `write` uses."""
+    parts = [*before, f"changed as ({write})"]
     if watchers:
         place = len(parameters)
         parts.append(_JOBS.format(trace=place + 1, steps=place + 2, keys=place + 3, delays=place + 4))

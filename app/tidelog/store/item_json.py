@@ -11,8 +11,8 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from tidelog.errors import ItemInvalidError, KeyInvalidError, await_hint, shown
 from tidelog.json_text import is_within, parse
+from tidelog.model.item import KEY_LENGTH_MAX_BYTES
 
-KEY_LENGTH_MAX_BYTES = 1024  # two of them fit in a btree entry (2704 bytes) beside its overhead
 _INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are no key, and str() may refuse them
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode

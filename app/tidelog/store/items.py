@@ -206,8 +206,15 @@ class _ItemPlace:
 async def recheck(lend: Lend, subject: str | None, stream: str | None, group_id: str | None) -> None:
     """Have the rules asked again for the subscriptions that match, once what is lent is committed.
 
-    Raises StreamUnknownError.
+    A subject that Postgres has no text for is about all. Raises StreamUnknownError and KeyInvalidError.
     """
+    group_id = None if group_id is None else checked_key("group id", group_id)
+    if subject is not None:
+        subject = str(subject)  # as the authentication's is
+        if "\0" in subject or subject != subject.encode(errors="replace").decode():
+            subject = None
+    if stream is not None and not isinstance(stream, str):
+        raise StreamUnknownError(f"no stream is named {shown(stream)}")
     try:
         await ask(lend, True, f"select streams.recheck($1, $2, $3), {TRANSACTION}", subject, stream, group_id)
     except asyncpg.UndefinedObjectError as error:

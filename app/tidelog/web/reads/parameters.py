@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 
 from tidelog.errors import QueryInvalidError, shown
-from tidelog.store.item_json import KEY_LENGTH_MAX_BYTES
+from tidelog.model.item import KEY_LENGTH_MAX_BYTES
 from tidelog.web.callers import QUERY_PARAMETER
 from tidelog.web.request import parse_query
 
