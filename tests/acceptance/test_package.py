@@ -18,7 +18,15 @@ import asyncpg
 import httpx
 import pytest
 
-from tests.harness import POLL_SECONDS, PROGRAM_TIMEOUT_SECONDS, ROOT, Databases, are_gone, free_port
+from tests.harness import (
+    HTTP_TIMEOUT_SECONDS,
+    POLL_SECONDS,
+    PROGRAM_TIMEOUT_SECONDS,
+    ROOT,
+    Databases,
+    are_gone,
+    free_port,
+)
 
 INSTALL_TIMEOUT_SECONDS = 600  # the packages come over the network
 STREAM = """
@@ -178,7 +186,7 @@ async def serving(
     try:
         async with (
             asyncio.timeout(PROGRAM_TIMEOUT_SECONDS),
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=HTTP_TIMEOUT_SECONDS) as http,
         ):
             while process.poll() is None:
                 try:

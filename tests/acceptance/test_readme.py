@@ -20,6 +20,7 @@ import pytest
 from tests.acceptance.test_motia_client import client_folder  # noqa: F401 - a fixture
 from tests.conftest import StartServer
 from tests.harness import (
+    HTTP_TIMEOUT_SECONDS,
     PROGRAM_TIMEOUT_SECONDS,
     ROOT,
     Databases,
@@ -376,7 +377,7 @@ async def test_an_application_with_the_plugin_is_migrated_and_served(databases: 
     )
     try:
         async with (
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=HTTP_TIMEOUT_SECONDS) as http,
             asyncio.timeout(PROGRAM_TIMEOUT_SECONDS),
         ):
             await eventually(lambda: is_up(http))

@@ -64,7 +64,8 @@ async def sql(server: Server) -> AsyncIterator[Sql]:
 @asynccontextmanager
 async def tidelog_peer(server: Server, token: str | None = None, **options: Any) -> AsyncIterator[Peer]:
     protocols: Any = ["tidelog.v1", *(["Authorization", token] if token else [])]
-    async with connect(server.ws_url, subprotocols=protocols, proxy=None, max_size=None, **options) as socket:
+    options = {"proxy": None, "max_size": None, "open_timeout": FRAME_TIMEOUT_SECONDS, **options}
+    async with connect(server.ws_url, subprotocols=protocols, **options) as socket:
         assert socket.subprotocol == "tidelog.v1"
         yield Peer(socket)
 
@@ -495,11 +496,12 @@ async def test_access_that_is_taken_away_tells_the_stream_of_the_leave(server: S
 
 async def test_a_connection_ends_with_its_token(server: Server) -> None:
     """tidelog.v1 is told before; both are closed with a code of their own."""
-    async with tidelog_peer(server, "short-ada-2") as own, Subscriber.connect(server, "short-ada-1") as motia:
+    async with tidelog_peer(server, "short-ada-2") as own:
         await own.subscribe("s", "ada", stream="secret")
         (told,) = [one for one in await own.until("token_expires") if one["type"] == "token_expires"]
         assert told.keys() == {"type", "at"}
         assert (await closed(own.socket)).code == 4401
+    async with Subscriber.connect(server, "short-ada-1") as motia:
         assert (await closed(motia.socket)).code == 4401
 
 
@@ -507,7 +509,6 @@ async def test_a_token_is_renewed_in_band(server: Server, sql: Sql) -> None:
     """The subscription goes on past the end of the first one."""
     async with tidelog_peer(server, "short-ada-2") as own:
         await own.subscribe("s", "ada", stream="secret")
-        await own.until("token_expires")
         await own.say("auth", token="token-of-ada")
         assert await own.until("authenticated")
         async with Subscriber.connect(server, "short-ada-2") as other:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -23,6 +24,7 @@ from tests.tokens import SECRET, token
 from tidelog import Stream, TidelogConfig, TidelogPlugin
 from tidelog.errors import ExposedError, UnauthorizedError
 from tidelog.settings import Settings
+from tidelog.web import expiry
 from tidelog.web.callers import ApplicationAuth, Callers
 from tidelog.web.exposure import Exposure, check_exposure
 
@@ -97,8 +99,9 @@ async def test_steps_have_what_the_middleware_found_out(tmp_path: Path, auth: st
         assert (await http.get("/who", headers={"x-user": "wrong"})).status_code == 401
 
 
-async def test_litestars_own_tokens_end_a_connection(url: str) -> None:
+async def test_litestars_own_tokens_end_a_connection(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its JWT middleware says until when; the rule sees the user that it retrieved."""
+    monkeypatch.setattr(expiry, "LOOK_SECONDS", 0.05)
 
     async def retrieve(token: Token, _: Any) -> Any:
         return {"id": token.sub}
@@ -107,12 +110,12 @@ async def test_litestars_own_tokens_end_a_connection(url: str) -> None:
     streams = [Stream("job", can_access=is_owner)]
     plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=streams)))
     async with serving(make_app([], plugins=[plugin], middleware=[middleware])) as server:
-        soon = token(exp=int(time.time()) + 3, iat=int(time.time()))
-        options = {"additional_headers": {"Authorization": f"Bearer {soon}"}}
+        options = {"additional_headers": {"Authorization": f"Bearer {token(iat=int(time.time()))}"}}
         async with connect(server.ws_url, proxy=None, **options) as socket:  # type: ignore[arg-type]
             subscriber = Subscriber(socket)
             assert await answer(subscriber, "job", "ada") == []
             assert await answer(subscriber, "job", "eve") == DENIED
+            monkeypatch.setattr(expiry, "time", SimpleNamespace(time=lambda: time.time() + 7200))
             assert (await closed(socket)).code == 4401
 
 

@@ -237,7 +237,8 @@ async def test_killed_connections_are_opened_again(kit: ConsumerKit, numbered: N
         await kit.post("b")  # its transaction is killed
         await kit.until_position("mailer", 2)
         backends = await kit.connection.fetch(
-            "select pid from pg_stat_activity where application_name = 'tidelog consumer mailer'"
+            "select pid from pg_stat_activity "
+            "where datname = current_database() and application_name = 'tidelog consumer mailer'"
         )
         assert len(backends) >= 2  # the handler's, and the log's
         for number, backend in enumerate(backends, start=3):

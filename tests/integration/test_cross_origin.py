@@ -93,7 +93,7 @@ async def test_a_page_whose_name_was_led_to_this_machine_is_refused(server: Serv
             assert (answer.status_code, answer.json()["error"]["code"]) == (403, "host_forbidden")
         answer = await http.post("/write", headers={"host": host, "origin": f"http://{host}"})
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "host_forbidden")
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with server.http() as http:
         upgrade = {"host": host, "origin": f"http://{host}", "connection": "upgrade", "upgrade": "websocket"}
         key = {"sec-websocket-version": "13", "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ=="}
         assert (await http.get("/", headers=upgrade | key)).status_code == 403

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 
 from tests.conftest import StartServer
@@ -102,7 +101,7 @@ async def looked(watching: Watch, connection: asyncpg.Connection[Any], trouble: 
 
 
 async def numbering_of(server: Server, word: str) -> bool:
-    async with httpx.AsyncClient(base_url=server.url) as http:
+    async with server.http() as http:
         answer = await http.get("/health/ready")
     is_ready: bool = answer.json()["checks"]["numbering"] == word
     return is_ready and (answer.status_code == 200 or word != "ok")

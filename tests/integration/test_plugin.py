@@ -36,7 +36,14 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin
 
-from tests.harness import PROGRAM_TIMEOUT_SECONDS, Databases, Subscriber, eventually, free_port
+from tests.harness import (
+    HTTP_TIMEOUT_SECONDS,
+    PROGRAM_TIMEOUT_SECONDS,
+    Databases,
+    Subscriber,
+    eventually,
+    free_port,
+)
 from tidelog import ItemConflictError, ItemInvalidError, Stream, Streams, TidelogConfig, TidelogPlugin
 from tidelog.migrate import upgrade_on
 from tidelog.settings import Settings
@@ -95,7 +102,7 @@ async def serving(app: Litestar) -> AsyncIterator[Any]:
         if running.done():
             running.result()
         base = f"127.0.0.1:{port}"
-        async with httpx.AsyncClient(base_url=f"http://{base}") as http:
+        async with httpx.AsyncClient(base_url=f"http://{base}", timeout=HTTP_TIMEOUT_SECONDS) as http:
             yield SimpleNamespace(http=http, ws_url=f"ws://{base}")
     finally:
         server.should_exit = True

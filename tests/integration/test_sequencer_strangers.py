@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -261,7 +260,7 @@ async def test_subscribers_are_served_and_readiness_names_the_stranger(
                 await log.write(id)
             await socket.until_mark(log.writer, view)
             assert set(view.items) == {"waits/1", "goes on/1"}
-            async with httpx.AsyncClient(base_url=server.url) as http:
+            async with server.http() as http:
                 answer = await http.get("/health/ready")
             assert (answer.status_code, answer.json()["warnings"]) == (200, {"sequencer_lock": "held by a stranger"})
             assert server.log().count(f"no sequencer (pid {stranger.get_server_pid()}") == 1

@@ -178,7 +178,9 @@ async def test_an_update_waits_for_a_step_that_has_the_item(kit: StepKit) -> Non
                 "insert into streams.chat_message (group_id, id, data) values ('g', '1', '{\"text\": \"\", \"n\": 40}')"
             )
             posting = [asyncio.create_task(client.post(path)) for path in ("/run", "/free")]
-            waiting = "select count(*) from pg_locks where not granted"
+            waiting = (
+                "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+            )
             while await kit.query(waiting) != [2]:
                 pass
         assert sorted([(await one).json()["n"] for one in posting]) == [41, 42]

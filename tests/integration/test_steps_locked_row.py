@@ -107,7 +107,8 @@ async def test_a_lock_is_not_waited_for_for_ever(step_template: StepTemplate, us
             (503, "transaction_conflict")
         ] * 2 * SHARE
         assert (await patient).status_code == 200
-        assert await together(client, ["/stuck"] * 2 * SHARE) == [200] * 2 * SHARE
+        for _ in range(2 * SHARE):  # one after the other: 50 ms are the limit of these, too
+            assert (await client.post("/stuck")).status_code == 200
 
 
 async def test_who_waits_for_the_steps_other_runs_is_told_so(step_template: StepTemplate) -> None:

@@ -19,6 +19,12 @@ from tidelog.queue.changes import CONSUMER
 from tidelog.queue.schedule import last_tick, next_tick
 from tidelog.store.engine import Database
 
+# The lock of a worker that sleeps, in this database.
+BED = (
+    "locktype = 'advisory' and classid = 1953064044 and objid = 4 "
+    "and database = (select oid from pg_database where datname = current_database())"
+)
+
 
 @pytest.fixture
 async def kit(step_template: StepTemplate) -> AsyncIterator[StepKit]:
@@ -169,7 +175,7 @@ async def test_workers_that_sleep_are_woken_by_an_emit(kit: StepKit, monkeypatch
         seen.append(input)
 
     work = WorkKit(kit, emitting("made"), event_step(handler, "made"))
-    asleep = "select count(*) = 1 from pg_locks where locktype = 'advisory' and classid = 1953064044 and objid = 4"
+    asleep = f"select count(*) = 1 from pg_locks where {BED}"
     async with work.working(processes=2):
         for number in range(10):
             await work.until(asleep + " and mode = 'ExclusiveLock' and granted")
@@ -193,10 +199,7 @@ async def test_under_load_nobody_notifies(kit: StepKit) -> None:
         async with work.working(at_once_max=2):
             await work.emit({"topic": "made", "data": 0})
             await work.until("select count(*) = 2 from streams.step_job where is_claimed")
-            await work.until(
-                "select not exists (select from pg_locks where locktype = 'advisory' and classid = 1953064044 and "
-                "objid = 4 and granted)"
-            )
+            await work.until(f"select not exists (select from pg_locks where {BED} and granted)")
             await listener.execute("select 1")
             before = len(rung)
             for number in range(20):

@@ -27,7 +27,10 @@ OURS = """
     where i.indrelid = 'streams.note'::regclass and not i.indisprimary and i.indexrelid::regclass::text !~ 'expires_at'
     order by 1
 """
-MAKING = "select pid from pg_stat_activity where query like 'create index%' and wait_event_type = 'Lock'"
+MAKING = (
+    "select pid from pg_stat_activity "
+    "where datname = current_database() and query like 'create index%' and wait_event_type = 'Lock'"
+)
 MORE = """
     insert into streams.note (group_id, id, data)
     select 'g', i::text, jsonb_build_object('n', i, 'author', jsonb_build_object('name', 'A' || i))
