@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -112,3 +114,14 @@ def test_repeated_headers_are_joined() -> None:
 def test_new_trace_ids_differ() -> None:
     """Without one from the caller, each request has its own."""
     assert trace_id_of({}) != trace_id_of({})
+
+
+def test_processes_that_are_forked_have_trace_ids_of_their_own() -> None:
+    """As a server's that loads the application before it forks its workers."""
+    script = (
+        "import os; from tidelog.logs.request import new_trace_id; child = os.fork(); "
+        "print(new_trace_id(), flush=True); child and os.waitpid(child, 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    first, second = done.stdout.split()
+    assert first != second

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import secrets
 from collections.abc import Container, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ import asyncpg
 
 from tidelog.backoff import Backoff
 from tidelog.consumer import Change, Commit, consume
+from tidelog.logs.request import new_trace_id
 from tidelog.model.reaction import STREAM_TOPIC, StreamTrigger
 from tidelog.model.step import Step
 from tidelog.store.consumers import register
@@ -90,7 +90,7 @@ class ChangeFeed:
             for step, trigger in self._steps:
                 if trigger.takes(change.stream, change.group_id, change.id):
                     text = json.dumps(input_of(change, commit))
-                    rows.append((step.name, change.group_id, text, secrets.token_hex(16), step.queue.delay_seconds))
+                    rows.append((step.name, change.group_id, text, new_trace_id(), step.queue.delay_seconds))
             if len(rows) >= JOBS_AT_ONCE:
                 await _insert(connection, rows)
                 rows = []

@@ -6,13 +6,13 @@ waits; one that runs is not run beside.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable
 from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 from cronsim import CronSim
 
+from tidelog.logs.request import new_trace_id
 from tidelog.model.reaction import CRON_TOPIC, CronTrigger
 from tidelog.model.step import Step
 from tidelog.store import jobs
@@ -46,7 +46,7 @@ class Schedule:
             now = now.astimezone(self._zone)
             tick = last_tick(self._expressions[step], now)
             if tick is not None and tick > last_at:
-                await connection.execute(jobs.PUT_TICK, step, tick, CRON_TOPIC, secrets.token_hex(16))
+                await connection.execute(jobs.PUT_TICK, step, tick, CRON_TOPIC, new_trace_id())
             waits.append((next_tick(self._expressions[step], now) - now).total_seconds())
         return min(waits)
 

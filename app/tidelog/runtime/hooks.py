@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tidelog.logs.request import new_trace_id
 from tidelog.runtime.context import StepContext
 from tidelog.runtime.runner import Runtime
 from tidelog.store.share import Share
@@ -39,7 +39,7 @@ class HookContexts:
         runtime = self._runtime
         context = StepContext(
             Hook(name),
-            secrets.token_hex(16),
+            new_trace_id(),
             runtime.items,
             runtime.state,
             work,

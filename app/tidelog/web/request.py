@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from pydantic_core import from_json
 
 from tidelog.errors import BodyInvalidError, BodyTooLargeError, ClientGoneError, QueryInvalidError
 from tidelog.json_text import is_within
+from tidelog.logs.request import new_trace_id
 
 FIELDS_MAX = 1000  # of a query string or form: parsing is linear, but a dict entry costs 100 times its byte
 
@@ -104,7 +104,7 @@ def trace_id_of(headers: Mapping[str, str]) -> str:
     parent = headers.get("traceparent")
     if parent is not None and (match := _TRACEPARENT.fullmatch(parent)):
         return match.group(1)
-    return secrets.token_hex(16)
+    return new_trace_id()
 
 
 def _parse_body(body: bytes, content_type: str) -> tuple[str, Any]:
