@@ -120,7 +120,7 @@ def test_processes_that_are_forked_have_trace_ids_of_their_own() -> None:
     """As a server's that loads the application before it forks its workers."""
     script = (
         "import os; from tidelog.logs.request import new_trace_id; child = os.fork(); "
-        "print(new_trace_id(), flush=True); child and os.waitpid(child, 0)"
+        "child and os.waitpid(child, 0); print(new_trace_id(), flush=True)"  # one after the other
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     first, second = done.stdout.split()
