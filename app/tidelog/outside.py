@@ -25,36 +25,32 @@ from tidelog.store.transaction import StepTransaction
 DECLARED = "select name, schema::text from streams.stream order by name"
 
 
-class StreamsInTransaction(Streams):
-    """Streams by name, whose operations are one commit."""
+class OutsideStreams(Streams):
+    """Streams by name, and what else a program that is no step can do."""
 
     def revoke(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> Any:
-        """Have the rules asked again with the commit; see OpenStreams."""
+        """Have the rules asked again, in every server process, for the subscriptions that match; the denied ones end.
+
+        To be awaited. What isn't said matches all. What the rules go by is changed before, or in the same transaction.
+        Raises StreamUnknownError and KeyInvalidError.
+        """
         return self._run(recheck(self._lend, subject, stream, group))
 
 
-class OpenStreams(Streams):
+class OpenStreams(OutsideStreams):
     """Streams by name. Every operation commits by itself, and they may run at once; see `transaction`."""
 
     def __init__(self, items: Mapping[str, Items], share: Share, calls: AwaitedCalls) -> None:
         super().__init__(items, lambda writes: StepAutocommit(share).lend(writes), calls)
         self._share = share
 
-    def revoke(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> Any:
-        """Have the rules asked again, in every server process, for the subscriptions that match; the denied ones end.
-
-        To be awaited. What isn't said matches all. What the rules go by is changed before, or in a `transaction()`,
-        which has it, too. Raises StreamUnknownError and KeyInvalidError.
-        """
-        return self._run(recheck(self._lend, subject, stream, group))
-
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[StreamsInTransaction]:
+    async def transaction(self) -> AsyncIterator[OutsideStreams]:
         """Streams whose operations are one commit: subscribers see all of it, or nothing if an exception leaves it."""
         work = StepTransaction(self._share)
         try:
             with awaited_calls() as calls:
-                yield StreamsInTransaction(self._items, work.lend, calls)
+                yield OutsideStreams(self._items, work.lend, calls)
             await work.commit()
         except BaseException:
             await work.rollback()

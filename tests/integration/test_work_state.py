@@ -38,6 +38,13 @@ class Changes:
 
         return Step.of_reaction({"type": "state", "name": "Watch", **config}, handler)
 
+    def check_chain(self) -> None:
+        """Of one key: each begins with what the one before ended with."""
+        before = None
+        for _group, _key, old, new in self.all:
+            assert old == before
+            before = new
+
 
 @pytest.mark.parametrize("transaction", [True, False])
 async def test_each_change_of_the_state_is_told_as_it_was_and_as_it_is(kit: StepKit, transaction: bool) -> None:
@@ -110,13 +117,10 @@ async def test_changes_at_the_same_time_are_a_chain(kit: StepKit, transaction: b
         answers = await asyncio.gather(*(client.post("/run", json=number) for number in range(at_once)))
         assert {answer.status_code for answer in answers} == {200}
         await work.until_done()
-    before = None
-    for _group, _key, old, new in changes.all:
-        assert old == before
-        before = new
+    changes.check_chain()
     assert len(changes.all) == at_once
     if operation == "update":
-        assert before == {"n": at_once}
+        assert changes.all[-1][-1] == {"n": at_once}
 
 
 async def test_a_state_step_may_be_for_one_group_or_one_key(kit: StepKit) -> None:
@@ -185,10 +189,7 @@ async def test_a_set_gets_through_whoever_else_writes(kit: StepKit) -> None:
         answers = await asyncio.gather(*(client.post("/run", json=number) for number in range(20)))
         assert {answer.status_code for answer in answers} == {200}
         await work.until_done()
-    before = None
-    for _group, _key, old, new in changes.all:
-        assert old == before
-        before = new
+    changes.check_chain()
 
 
 async def test_what_is_set_is_what_it_was_when_it_was_called(kit: StepKit) -> None:

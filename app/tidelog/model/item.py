@@ -5,9 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-KEY_LENGTH_MAX_BYTES = (
-    1024  # of an id, a group's or an item's: two fit in a btree entry (2704 bytes) beside its overhead
-)
+KEY_LENGTH_MAX_BYTES = 1024  # of a group's id, or an item's: both fit in a btree entry (2704 bytes)
 
 
 class Item(dict[str, Any]):

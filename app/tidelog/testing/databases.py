@@ -98,7 +98,7 @@ class Databases:
         try:
             await self._drop_abandoned(alive)
             self._prefix = PREFIX
-            if await alive.fetchval("show fsync") == "off":  # a third less of a processor than by the WAL
+            if await alive.fetchval("show fsync") == "off":  # then it is the cheaper one
                 self._strategy = " strategy file_copy"
             yield
         finally:

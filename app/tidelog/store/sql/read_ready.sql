@@ -8,7 +8,7 @@
 -- most (but one row at least); $9 and $10 the xids that they may have (xid_range.sql).
 --
 -- Two ways to the rows. Where the commits' transactions are near each other, as they mostly are, all that the group has
--- between the lowest and the highest is read at once, in its index, and joined: half of what it costs to look each up. Where
+-- between the lowest and the highest is read at once, in its index, and joined: two thirds of what it costs to look each up. Where
 -- they aren't (one was open for long), or the group has more there than a page, each commit's rows are looked up in
 -- order, up to a page of them: so a commit of a million changes costs no more than that. The rows of one commit are in no order.
 -- Locks: none.
