@@ -19,7 +19,7 @@ from tests import forks
 from tests.harness import Databases, database_url_of, server_environment
 from tidelog.postgres.cluster import CONNECTIONS_MAX
 from tidelog.postgres.embedded import EmbeddedPostgres
-from tidelog.postgres.os_user import BIN
+from tidelog.postgres.os_user import BIN, programs_for
 
 PROGRAM_TIMEOUT_SECONDS = 100
 REPLICA_PORT = 5433
@@ -47,10 +47,12 @@ def cluster() -> Iterator[Databases]:
 async def run(program: str, *arguments: str, account: os.stat_result | None = None, folder: str = "/") -> None:
     """Run one of Postgres's programs, if we are root as the account that owns something; raises with what it said."""
     user, group = (account.st_uid, account.st_gid) if account and os.geteuid() == 0 else (None, None)
+    # Where that account may not pass to ours, as in a clone in a folder of root's own, it has others.
+    programs = BIN if user is None or group is None else programs_for(user, group)
     with tempfile.TemporaryFile("w+") as output:  # no pipe: a server that pg_ctl starts would keep it open
         done = await asyncio.to_thread(
             subprocess.run,
-            [BIN / program, *arguments],
+            [programs / program, *arguments],
             stdout=output,
             stderr=subprocess.STDOUT,
             timeout=PROGRAM_TIMEOUT_SECONDS,

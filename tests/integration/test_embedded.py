@@ -44,7 +44,7 @@ from tidelog.postgres import os_user
 from tidelog.postgres.embedded import EmbeddedPostgres
 if os.geteuid() == 0:
     nobody = pwd.getpwnam("nobody")
-    os_user.BIN = os_user._programs_for(nobody.pw_uid, nobody.pw_gid)  # the checkout may be where only root can go
+    os_user.BIN = os_user.programs_for(nobody.pw_uid, nobody.pw_gid)  # the checkout may be where only root can go
     os.setgroups([])
     os.setgid(nobody.pw_gid)
     os.setuid(nobody.pw_uid)

@@ -104,7 +104,8 @@ async def test_no_folder_above_the_data_is_opened(home: Path, roots: Path) -> No
     again = EmbeddedPostgres(data_dir)
     assert await remembered(again.start()) == ["tide"]
     again.stop()
-    assert found(roots) == [data.parent]
+    # Beside the server's programs, where its user can't reach ours.
+    assert [folder for folder in found(roots) if not folder.name.startswith("programs-")] == [data.parent]
 
 
 async def test_a_copied_project_shares_the_server_and_its_locks(home: Path, roots: Path) -> None:

@@ -72,7 +72,7 @@ def os_user_for(data: Path) -> OsUser:
             f"Postgres runs as {name}, who may not pass through {closed[-1]} to the data in {data}: let that user "
             f"through (setfacl or chmod), or move {data.parent} to where everybody may pass, and set TIDELOG_DATA_DIR"
         )
-    return OsUser(account.uid, account.gid, _programs_for(account.uid, account.gid))
+    return OsUser(account.uid, account.gid, programs_for(account.uid, account.gid))
 
 
 def owner_of(data: Path) -> int:
@@ -155,7 +155,7 @@ def _owners_entry(uid: int, data: Path) -> pwd.struct_passwd:
         ) from error
 
 
-def _programs_for(uid: int, gid: int) -> Path:
+def programs_for(uid: int, gid: int) -> Path:
     """The wheel's programs, or a copy, where the wheel is not for everybody to reach or to read."""
     postgres = BIN / "postgres"
     if not closed_folders(postgres, uid, gid) and postgres.stat().st_mode & stat.S_IXOTH:
