@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import random
@@ -57,6 +58,12 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
         report.outcome = "failed"
         report.longrepr = f"skipped, where TIDELOG_TEST_NO_SKIP is set: {report.longrepr}"
     return report
+
+
+def pytest_collection_finish() -> None:
+    """Some thousand tests and all that they import stay to the end: to look through them again and again is a sixth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ it has an environment, arguments and output of its own, and is stopped and kille
 from __future__ import annotations
 
 import atexit
+import gc
 import multiprocessing
 import os
 import runpy
@@ -107,6 +108,7 @@ def run(
 
 
 def _run(module: str, arguments: list[str], environment: dict[str, str], *files: Path) -> None:
+    gc.freeze()  # what was imported before: looking through it takes a tenth of what the start of a server does
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(ROOT)
