@@ -18,14 +18,18 @@ if TYPE_CHECKING:
 
 
 async def work_beside(
-    connect: Connector, name: str, work: Callable[[asyncpg.Connection[Any]], Awaitable[None]], round_seconds: float
+    connect: Connector,
+    name: str,
+    work: Callable[[asyncpg.Connection[Any]], Awaitable[None]],
+    round_seconds: float,
+    **settings: str,
 ) -> None:
-    """Do it every `round_seconds` until cancelled, through every loss of the connection."""
+    """Do it every `round_seconds` until cancelled, through every loss of the connection, which has these `settings`."""
     logger = logging.getLogger(f"tidelog.{name}")
     backoff = Backoff()
     while True:
         try:
-            connection = await connect(**FEED_SETTINGS, application_name=f"tidelog {name}")
+            connection = await connect(**FEED_SETTINGS | settings, application_name=f"tidelog {name}")
             try:
                 while True:
                     await work(connection)

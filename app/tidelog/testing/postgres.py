@@ -3,8 +3,8 @@
 The processes of one run (pytest-xdist's workers) share the embedded one. What a killed run has left, server and data,
 the next run removes.
 
-The folder is in memory where there is enough of it: a database is some three hundred files, and to make one in memory takes a
-tenth of the processor time that it takes on a disk, even without waiting for the disk.
+The folder is in memory where there is enough of it: a database is some three hundred files, and to make one in memory
+takes a tenth of the processor time that it takes on a disk, even without waiting for the disk.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from tests.benchmarks.rows import (
     interest,
     latency,
     processes,
+    retention,
     step,
     write,
 )
@@ -30,4 +31,5 @@ ROWS = (
     *bulk.ROWS,
     *access.ROWS,
     *growth.ROWS,
+    *retention.ROWS,
 )
