@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, NoReturn
 
 import uvicorn
@@ -109,7 +110,7 @@ def uvicorn_options(settings: Settings) -> dict[str, Any]:
 
 
 class WelcomingServer(uvicorn.Server):
-    """Says `words` once it answers."""
+    """Says `words` once it answers. A second Ctrl-C ends it at once."""
 
     def __init__(self, config: uvicorn.Config, words: str) -> None:
         super().__init__(config)
@@ -119,6 +120,13 @@ class WelcomingServer(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             print(self._words, flush=True)  # noqa: T201 - this is a command's output
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT and not self.force_exit:
+            logger.warning("asked to stop for the second time: what is under way is cancelled")
+            # uvicorn would show where each request was, and Litestar's end, as errors with tracebacks.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        super().handle_exit(sig, frame)
 
 
 class WelcomingSupervisor(Multiprocess):

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from pathlib import Path
 
 import asyncpg
+import httpx
 import psutil
 import pytest
 
 from tests.acceptance.test_workers import workers
 from tests.conftest import StartServer
 from tests.faults.wire import CLOSE, Wire, frame, text
-from tests.harness import Server, eventually, free_port, uvicorn_command
+from tests.harness import Server, StepsFolder, eventually, free_port, uvicorn_command
 
 SERVICE_RESTART = 1012  # RFC 6455's registry
 SUBSCRIBE = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "g"}
@@ -98,6 +100,47 @@ async def test_a_server_that_is_stopped_says_nothing(
     # Of two workers the one that stops later may have begun to number for the other.
     said = [line for line in said if "numbering commits" not in line or worker_count == 1]
     assert (server.process.returncode, said) == (status, [])
+
+
+HANGING_STEP = """
+import asyncio
+
+config = {"type": "api", "name": "Hang", "method": "POST", "path": "/hang", "emits": []}
+
+
+async def handler(req, context):
+    context.logger.info("hanging")
+    await asyncio.sleep(3600)
+"""
+
+
+async def test_a_second_ctrl_c_ends_it_at_once_and_shows_nobody_where_it_was(
+    start_server: StartServer, steps: StepsFolder
+) -> None:
+    """While it waits for a step; what the step has done is rolled back."""
+    steps.write("hang_step.py", HANGING_STEP)
+    server = await start_server(steps.path, command=SERVE)
+    async with server.http() as http:
+        asked = asyncio.create_task(http.post("/hang"))
+        await eventually(lambda: "hanging" in server.log())
+        signal_all(server, signal.SIGINT)
+        await eventually(lambda: is_closed(server))
+        assert server.process.poll() is None
+        signal_all(server, signal.SIGINT)
+        await eventually(lambda: server.process.poll() is not None)
+        await asyncio.gather(asked, return_exceptions=True)  # it may have been told that it failed
+    assert server.process.returncode == 128 + signal.SIGINT
+    assert "Traceback" not in server.log()
+    assert '"level": "error"' not in server.log()
+
+
+async def is_closed(server: Server) -> bool:
+    try:
+        async with server.http() as http:
+            await http.get("/health/live")
+    except httpx.TransportError:
+        return True
+    return False
 
 
 async def test_ctrl_c_while_workers_begin(database_url: str) -> None:
