@@ -117,7 +117,7 @@ async def handler(req, context):
 async def test_a_second_ctrl_c_ends_it_at_once_and_shows_nobody_where_it_was(
     start_server: StartServer, steps: StepsFolder
 ) -> None:
-    """While it waits for a step; what the step has done is rolled back."""
+    """While it waits for a step that takes an hour."""
     steps.write("hang_step.py", HANGING_STEP)
     server = await start_server(steps.path, command=SERVE)
     async with server.http() as http:

@@ -9,6 +9,8 @@ import pytest
 
 from tidelog.testing import postgres
 
+pytestmark = pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="it is in memory on Linux only")
+
 
 @pytest.fixture
 def memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -26,7 +26,7 @@ EVENT_AGE = timedelta(seconds=60)  # a reader further behind than this misses ep
 ROUND_SECONDS = 10.0
 # What one statement removes: a millisecond or two of work, as writers have one core less meanwhile. (With ten times as
 # much, in as long a time, their p99 on two cores was 5 ms instead of 2.) A commit goes whole, whatever its size.
-EVENTS_AT_ONCE = 2000
+EVENTS_AT_ONCE = 500
 COMMITS_AT_ONCE = 100
 PAUSE_MIN_SECONDS = 0.005
 # Of a stream that has changed in few of them, more commits are looked through in one statement, up to this work.

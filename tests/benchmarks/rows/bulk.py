@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from functools import partial
 import asyncpg
 
 from tests.benchmarks.crowd import Crowd, crowd
+from tests.benchmarks.delays import of_delays
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.row import Figures, Measure, Row, Side, within
 from tests.benchmarks.serving import serving
@@ -60,14 +60,7 @@ async def _measure(ground: Ground, url: str, people: Crowd, rows: int) -> Figure
         arrival = await people.arrival()
         assert set(arrival.numbers) == set(numbers)
         delays += [(came - acknowledged[n]) / 1e6 for n, came in zip(arrival.numbers, arrival.times_ns, strict=True)]
-    percentiles = statistics.quantiles(delays, n=100)
-    return {
-        "p50_ms": percentiles[49],
-        "p99_ms": percentiles[98],
-        "max_ms": max(delays),
-        "commits": len(delays),
-        "bulk_seconds": await bulk,
-    }
+    return of_delays(delays) | {"commits": len(delays), "bulk_seconds": await bulk}
 
 
 async def _commit(url: str, rows: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -13,6 +12,7 @@ import asyncpg
 
 from tests.benchmarks.cpu import pid_cpu_seconds
 from tests.benchmarks.crowd import crowd
+from tests.benchmarks.delays import of_delays
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.programs import program
 from tests.benchmarks.row import Figures, Measure, Row, Side, at_most, within
@@ -114,9 +114,8 @@ async def _measure(
     came_numbers, came_ns = await arrivals(commits)
     assert set(came_numbers) == set(numbers)
     delays = [(came - acknowledged[n]) / 1e6 for n, came in zip(came_numbers, came_ns, strict=True)]
-    percentiles = statistics.quantiles(delays, n=100)
     seconds = (max(acknowledged.values()) - min(acknowledged.values())) / 1e9
-    return {"p50_ms": percentiles[49], "p99_ms": percentiles[98], "commits_per_second": commits / seconds}
+    return of_delays(delays) | {"commits_per_second": commits / seconds}
 
 
 SOCKETS_SIDE = Side("tidelog, latency", to_sockets)

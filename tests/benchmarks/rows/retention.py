@@ -7,7 +7,6 @@ them past retention when the server starts. It removes their commits, and then d
 from __future__ import annotations
 
 import asyncio
-import statistics
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -15,6 +14,7 @@ from functools import partial
 
 import asyncpg
 
+from tests.benchmarks.delays import of_delays
 from tests.benchmarks.ground import Ground
 from tests.benchmarks.pgbench import Load, run_pgbench
 from tests.benchmarks.row import Figures, Measure, Row, Side, at_most
@@ -28,8 +28,8 @@ from tidelog.store.connecting import connector
 CHANGES = 1_000_000
 CHANGES_OF_A_COMMIT = 5
 CLIENTS = 8
-WRITES_PER_SECOND = 500  # a quarter of what both cores can do
-SECONDS = 25  # twice as long as the removal takes
+WRITES_PER_SECOND = 500
+SECONDS = 25  # the removal took 11 to 24
 REMOVED_TIMEOUT_SECONDS = 180
 FIRST_XID = 1000
 
@@ -67,14 +67,7 @@ async def writing(ground: Ground, **settings: str) -> AsyncIterator[Measure]:
                 removal = asyncio.create_task(_until_dropped(url, above, is_awaited=bool(settings)))
                 delays = await _write(ground, url, load)
                 removed_in = await removal
-        percentiles = statistics.quantiles(delays, n=100)
-        return {
-            "p50_ms": percentiles[49],
-            "p99_ms": percentiles[98],
-            "max_ms": max(delays),
-            "writes": len(delays),
-            "removed_in_s": removed_in,
-        }
+        return of_delays(delays) | {"writes": len(delays), "removed_in_s": removed_in}
 
     yield measure
 
