@@ -8,16 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import asyncpg
 
-from tests.harness import ROOT, server_environment
+from tests import forks
+from tests.harness import server_environment
 from tidelog.consumer import Commit, Handler, consume
 from tidelog.numbering.sequencer import SequencerThread
 from tidelog.store.engine import Database
@@ -166,14 +167,12 @@ async def consuming(url: str, name: str, handler: Handler = store_effects, **opt
             await task
 
 
-def start_process(url: str, name: str, *, batch_max: int = 1, timeout_seconds: float = 60) -> subprocess.Popen[bytes]:
-    """A consumer in a process of its own."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.consumer_fixtures", url, name, str(batch_max), str(timeout_seconds)],
-        cwd=ROOT,
-        env=server_environment(url, None),
-        stdin=subprocess.DEVNULL,
-    )
+def start_process(
+    url: str, name: str, out: Path, *, batch_max: int = 1, timeout_seconds: float = 60
+) -> forks.ForkedProgram:
+    """A consumer in a process of its own, which writes to the file `out`."""
+    arguments = [url, name, str(batch_max), str(timeout_seconds)]
+    return forks.ForkedProgram("tests.consumer_fixtures", arguments, server_environment(url, None), out)
 
 
 if __name__ == "__main__":

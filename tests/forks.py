@@ -27,10 +27,13 @@ _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
     [
         "tests.forks",
+        "tests.harness",
         "alembic.config",
         "sqlalchemy.dialects.postgresql.asyncpg",
+        "tidelog.consumer",
         "tidelog.plugin",
         "tidelog.runtime.discovery",
+        "tidelog.serve",
         "tidelog.store.stream_tables",
         "tidelog.web.http_protocol",
         "tidelog.web.protocol",

@@ -130,7 +130,11 @@ def uvicorn_command(
 
 
 class Server:
-    """A real server on a free port; where a `command` is given, by an interpreter that begins with nothing imported."""
+    """A real server on a free port, by Python with the arguments `command`.
+
+    Its process is forked from one that has imported what a server needs. It has an interpreter of its own where it
+    `is_fresh`, where it begins worker processes, and where the command is no module.
+    """
 
     def __init__(
         self,
@@ -139,7 +143,10 @@ class Server:
         settings: dict[str, str],
         port: int,
         command: Sequence[str] | None = None,
+        *,
+        is_fresh: bool = False,
     ) -> None:
+        command = command or uvicorn_command(port)
         self.database_url = database_url
         self.steps_dir = steps_dir
         self.port = port
@@ -151,9 +158,8 @@ class Server:
             weakref.finalize(self, self._log.unlink, missing_ok=True)
             environment = server_environment(database_url, steps_dir, TIDELOG_PORT=str(port), **settings)
             self.process: forks.ForkedProgram | subprocess.Popen[bytes]
-            if command is None:
-                _, module, *arguments = uvicorn_command(port)
-                self.process = forks.ForkedProgram(module, arguments, environment, self._log)
+            if command[0] == "-m" and "TIDELOG_WORKERS" not in environment and not is_fresh:
+                self.process = forks.ForkedProgram(command[1], command[2:], environment, self._log)
             else:
                 self.process = subprocess.Popen(
                     [sys.executable, *command],

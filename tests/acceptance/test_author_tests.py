@@ -20,6 +20,8 @@ import pytest
 from tests.harness import PROGRAM_TIMEOUT_SECONDS, are_gone, eventually
 from tidelog.testing.databases import PREFIX
 
+pytestmark = pytest.mark.slow
+
 STREAM = """
 from pydantic import BaseModel
 

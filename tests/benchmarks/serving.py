@@ -32,7 +32,7 @@ async def run_server(
     How that is, is in one place for tests and benchmarks: `tests.harness.uvicorn_command`.
     """
     port = free_port()
-    server = Server(database_url, steps_dir, settings, port, uvicorn_command(port, app=app))
+    server = Server(database_url, steps_dir, settings, port, uvicorn_command(port, app=app), is_fresh=True)
     try:
         await server.wait_until_ready()
         yield server

@@ -25,6 +25,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_quick_run_of_one_row_writes_json(tmp_path: Path) -> None:
     """One row, one round: the JSON tells the row, its rounds on both sides and the machine."""
     file = tmp_path / "bench.json"

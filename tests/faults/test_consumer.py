@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
-import subprocess
 from collections.abc import AsyncIterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.consumer_fixtures import ConsumerKit, numbering, open_consumer_kit, start_process
+from tests.forks import ForkedProgram
 
 KILLS = 8
 PROCESSES = 2
@@ -23,26 +25,29 @@ async def kit(database_url: str) -> AsyncIterator[ConsumerKit]:
             yield kit
 
 
-def kill(process: subprocess.Popen[bytes]) -> None:
+def kill(process: ForkedProgram) -> None:
     """kill -9"""
     process.kill()
     process.wait()
 
 
-async def at_work(kit: ConsumerKit, processes: list[subprocess.Popen[bytes]]) -> int:
+async def at_work(kit: ConsumerKit, processes: list[ForkedProgram]) -> int:
     """Which of the processes had the latest effect: killed, it must be followed by another."""
     pid = await kit.connection.fetchval("select pid from effects order by ordinal desc limit 1")
     return [process.pid for process in processes].index(pid)
 
 
 @pytest.mark.parametrize("batch_max", [1, 5])
-async def test_effects_happen_once_whoever_is_killed_whenever(kit: ConsumerKit, seed: int, batch_max: int) -> None:
+async def test_effects_happen_once_whoever_is_killed_whenever(
+    kit: ConsumerKit, seed: int, batch_max: int, tmp_path: Path
+) -> None:
     """Two processes of one consumer, one of them killed with -9 again and again, at random moments of their work.
 
     Every change has its effect once, in the order of the feed.
     """
     rng = random.Random(seed)  # noqa: S311 - no secret
-    processes = [start_process(kit.url, "mailer", batch_max=batch_max) for _ in range(PROCESSES)]
+    start = partial(start_process, kit.url, "mailer", tmp_path / "consumers.log", batch_max=batch_max)
+    processes = [start() for _ in range(PROCESSES)]
     try:
         written = 0
         for round in range(KILLS):
@@ -53,7 +58,7 @@ async def test_effects_happen_once_whoever_is_killed_whenever(kit: ConsumerKit, 
             await kit.until_effects(rng.randint(max(1, written - 40), written))
             victim = rng.randrange(PROCESSES) if round else await at_work(kit, processes)
             kill(processes.pop(victim))
-            processes.append(start_process(kit.url, "mailer", batch_max=batch_max))
+            processes.append(start())
         await kit.until_effects(written)
         assert await kit.effects() == await kit.log()
         assert await kit.connection.fetchval("select count(distinct pid) > 1 from effects")
@@ -62,9 +67,9 @@ async def test_effects_happen_once_whoever_is_killed_whenever(kit: ConsumerKit, 
             kill(process)
 
 
-async def test_a_frozen_process_is_followed_and_does_no_harm_when_it_thaws(kit: ConsumerKit) -> None:
+async def test_a_frozen_process_is_followed_and_does_no_harm_when_it_thaws(kit: ConsumerKit, tmp_path: Path) -> None:
     """SIGSTOP inside its transaction: the server ends that when its time is over, and another process goes on."""
-    frozen = start_process(kit.url, "mailer", timeout_seconds=3)
+    frozen = start_process(kit.url, "mailer", tmp_path / "consumers.log", timeout_seconds=3)
     follower = None
     try:
         await kit.until_registered("mailer")
@@ -79,7 +84,7 @@ async def test_a_frozen_process_is_followed_and_does_no_harm_when_it_thaws(kit: 
                 if await kit.is_working("mailer"):
                     break
                 frozen.send_signal(signal.SIGCONT)
-        follower = start_process(kit.url, "mailer", timeout_seconds=3)
+        follower = start_process(kit.url, "mailer", tmp_path / "consumers.log", timeout_seconds=3)
         head = await kit.head()
         await kit.until_position("mailer", head)
         frozen.send_signal(signal.SIGCONT)

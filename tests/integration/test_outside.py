@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
@@ -227,3 +228,4 @@ async def test_an_operation_while_the_database_is_away_says_where_it_was_looked_
             assert await streams.job.get("all", "1") == {"id": "1", "title": "before"}
     finally:
         await asyncio.to_thread(embedded.stop)
+        await asyncio.to_thread(shutil.rmtree, embedded.home)  # as root it may be elsewhere

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -72,6 +73,7 @@ class Taker(SlicedIntake):
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(intake, "monotonic", clock.monotonic)
+    monkeypatch.setattr(intake, "_turns", WeakKeyDictionary())  # a test before may have spent what its loop had
     return clock
 
 

@@ -72,18 +72,12 @@ def folder_of_run() -> Path:
     for folder in (parent / name for parent in parents):
         if folder.is_dir():
             return folder
-    folder = next(parent for parent in parents if parent != IN_MEMORY or _has_memory()) / name
+    folder = next(parent for parent in parents if parent != IN_MEMORY or has_memory()) / name
     folder.mkdir(mode=0o700)
     return folder
 
 
-def _parents() -> list[Path]:
-    """Where the folders of runs may be, the best place first. A temporary folder that is asked for is the only one."""
-    temporary = Path(tempfile.gettempdir())
-    return [temporary] if os.environ.get("TMPDIR") else [IN_MEMORY, temporary]
-
-
-def _has_memory() -> bool:
+def has_memory() -> bool:
     """Whether a file system in memory is there, and has the room. (In containers it is often one of 64 MB.)"""
     try:
         with Path("/proc/meminfo").open() as file:
@@ -93,6 +87,12 @@ def _has_memory() -> bool:
     except (OSError, StopIteration):
         return False
     return is_writable and min(kilobytes * 1024, there.f_bavail * there.f_frsize) >= MEMORY_BYTES
+
+
+def _parents() -> list[Path]:
+    """Where the folders of runs may be, the best place first. A temporary folder that is asked for is the only one."""
+    temporary = Path(tempfile.gettempdir())
+    return [temporary] if os.environ.get("TMPDIR") else [IN_MEMORY, temporary]
 
 
 def _prefix() -> str:
