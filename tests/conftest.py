@@ -22,6 +22,8 @@ from tests.harness import Databases, Server, StepsFolder, free_port, migrate, uv
 from tidelog.testing.databases import name_of
 from tidelog.testing.postgres import IN_MEMORY, has_memory, postgres_server
 
+gc.disable()  # until all is collected (see below)
+
 # Also what tests write: on a disk it took a twentieth of a run's processor time to make these files.
 if not os.environ.get("TMPDIR") and has_memory():
     os.environ["TMPDIR"] = tempfile.tempdir = str(IN_MEMORY)
@@ -66,10 +68,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays to the end: looking through it again and again was an eighth of the processor time.
+    """What was imported and collected stays to the end, and there is no hurry with a test's own few objects.
 
-    Afterwards what is left to be collected are a test's few objects, which need be looked through less often than by default.
+    To look for garbage in all of it, and as often as by default, was an eighth of a run's processor time.
     """
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000)

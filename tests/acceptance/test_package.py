@@ -274,6 +274,7 @@ def write_tests(project: Path) -> None:
     (project / "test_jobs.py").write_text(TEST)
 
 
+@pytest.mark.slow
 async def test_authors_test_their_steps(unpacked: Path, project: Path, postgres_url: str) -> None:
     """By the fixtures that are in the wheel."""
     write_tests(project)

@@ -392,6 +392,7 @@ async def test_an_application_with_the_plugin_is_migrated_and_served(databases: 
         await databases.drop(url)
 
 
+@pytest.mark.slow
 def test_a_newcomer_tests_a_step(postgres_url: str, tmp_path: Path) -> None:
     """The files of the page, beside the README's stream and step."""
     for name, text in blocks("python"):
@@ -403,6 +404,7 @@ def test_a_newcomer_tests_a_step(postgres_url: str, tmp_path: Path) -> None:
     assert "2 passed" in run_pytest(tmp_path, postgres_url)
 
 
+@pytest.mark.slow
 def test_an_author_tests_their_own_application(postgres_url: str, tmp_path: Path) -> None:
     """The shop of the plugin's page, by the testing page's second conftest."""
     for name, text in [*blocks("toml", TESTING), *blocks("python", TESTING), *blocks("python", WEB)]:
