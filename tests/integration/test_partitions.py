@@ -172,6 +172,25 @@ async def test_old_partitions_are_dropped_whole(log: Log, connection: asyncpg.Co
     await check_whole(connection)
 
 
+async def test_changes_are_left_to_the_partitions_that_go_soon(log: Log, connection: asyncpg.Connection[Any]) -> None:
+    """Those whose last commit is nearly old enough, however long it took to fill them; never the one in use."""
+    await fill(log, connection)
+    before = [each.low for each in await read_partitions(connection)]
+    assert len(before) > 2
+    hour = timedelta(hours=1)
+    first_of_the_second = await log.observer.fetchval(
+        "select min(number) from streams.commit where xid >= $1::text::xid8", str(before[1])
+    )
+    for age, since in ((80, 1), (70, first_of_the_second)):
+        await log.writer.execute(
+            "update streams.commit set at = clock_timestamp() - $1::interval where number >= $2", age * hour, since
+        )
+    await log.writer.execute("update streams.commit set at = at - interval '1 year' where number = 1")
+    partitions = await read_partitions(connection)
+    assert [each.low for each in partitions if each.goes_soon(100 * hour)] == before[:1]
+    assert [each.low for each in partitions if each.goes_soon(hour)] == before[:-1]
+
+
 async def test_a_partition_with_an_unfinished_transaction_stays(
     log: Log, connection: asyncpg.Connection[Any], database_url: str
 ) -> None:

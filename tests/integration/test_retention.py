@@ -11,9 +11,12 @@ import pytest
 from pydantic import ValidationError
 
 from tests.integration.sequencer_fixtures import WAIT_SECONDS, Log, connected, sequencing
+from tidelog.numbering import housekeeper
 from tidelog.settings import Settings
+from tidelog.store.engine import Database
 from tidelog.store.log import Numbering
-from tidelog.store.retention import read_floor, remove_commits
+from tidelog.store.partitions import make_room
+from tidelog.store.retention import Retention, read_floor, remove_commits
 
 NO_AGE = timedelta(0)
 HOUR = timedelta(hours=1)
@@ -137,6 +140,35 @@ async def test_without_a_retention_all_is_kept(
                     pass  # each look is a round trip to the server
             assert await log.write_numbered("new") == 4
     assert await read_floor(connection) == 0
+
+
+async def test_a_long_removal_keeps_nothing_else_waiting_and_hurries_the_longer_it_takes(
+    log: Log, connection: asyncpg.Connection[Any], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In rounds, each of them one step here: room is made in each, and each pauses half as long, down to the least."""
+    await number_commits(log, connection, 12)
+    rooms, pauses = [], []
+
+    async def make_room_noted(*arguments: Any) -> int | None:
+        rooms.append(await make_room(*arguments))
+        return rooms[-1]
+
+    async def pause_noted(began: float, pause: float) -> None:
+        pauses.append(pause)
+
+    for name, value in {
+        "ROUND_SECONDS": 0,
+        "HURRY_SECONDS": 0,
+        "COMMITS_AT_ONCE": 2,
+        "PAUSE_MIN_SECONDS": 0.004,
+    }.items():
+        monkeypatch.setattr(housekeeper, name, value)
+    monkeypatch.setattr(housekeeper, "make_room", make_room_noted)
+    monkeypatch.setattr(housekeeper, "_pause_since", pause_noted)
+    await housekeeper.Housekeeper(Database.connector(database_url), Retention(NO_AGE))._tidy(connection)
+    assert await read_floor(connection) == 11  # all but the newest
+    assert len(rooms) == 6
+    assert pauses[1::2] == [0.025, 0.0125, 0.00625, 0.004, 0.004, 0.004]  # the others are of events
 
 
 def test_a_retention_that_keeps_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

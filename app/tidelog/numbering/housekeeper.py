@@ -15,7 +15,7 @@ import asyncpg
 
 from tidelog.numbering.beside import work_beside
 from tidelog.store.deadline import deadline
-from tidelog.store.partitions import FILLED_IN_SHARE_OF_RETENTION, drop_partitions, make_room, read_partitions
+from tidelog.store.partitions import drop_partitions, make_room, read_partitions
 from tidelog.store.retention import Retention, forget_events, read_floor, remove_commits
 from tidelog.store.stream_retention import Step, begin_walk, remove_changes
 
@@ -29,6 +29,9 @@ ROUND_SECONDS = 10.0
 EVENTS_AT_ONCE = 500
 COMMITS_AT_ONCE = 100
 PAUSE_MIN_SECONDS = 0.005
+# Between two steps of retention: 4,000 commits a second.
+PAUSE_SECONDS = 0.025
+HURRY_SECONDS = 60.0  # whoever is behind for so long pauses half as long: others write faster than that
 # Of a stream that has changed in few of them, more commits are looked through in one statement, up to this work.
 WALKED_AT_ONCE_MAX = 160 * COMMITS_AT_ONCE
 WALK_SECONDS = 0.01
@@ -47,11 +50,16 @@ class Housekeeper:
         await work_beside(self._connect, "housekeeper", self._tidy, ROUND_SECONDS, synchronous_commit="off")
 
     async def _tidy(self, connection: asyncpg.Connection[Any]) -> None:
-        await self._make_room(connection)
-        await self._forget_events(connection)
-        if self._retention.older_than is not None:
-            await self._remove_commits(connection, self._retention.older_than)
-        await self._remove_of_streams(connection)
+        """All that is to be done. What is past retention goes for a round's time in turn, as the rest mustn't wait."""
+        pause, hurry_at = PAUSE_SECONDS, time.monotonic() + HURRY_SECONDS
+        is_behind = True
+        while is_behind:
+            await self._make_room(connection)
+            await self._forget_events(connection)
+            is_behind = await self._remove_commits(connection, pause)
+            await self._remove_of_streams(connection)
+            if time.monotonic() >= hurry_at:
+                pause, hurry_at = max(pause / 2, PAUSE_MIN_SECONDS), time.monotonic() + HURRY_SECONDS
 
     async def _forget_events(self, connection: asyncpg.Connection[Any]) -> None:
         forgotten = EVENTS_AT_ONCE
@@ -59,20 +67,22 @@ class Housekeeper:
             began = time.monotonic()
             with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
                 forgotten = await forget_events(connection, older_than=EVENT_AGE, rows_max=EVENTS_AT_ONCE)
-            await _pause_since(began)
+            await _pause_since(began, PAUSE_MIN_SECONDS)
 
     async def _make_room(self, connection: asyncpg.Connection[Any]) -> None:
         with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
             await make_room(connection, self._retention.older_than)
 
-    async def _remove_commits(self, connection: asyncpg.Connection[Any], older_than: timedelta) -> None:
+    async def _remove_commits(self, connection: asyncpg.Connection[Any], pause: float) -> bool:
+        """Remove those past retention, and the partitions that are empty then; returns whether more are left."""
+        if (older_than := self._retention.older_than) is None:
+            return False
+        until = time.monotonic() + ROUND_SECONDS
         with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
             floor = await read_floor(connection)
-            # Where it takes long to fill a partition, its old changes are removed one by one: they would stay too long.
-            soon = older_than * FILLED_IN_SHARE_OF_RETENTION
-            fast = [each for each in await read_partitions(connection) if each.filled_in <= soon]
-        commits = COMMITS_AT_ONCE
-        while commits == COMMITS_AT_ONCE:
+            left = [each for each in await read_partitions(connection) if each.goes_soon(older_than)]
+        is_behind = True
+        while is_behind:
             began = time.monotonic()
             with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
                 removed = await remove_commits(
@@ -80,13 +90,16 @@ class Housekeeper:
                     floor,
                     older_than=older_than,
                     commits_max=COMMITS_AT_ONCE,
-                    left_to=fast,
+                    left_to=left,
                     consumers_away_max=self._retention.consumers_away_max,
                 )
-            commits, floor = removed.commits, removed.floor
-            await _pause_since(began)
+            is_behind, floor = removed.commits == COMMITS_AT_ONCE, removed.floor
+            await _pause_since(began, pause)
+            if time.monotonic() >= until:
+                break
         with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
             await drop_partitions(connection)
+        return is_behind
 
     async def _remove_of_streams(self, connection: asyncpg.Connection[Any]) -> None:
         """A step of each stream in turn, for a round's time at most: a long walk keeps nothing else waiting."""
@@ -103,7 +116,7 @@ class Housekeeper:
                 if not step.more:
                     walks.remove(walk)
                 walk.note(time.monotonic() - began)
-                await _pause_since(began)
+                await _pause_since(began, PAUSE_MIN_SECONDS)
 
     async def _walk_on(self, connection: asyncpg.Connection[Any], walk: _Walk) -> Step:
         kept = self._retention.streams[walk.stream]
@@ -138,6 +151,6 @@ class _Walk:
             self.commits = max(self.commits // 2, 1)
 
 
-async def _pause_since(began: float) -> None:
-    """As long as the work took: at most half of the time goes into it."""
-    await asyncio.sleep(max(PAUSE_MIN_SECONDS, time.monotonic() - began))
+async def _pause_since(began: float, pause: float) -> None:
+    """At least as long as the work took: at most half of the time goes into it."""
+    await asyncio.sleep(max(pause, time.monotonic() - began))

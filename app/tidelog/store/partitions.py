@@ -33,7 +33,11 @@ class Partition(NamedTuple):
 
     low: int
     high: int
-    filled_in: timedelta
+    full_for: timedelta | None  # the age of its last commit; None while it is in use
+
+    def goes_soon(self, retention: timedelta) -> bool:
+        """Whether it is dropped soon, and its old changes are left to that. Where they'd stay long they go one by one."""
+        return self.full_for is not None and self.full_for >= retention * (1 - FILLED_IN_SHARE_OF_RETENTION)
 
 
 async def read_partitions(connection: Connection) -> list[Partition]:
