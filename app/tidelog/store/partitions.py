@@ -36,7 +36,7 @@ class Partition(NamedTuple):
     full_for: timedelta | None  # the age of its last commit; None while it is in use
 
     def goes_soon(self, retention: timedelta) -> bool:
-        """Whether it is dropped soon: its old changes are left to that. Where they would stay long, they go one by one."""
+        """Whether it is dropped soon: its old changes are left to that. Where they would stay long, they go by rows."""
         return self.full_for is not None and self.full_for >= retention * (1 - FILLED_IN_SHARE_OF_RETENTION)
 
 
