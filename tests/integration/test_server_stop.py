@@ -19,10 +19,10 @@ from tests.harness import Server, StepsFolder, eventually, free_port, uvicorn_co
 
 SERVICE_RESTART = 1012  # RFC 6455's registry
 SUBSCRIBE = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "g"}
-# As from a terminal, also where the tests are run in the background.
+# As from a terminal, also where the tests are run in the background, or by nohup.
 SERVE = [
     "-c",
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "import os, signal, sys; [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]; "
     "os.execv(sys.executable, [sys.executable, '-m', 'tidelog.cli', 'serve'])",
 ]
 PIECE = 100_000
