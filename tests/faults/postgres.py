@@ -72,7 +72,7 @@ class OwnPostgres:
 
 @asynccontextmanager
 async def own_postgres() -> AsyncIterator[OwnPostgres]:
-    """A running one, with prepared transactions allowed; removed afterwards."""
+    """A running one, with prepared transactions allowed; removed afterwards. On a disk, whose flushes take time."""
     folder = Path(tempfile.mkdtemp(prefix="tidelog-faults-", dir="/var/tmp"))
     postgres = OwnPostgres(folder)
     await asyncio.to_thread(postgres.start)

@@ -22,7 +22,8 @@ SUBSCRIBE = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "
 # As from a terminal, also where the tests are run in the background, or by nohup.
 SERVE = [
     "-c",
-    "import os, signal, sys; [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)]; "
+    "import os, signal, sys; "
+    "signal.signal(signal.SIGINT, signal.SIG_DFL); signal.signal(signal.SIGHUP, signal.SIG_DFL); "
     "os.execv(sys.executable, [sys.executable, '-m', 'tidelog.cli', 'serve'])",
 ]
 PIECE = 100_000

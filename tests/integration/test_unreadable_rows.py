@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from tests.harness import eventually
-from tests.integration.sequencer_fixtures import connected, sequencing
+from tests.integration.sequencer_fixtures import WAIT_SECONDS, connected, sequencing
 from tests.integration.test_rejoin import TOPIC, Feed, Person, check, write
 from tidelog.feed.fast_path import FastPath
 from tidelog.feed.subscription import SyncSubscription
@@ -23,7 +23,6 @@ from tidelog.store.engine import Database
 from tidelog.store.epoch import until_begun
 from tidelog.web.dialects.motia import MotiaDialect
 
-BEGUN_TIMEOUT_SECONDS = 60
 STREAM = "chatMessage"
 BAD = Topic(STREAM, "bad")
 # Bytes of which no text can be made: what a damaged page holds.
@@ -38,7 +37,7 @@ async def sql(database_url: str, request: pytest.FixtureRequest) -> AsyncIterato
     """A superuser's connection, to a database in which `bad()` is such a value."""
     async with connected(database_url) as sql:
         with sequencing(database_url):
-            await until_begun(sql, BEGUN_TIMEOUT_SECONDS)  # what a reader waits for
+            await until_begun(sql, WAIT_SECONDS)  # what a reader waits for
         await sql.execute("create cast (bytea as jsonb) without function")
         await sql.execute(
             f"create function bad() returns jsonb language sql as $$ select '{KINDS[request.param]}'::bytea::jsonb $$"
