@@ -41,26 +41,33 @@ settings.register_profile("same", settings.get_profile("random"), derandomize=Tr
 settings.load_profile("same")  # unless pytest has --hypothesis-profile=random
 
 SERVER_LOG = pytest.StashKey[Path]()  # of the tests' own Postgres
-CRASH = re.compile(r"was terminated by|Failed process was running|PANIC|server process .* exited with")
+# What it writes of sessions that end early, and of processes that crash (it then ends all others) or can't be had.
+ENDED = re.compile(
+    r"FATAL|PANIC|was terminated by|Failed process was running|exited with|[Cc]ould not (fork|accept|send)"
+)
+ENDED_SHOWN = 20  # lines, the last ones
 
 LOG_SHOWN = 10_000  # characters, at the end
 SEED = 1  # of tests that aren't slow
 
 PROCESSES_PER_CPU = 3  # much of a test is waiting, for servers and disks
 PROCESSES_MAX = 8
+# On a server that is given: a process of tests takes up to 25 of the 100 connections that a Postgres has by default.
+PROCESSES_ON_SERVER_MAX = 4
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """As many processes as `scripts/test` has; each with a Postgres of its own, unless one is given."""
-    return min(PROCESSES_MAX, PROCESSES_PER_CPU * (os.cpu_count() or 1))
+    """How many processes `scripts/test` has. They share a Postgres: the embedded one, or one that is given."""
+    allowed = PROCESSES_ON_SERVER_MAX if os.environ.get("TIDELOG_DATABASE_URL") else PROCESSES_MAX
+    return min(allowed, PROCESSES_PER_CPU * (os.cpu_count() or 1))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     """In CI nothing may be left out silently: a skip is a failure there."""
     report = yield
-    if report.failed and (told := crashes(item.config)):
-        report.sections.append(("Postgres crashed during this run", told))
+    if report.failed and (told := ended_sessions(item.config)):
+        report.sections.append(("what the tests' Postgres wrote last of sessions that ended early", told))
     if report.skipped and os.environ.get("TIDELOG_TEST_NO_SKIP") and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"skipped, where TIDELOG_TEST_NO_SKIP is set: {report.longrepr}"
@@ -100,13 +107,13 @@ def postgres_url(pytestconfig: pytest.Config) -> Iterator[str]:
         yield url
 
 
-def crashes(config: pytest.Config) -> str:
-    """What the tests' own Postgres wrote of processes of its that were killed or crashed: it then ends all others."""
+def ended_sessions(config: pytest.Config) -> str:
+    """The lines of the embedded server's log, if it is that. Some tests end sessions: of others than the failed one."""
     try:
         lines = config.stash[SERVER_LOG].read_text(errors="replace").splitlines()
     except (KeyError, OSError):
         return ""
-    return "\n".join(line for line in lines if CRASH.search(line))
+    return "\n".join([line for line in lines if ENDED.search(line)][-ENDED_SHOWN:])
 
 
 @pytest.fixture(scope="session")

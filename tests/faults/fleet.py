@@ -21,8 +21,11 @@ from tests.proxy import Proxy, target_of, through
 
 STEPS = Path(__file__).parent / "steps"
 SEQUENCER_LOCK = (1953064044, 1)
-# A traceback ends with a line that is not indented and names the error. Of a chain, the last one counts.
-TRACEBACK = re.compile(r"^Traceback .*\n(?:[ +|].*\n|\n)*+(.*)(?:\n(?!\n(?:The above|During))|\Z)", re.MULTILINE)
+# A traceback ends with a line that is not indented and names the error; those of Postgres's have more lines. Of a
+# chain, the last one counts.
+TRACEBACK = re.compile(
+    r"^Traceback .*\n(?:[ +|].*\n|\n)*+(.*)(?!(?:\n(?!Traceback ).+)*\n\n(?:The above|During))(?:\n|\Z)", re.MULTILINE
+)
 EXPECTED_IN_LOGS = (
     # A step's COMMIT was on its way when the connection broke: the client is told to look.
     "CommitUnknownError",

@@ -239,9 +239,14 @@ def test_tracebacks_are_found_with_their_error() -> None:
     assert [found[1] for found in TRACEBACK.finditer(log)] == ["KeyError: 'a'"]
 
 
-def test_of_a_chain_of_errors_the_last_one_counts() -> None:
-    """What was made of an error matters, not what it came from."""
-    first = "Traceback (most recent call last):\n  File 'a', line 1\nOSError: gone\n"
+@pytest.mark.parametrize("said", ["OSError: gone", "SerializationError: lost\nDETAIL:  to another\nHINT:  Again."])
+def test_of_a_chain_of_errors_the_last_one_counts(said: str) -> None:
+    """What was made of an error matters, not what it came from, however many lines that said."""
+    first = f"Traceback (most recent call last):\n  File 'a', line 1\n{said}\n"
     last = "Traceback (most recent call last):\n  File 'b', line 2\nCommitUnknownError: look\n"
     log = f"{first}\nThe above exception was the direct cause of the following exception:\n\n{last}more\n"
     assert [found[1] for found in TRACEBACK.finditer(log)] == ["CommitUnknownError: look"]
+    assert [found[1] for found in TRACEBACK.finditer(first + log)] == [
+        said.splitlines()[0],
+        "CommitUnknownError: look",
+    ]

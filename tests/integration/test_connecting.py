@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from typing import Any
 from urllib.parse import quote
@@ -11,8 +12,9 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from tests.integration.restore_fixtures import cluster, replica_of
-from tests.proxy import target_of
-from tidelog.store.connecting import connector
+from tests.proxy import Proxy, target_of, through
+from tidelog.errors import DatabaseUnreachableError
+from tidelog.store.connecting import connector, first_connected
 from tidelog.store.driver import OUR_OPTIONS, _keep_alive, connection_class
 from tidelog.store.log import FEED_SETTINGS
 
@@ -53,6 +55,22 @@ async def test_of_several_hosts_the_primary_is_served() -> None:
             connection = await connector(url)()
             assert await connection.fetchval("select pg_is_in_recovery()") is False
             await connection.close()
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+async def test_a_database_that_is_lost_at_the_start_is_told_in_a_line(database_url: str, is_told: bool) -> None:
+    """Whether Postgres still says why, or the network is gone. Other errors are what they are."""
+    async with Proxy(target_of(database_url)) as proxy:
+        url = through(database_url, proxy)
+        with pytest.raises(DatabaseUnreachableError, match=r"^lost the database of TIDELOG_DATABASE_URL: [^\n]+$"):
+            async with first_connected(url) as connection:
+                if not is_told:
+                    asyncio.get_running_loop().call_soon(proxy.cut)
+                await connection.execute("select pg_terminate_backend(pg_backend_pid()), pg_sleep(60)")
+        with pytest.raises(asyncpg.DivisionByZeroError):
+            async with first_connected(url) as connection:
+                await connection.execute("select 1 / 0")
+        assert connection.is_closed()
 
 
 async def test_options_of_the_url_reach_the_session_but_not_past_the_feeds_own(database_url: str) -> None:
