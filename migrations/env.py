@@ -22,7 +22,7 @@ from tidelog.model.stream import Stream
 from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
-from tidelog.store.connecting import connector, first_connection
+from tidelog.store.connecting import connector, first_connected
 from tidelog.store.failure import is_passing
 from tidelog.store.indexes import indexes_sql, indexes_to_make, make_indexes, note_indexes, notes_sql
 from tidelog.store.log import LIFT_TRANSACTION_TIMEOUT
@@ -142,12 +142,9 @@ def run_offline(streams: Sequence[Stream]) -> None:
 
 async def migrate(url: str, streams: Sequence[Stream]) -> None:
     """Raises StreamTableError, with all that could be done committed, if a stream is for somebody to mend."""
-    first = await first_connection(url, **MIGRATION_SETTINGS)
-    try:
+    async with first_connected(url, **MIGRATION_SETTINGS) as first:
         await check_server(first)
         await check_not_newer(first)
-    finally:
-        await first.close()
     connect = partial(connector(url), **MIGRATION_SETTINGS)
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=pool.NullPool)
     try:

@@ -15,7 +15,7 @@ from tidelog.runtime.awaited import AwaitedCalls, awaited_calls
 from tidelog.runtime.context import Streams
 from tidelog.settings import Settings
 from tidelog.store.autocommit import StepAutocommit
-from tidelog.store.connecting import first_connection
+from tidelog.store.connecting import first_connected
 from tidelog.store.engine import Database
 from tidelog.store.items import Items, recheck
 from tidelog.store.share import Share
@@ -98,15 +98,13 @@ async def open(
 
 async def _declared(url: str, given_by: str) -> Sequence[Any]:
     """Name and schema of each stream."""
-    connection = await first_connection(url, given_by=given_by)
-    try:
-        return await connection.fetch(DECLARED)
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
-        raise StreamsNotMigratedError(f"this database has no Tidelog tables yet: {MIGRATE}") from error
-    except asyncpg.InsufficientPrivilegeError as error:
-        raise GrantMissingError(
-            f"the role may not read which streams there are ({error}): `grant usage on schema streams to ...; grant "
-            "select on streams.stream to ...;`"
-        ) from error
-    finally:
-        await connection.close()
+    async with first_connected(url, given_by=given_by) as connection:
+        try:
+            return await connection.fetch(DECLARED)
+        except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError) as error:
+            raise StreamsNotMigratedError(f"this database has no Tidelog tables yet: {MIGRATE}") from error
+        except asyncpg.InsufficientPrivilegeError as error:
+            raise GrantMissingError(
+                f"the role may not read which streams there are ({error}): `grant usage on schema streams to ...; "
+                "grant select on streams.stream to ...;`"
+            ) from error

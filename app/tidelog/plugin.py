@@ -57,7 +57,7 @@ from tidelog.settings import Settings
 from tidelog.store.archive import Archive
 from tidelog.store.autocommit import StepAutocommit
 from tidelog.store.capacity import warn_if_short
-from tidelog.store.connecting import first_connection
+from tidelog.store.connecting import first_connected
 from tidelog.store.engine import Database
 from tidelog.store.items import recheck
 from tidelog.store.reads import Reads
@@ -416,16 +416,12 @@ class Tidelog:
     async def _check_database(self, url: str) -> None:
         """Raise what keeps this database from being served by this role."""
         streams = tuple(self.streams.values())
-        connection = await first_connection(url)
-        try:
+        async with first_connected(url) as connection:
             await check_server(connection)
             await check_revision(connection)
             await check_grants(connection, streams)
-            async with self.database.engine.connect() as lent:
-                await check_stream_tables(lent, streams)
+            await check_stream_tables(connection, streams)
             await warn_of_undeclared(connection, streams)
-        finally:
-            await connection.close()
 
     async def _start_work(self) -> None:
         self.workers.start()

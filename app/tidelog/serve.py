@@ -28,7 +28,7 @@ from tidelog.model.stream import Stream
 from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.settings import Settings
-from tidelog.store.connecting import first_connection
+from tidelog.store.connecting import first_connected
 from tidelog.store.requirements import check_server, is_to_be_migrated
 from tidelog.store.revisions import alembic_config
 from tidelog.web.cross_origin import PageRules
@@ -190,12 +190,9 @@ def _unheard(number: signal.Signals) -> Iterator[None]:
 
 async def _is_to_be_migrated(url: str, streams: Sequence[Stream]) -> bool:
     """Raises what keeps the database from being served, or migrated, by this role."""
-    connection = await first_connection(url)
-    try:
+    async with first_connected(url) as connection:
         await check_server(connection)
         return await is_to_be_migrated(connection, streams)
-    finally:
-        await connection.close()
 
 
 def _migrate(discovered: Discovered, url: str, accept: Collection[str]) -> None:

@@ -18,6 +18,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 import psutil
 
@@ -154,6 +155,7 @@ class Cluster:
             # A statement locks each partition of the log that it may have to look at.
             "max_locks_per_transaction": "256",
             "cluster_name": "tidelog",
+            "log_line_prefix": "%m [%p] %q%d %a: ",
         }
         if not self._is_durable:
             options |= {"fsync": "off", "full_page_writes": "off"}
@@ -163,7 +165,7 @@ class Cluster:
                 account,
                 self._folder,
                 *("pg_ctl", "start", "-D", ".", "-l", self._log.name, "-w", "-t", str(START_TIMEOUT_SECONDS)),
-                *("-o", " ".join(f"-c {name}={value}" for name, value in options.items())),
+                *("-o", " ".join(f"-c {quote(f'{name}={value}')}" for name, value in options.items())),
             )
         except EmbeddedPostgresError as error:
             raise EmbeddedPostgresError(self._trouble("did not start")) from error

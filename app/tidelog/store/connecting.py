@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import asyncpg
@@ -13,6 +14,7 @@ from asyncpg.exceptions import TargetServerAttributeNotMatched
 from tidelog.errors import DatabaseUnreachableError
 from tidelog.logs.redaction import Redaction
 from tidelog.store.driver import KEEPALIVE_SETTINGS, connection_class
+from tidelog.store.failure import is_lost
 from tidelog.store.url import DatabaseUrl
 
 # What another of several hosts may not have. As in libpq, a refused password is everywhere the same.
@@ -81,8 +83,29 @@ async def first_connection(
     except _ANY as error:
         notes = getattr(error, "__notes__", [])
         cause = "; ".join(notes) or f"{' and '.join(target.places)}: {_why(error, target.host_timeout_seconds)}"
-        cause = " ".join(Redaction.of_database(url).text(cause).split())
-        raise DatabaseUnreachableError(f"can't connect to the database of {given_by}: {cause}") from error
+        raise DatabaseUnreachableError(
+            f"can't connect to the database of {given_by}: {_in_a_line(cause, url)}"
+        ) from error
+
+
+@asynccontextmanager
+async def first_connected(
+    url: str, *, given_by: str = "TIDELOG_DATABASE_URL", **server_settings: str
+) -> AsyncIterator[asyncpg.Connection[Any]]:
+    """The same, closed at the end. That it is lost before is told likewise."""
+    connection = await first_connection(url, given_by=given_by, **server_settings)
+    try:
+        yield connection
+    except _ANY as error:
+        if not (is_lost(error) or connection.is_closed()):
+            raise
+        raise DatabaseUnreachableError(f"lost the database of {given_by}: {_in_a_line(str(error), url)}") from error
+    finally:
+        await connection.close()
+
+
+def _in_a_line(cause: str, url: str) -> str:
+    return " ".join(Redaction.of_database(url).text(cause).split())
 
 
 def told(error: BaseException) -> str:

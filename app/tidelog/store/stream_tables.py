@@ -6,17 +6,19 @@ import json
 import logging
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from tidelog.errors import StreamsNotMigratedError, StreamTableError
 from tidelog.model.stream import Stream
 from tidelog.store import schema_check
 from tidelog.store.queries import load
 from tidelog.store.schema_check import Found, look_at_items
+
+if TYPE_CHECKING:
+    import asyncpg
 
 EXAMINE_STREAMS = load("examine_streams")
 DECLARE = "select streams.declare_stream($1, $2, $3::text::jsonb)"
@@ -136,15 +138,12 @@ def expiry_of(streams: Iterable[Stream]) -> tuple[list[str], list[float | None]]
     return [stream.table for stream in given], [stream.ttl_seconds for stream in given]
 
 
-async def check_stream_tables(connection: AsyncConnection, streams: Iterable[Stream]) -> None:
+async def check_stream_tables(connection: asyncpg.Connection[Any], streams: Iterable[Stream]) -> None:
     """Raise StreamsNotMigratedError or StreamTableError if what one of `streams` needs is not there."""
     declared = list(streams)
-    result = await connection.exec_driver_sql(
-        EXAMINE_STREAMS, ([stream.name for stream in declared], [stream.table for stream in declared])
-    )
+    names, tables = [stream.name for stream in declared], [stream.table for stream in declared]
     missing, unfit = [], []
-    for row in result:
-        name, is_missing, severity, trouble, remedy = tuple(row)
+    for name, is_missing, severity, trouble, remedy in await connection.fetch(EXAMINE_STREAMS, names, tables):
         if severity == "warn":
             logger.warning("stream %s: %s; %s", name, trouble, remedy)
         elif is_missing and severity == "mend":
@@ -152,8 +151,8 @@ async def check_stream_tables(connection: AsyncConnection, streams: Iterable[Str
         else:
             unfit.append(f"stream {name}: {trouble}: {remedy or MIGRATE}")
     if not missing and not unfit:
-        result = await connection.exec_driver_sql(LACKS_EXPIRY, expiry_of(declared))
-        missing_parts = [f"{lacks}: {MIGRATE}" for _, lacks in map(tuple, result) if lacks]
+        rows = await connection.fetch(LACKS_EXPIRY, *expiry_of(declared))
+        missing_parts = [f"{lacks}: {MIGRATE}" for _, lacks in rows if lacks]
         if missing_parts:
             raise StreamsNotMigratedError("\n  ".join(missing_parts))
     if missing:
