@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from tests.integration.sequencer_fixtures import WAIT_SECONDS, Log, connected, sequencing
 from tidelog.numbering import housekeeper
 from tidelog.settings import Settings
+from tidelog.store.consumers import CONSUME
 from tidelog.store.engine import Database
 from tidelog.store.log import Numbering
 from tidelog.store.partitions import make_room
@@ -62,6 +64,33 @@ async def test_the_newest_commit_stays(log: Log, connection: asyncpg.Connection[
     assert await read_floor(connection) == 4
     await number_commits(log, connection, 1)
     assert [number for number, _ in await log.commits()] == [5, 6]
+
+
+async def test_a_consumer_does_not_walk_over_what_was_removed(
+    log: Log, connection: asyncpg.Connection[Any], database_url: str
+) -> None:
+    """Also where an old transaction keeps that from being vacuumed: it looks at as few pages as ever."""
+    await log.writer.execute(
+        "insert into streams.commit (number, xid, last_seq, at) "
+        "select n, n::text::xid8, n, now() from generate_series(1, 20000) n"
+    )
+    async with connected(database_url) as old:
+        await old.execute("begin isolation level repeatable read; select count(*) from streams.commit")
+        await log.writer.execute("delete from streams.commit where number <= 19990")
+        await connection.execute(f"prepare look (int8, text[], text[], int8, int8, xid8) as {CONSUME}")
+        for position, floor in ((0, 19990), (19989, 19990), (19990, 19990), (19995, 19995), (20000, 20000)):
+            values = f"({position}, null, null, 100, 10, '0')"
+            (plan,) = json.loads(
+                await connection.fetchval(f"explain (analyze, buffers, format json) execute look {values}")
+            )
+            assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 500, plan
+            assert (await connection.fetchrow(f"execute look {values}"))["floor"] == floor
+
+
+async def test_removed_commits_are_vacuumed_when_they_are_a_hundredth(connection: asyncpg.Connection[Any]) -> None:
+    """By Postgres itself: whoever plans a query of a history walks over those that are not."""
+    options = await connection.fetchval("select reloptions from pg_class where oid = 'streams.commit'::regclass")
+    assert "autovacuum_vacuum_scale_factor=0.01" in options
 
 
 async def test_what_a_consumer_has_still_to_read_stays(log: Log, connection: asyncpg.Connection[Any]) -> None:

@@ -11,6 +11,7 @@ from tidelog.errors import PositionForeignError, PositionTooOldError, StreamsNot
 from tidelog.store.encoding import check_encoding_of
 from tidelog.store.queries import load
 from tidelog.store.reading import Only, PageRequest, read_page
+from tidelog.store.retention import FLOOR
 from tidelog.store.stream_tables import MIGRATE
 from tidelog.store.stride import COMMITS_AT_ONCE
 from tidelog.store.xid_range import XID_END, XidRange, read_xid_range
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 
     Connection = asyncpg.Connection[Any]
 
-CONSUME = load("consume")
+CONSUME = load("consume").replace("{floor}", FLOOR)
+IS_THERE = "select exists (select from streams.commit where number = $1)"
 
 STATEMENT_TIMEOUT_SECONDS = 30.0  # a dead connection shows itself
 
@@ -41,7 +43,7 @@ class Batch(NamedTuple):
     commits: Sequence[tuple[int, datetime]]
     through: int
     head: int
-    floor: int  # the oldest position from which the wanted streams can be gone on with
+    floor: int  # the oldest position from which the wanted streams can be gone on with, or the one asked from
     epoch: UUID | None  # None: no server has numbered anything in this database yet
     lowest_xid: int  # of these commits, at least
 
@@ -75,10 +77,9 @@ async def read_changes(connection: Connection, number: int, wanted: Only, *, low
     while more:
         page = await read_page(connection, request, wanted, xids=xids, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
         changes = [row for row in page.rows if row["kind"] == "change"]
-        if not changes:  # though some were to come: removed, or only events come behind them
-            floor = await connection.fetchval("select min(number) - 1 from streams.commit")
-            if floor is None or number <= floor:
-                raise PositionTooOldError(f"commit {number} was removed from the log while it was read")
+        # None, though some were to come: removed, or only events come behind them.
+        if not changes and not await connection.fetchval(IS_THERE, number):
+            raise PositionTooOldError(f"commit {number} was removed from the log while it was read")
         for row in changes:
             yield row
         more = page.more

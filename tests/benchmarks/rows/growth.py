@@ -140,7 +140,10 @@ async def _drop(connection: asyncpg.Connection[asyncpg.Record], changes: int) ->
     await connection.execute("delete from streams.commit where number <= $1", changes // 10)
     began = time.perf_counter()
     await connection.fetchval("select streams.drop_partitions()")
-    return (time.perf_counter() - began) * 1000
+    took = time.perf_counter() - began
+    # As Postgres does within a minute (0013_vacuum/commit.sql): the next round is not to be of this moment.
+    await connection.execute("vacuum streams.commit")
+    return took * 1000
 
 
 MANY = Side("a log of 10,000,000", partial(grown, changes=CHANGES, partitions=PARTITIONS))

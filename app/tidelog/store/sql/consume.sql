@@ -2,8 +2,8 @@
 --
 -- $1 position; $2 streams, $3 groups (text[], null: all); $4 how many commits to look at; $6
 -- the lowest xid that they may have (xid_range.sql). Answers at least one row:
--- head, floor (the oldest position from which these streams can be gone on with) and epoch (null before any server ran)
--- are on every row; number and at are null if nothing matches.
+-- head, floor (the oldest position from which these streams can be gone on with; $1, if an older one could be) and epoch
+-- (null before any server ran) are on every row; number and at are null if nothing matches.
 --
 -- All is one statement, so one snapshot: what retention removes meanwhile is either still here, or the
 -- floor tells that it is gone; and no commit after the head is passed over. LIMIT keeps each lookup a lookup: the
@@ -16,7 +16,11 @@ present as materialized (
     select
         coalesce((select max(number) from streams.commit), 0) as head,
         greatest(
-            (select min(number) - 1 from streams.commit),
+            -- The log's floor takes twenty lookups (floor.sql): where it is below $1, one says so.
+            case
+                when exists (select from streams.commit here where here.number between $1 and $1 + 1) then $1
+                else ({floor})
+            end,
             (select max(f.number) from streams.stream_floor f where $2::text[] is null or f.stream = any ($2)),
             0
         ) as floor,

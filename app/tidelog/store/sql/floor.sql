@@ -4,7 +4,7 @@
 -- which an old transaction somewhere may prevent for hours (250 ms with a million, where halving takes 0.2). Numbers
 -- are dense and removed from the lowest, so the floor is found by halving, in about twenty lookups.
 --
--- Called for every subscriber that resumes. Locks: none.
+-- Called for every subscriber that resumes; consume.sql has it inside. Locks: none.
 with recursive
 search (removed, kept) as (
     select 0::bigint, coalesce((select number from streams.commit order by number desc limit 1), 1)
