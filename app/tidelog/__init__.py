@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tidelog.plugin import TidelogConfig, TidelogPlugin
     from tidelog.runtime.context import StepContext as Context
     from tidelog.runtime.context import Streams
+    from tidelog.runtime.outside_streams import OutsideStreams
 
 __all__ = [
     "Client",
@@ -39,6 +40,7 @@ __all__ = [
     "KeyInvalidError",
     "NoConnectionError",
     "OperationInvalidError",
+    "OutsideStreams",
     "Stream",
     "StreamUnknownError",
     "Streams",
@@ -52,6 +54,7 @@ __all__ = [
 _PLACES = {
     "Client": ("tidelog.client", "Client"),
     "Context": ("tidelog.runtime.context", "StepContext"),
+    "OutsideStreams": ("tidelog.runtime.outside_streams", "OutsideStreams"),
     "Stream": ("tidelog.model.stream", "Stream"),
     "Streams": ("tidelog.runtime.context", "Streams"),
     "TidelogConfig": ("tidelog.plugin", "TidelogConfig"),

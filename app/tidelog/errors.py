@@ -391,7 +391,7 @@ class ThreadsStuckError(TidelogError):
 
 
 class EmitInvalidError(TidelogError):
-    """What a step emits is no event: it has no topic, or its data is no JSON, or is over the size limit."""
+    """What is emitted is no event: it has no topic, or its data is no JSON, or is over the size limit."""
 
     code = "emit_invalid"
 
@@ -405,6 +405,18 @@ class TopicUndeclaredError(EmitInvalidError):
         super().__init__(
             f"step {step} emits {topic!r:.80}, which is not in its config's `emits`: "
             + (f"there are {', '.join(declared)}" if declared else "there are none")
+        )
+
+
+class TopicUnknownError(EmitInvalidError):
+    """A program that is no step emits an event to which no step subscribes that it knows."""
+
+    code = "topic_unknown"
+
+    def __init__(self, topic: object, known: Sequence[str]) -> None:
+        super().__init__(
+            f"no step subscribes to {topic!r:.80}: "
+            + (f"there are {', '.join(known)}" if known else "no event steps are known here, see steps_dir")
         )
 
 

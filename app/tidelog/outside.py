@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 
 from tidelog.errors import DatabaseUrlError, GrantMissingError, StreamsNotMigratedError
+from tidelog.model.step import Step
 from tidelog.model.stream import Stream
 from tidelog.runtime.awaited import AwaitedCalls, awaited_calls
-from tidelog.runtime.context import Streams
+from tidelog.runtime.discovery import discover
+from tidelog.runtime.emitting import Emitter
+from tidelog.runtime.outside_streams import OutsideStreams
 from tidelog.settings import Settings
 from tidelog.store.autocommit import StepAutocommit
 from tidelog.store.connecting import first_connected
 from tidelog.store.engine import Database
-from tidelog.store.items import Items, recheck
+from tidelog.store.items import Items
 from tidelog.store.share import Share
 from tidelog.store.stream_tables import MIGRATE
 from tidelog.store.transaction import StepTransaction
 
+logger = logging.getLogger("tidelog")
+
 DECLARED = "select name, schema::text from streams.stream order by name"
-
-
-class OutsideStreams(Streams):
-    """Streams by name, and what else a program that is no step can do."""
-
-    def revoke(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> Any:
-        """Have the rules asked again, in every server process, for the subscriptions that match; the denied ones end.
-
-        To be awaited. What isn't said matches all. What the rules go by is changed before, or in the same transaction.
-        Raises StreamUnknownError and KeyInvalidError.
-        """
-        return self._run(recheck(self._lend, subject, stream, group))
 
 
 class OpenStreams(OutsideStreams):
     """Streams by name. Every operation commits by itself, and they may run at once; see `transaction`."""
 
-    def __init__(self, items: Mapping[str, Items], share: Share, calls: AwaitedCalls) -> None:
-        super().__init__(items, lambda writes: StepAutocommit(share).lend(writes), calls)
+    def __init__(self, items: Mapping[str, Items], share: Share, calls: AwaitedCalls, emitter: Emitter) -> None:
+        super().__init__(items, lambda writes: StepAutocommit(share).lend(writes), calls, emitter)
         self._share = share
 
     @asynccontextmanager
@@ -50,7 +45,7 @@ class OpenStreams(OutsideStreams):
         work = StepTransaction(self._share)
         try:
             with awaited_calls() as calls:
-                yield OutsideStreams(self._items, work.lend, calls)
+                yield OutsideStreams(self._items, work.lend, calls, self._emitter)
             await work.commit()
         except BaseException:
             await work.rollback()
@@ -59,16 +54,22 @@ class OpenStreams(OutsideStreams):
 
 @asynccontextmanager
 async def open(
-    url: str | None = None, streams: Iterable[Stream] | None = None, *, connections_max: int = 4
+    url: str | None = None,
+    streams: Iterable[Stream] | None = None,
+    *,
+    steps_dir: Path | str | None = None,
+    connections_max: int = 4,
 ) -> AsyncIterator[OpenStreams]:
     """The streams of the database at `url`, or of TIDELOG_DATABASE_URL: those that are given, or all declared there.
 
     A schema that was declared as a pydantic class is known to the database as JSON Schema: for what its validators say
-    beyond that, give the stream. A call that isn't awaited is an error.
+    beyond that, give the stream. A call that isn't awaited is an error. `emit` is for the event steps of `steps_dir`,
+    whose files are imported; they run in a server, or in `tidelog work`.
 
-    Raises DatabaseUrlError, DatabaseUnreachableError, StreamsNotMigratedError and GrantMissingError. Later on an
-    operation raises DatabaseUnavailableError if the database is away (nothing was stored), and CommitUnknownError if
-    the connection broke in a COMMIT; connections are opened anew by themselves, so the same again may succeed.
+    Raises DatabaseUrlError, DatabaseUnreachableError, StreamsNotMigratedError and GrantMissingError; DeclarationError
+    if there is no such folder. Later on an operation raises DatabaseUnavailableError if the database is away (nothing
+    was stored), and CommitUnknownError if the connection broke in a COMMIT; connections are opened anew by themselves,
+    so the same again may succeed.
     """
     settings = Settings()
     given_by = "TIDELOG_DATABASE_URL" if url is None else "tidelog.open"
@@ -84,6 +85,7 @@ async def open(
         pool_idle_seconds=settings.pool_idle_seconds,
         item_size_max_bytes=settings.body_size_max_bytes,
     )
+    emitter = Emitter(() if steps_dir is None else _steps(Path(steps_dir)), settings.body_size_max_bytes)
     declared = await _declared(url, given_by)
     if streams is None:
         streams = [Stream(name, json.loads(schema)) for name, schema in declared]
@@ -91,9 +93,16 @@ async def open(
     try:
         items = {one.name: Items(one, size_max_bytes=settings.body_size_max_bytes) for one in streams}
         with awaited_calls() as calls:
-            yield OpenStreams(items, Share(database.pool, 1.0), calls)
+            yield OpenStreams(items, Share(database.pool, 1.0), calls, emitter)
     finally:
         await database.close()
+
+
+def _steps(folder: Path) -> Sequence[Step]:
+    found = discover(folder)
+    for broken in found.broken:
+        logger.error("left out %s: %s", broken.path, broken.cause)
+    return found.steps
 
 
 async def _declared(url: str, given_by: str) -> Sequence[Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from tidelog.errors import NotSupportedError, StreamUnknownError
 from tidelog.runtime.calls import Calls
-from tidelog.runtime.emitting import Emitter, Emitting, Topics
+from tidelog.runtime.emitting import Emitter, Emitting
 from tidelog.runtime.names import NO_STREAMS, no_attribute
 from tidelog.runtime.state_calls import StateCalls
 from tidelog.runtime.stream_calls import StreamCalls
@@ -112,8 +112,7 @@ class StepContext:
         *,
         is_plain: bool,
         auth: Any = None,
-        topics: Topics,
-        event_size_max_bytes: int,
+        emitter: Emitter,
     ) -> None:
         """A plain handler runs in a thread: there, calls on streams wait for their answer.
 
@@ -128,8 +127,7 @@ class StepContext:
         self.streams = Streams(items, work.lend, self._run)
         self.state = StateCalls(state, work.lend, self._run, trace_id)
         self._step = step
-        self._topics = topics
-        self._event_size_max_bytes = event_size_max_bytes
+        self._emitter = emitter
         self._work = work
         self._is_plain = is_plain
 
@@ -137,8 +135,7 @@ class StepContext:
         """Emit `event`, {"topic", "data", "messageGroupId"?}: every step that subscribes to the topic handles it, once
         this step has committed. Raises TopicUndeclaredError if the config's `emits` hasn't it.
         """
-        emitter = Emitter(self._step, self._topics, self._work.lend, self.trace_id, self._event_size_max_bytes)
-        return self._run(emitter.emit(event))
+        return self._run(self._emitter.emit(event, self._work.lend, self.trace_id, self._step))
 
     @property
     def db(self) -> LentSession:

@@ -1,11 +1,18 @@
-"""`context.emit`: an event becomes a job for each step that subscribes, in the emitting step's transaction."""
+"""Events: each becomes a job for each step that subscribes, in the transaction of who emits it, step or not."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from tidelog.errors import EmitInvalidError, ItemInvalidError, KeyInvalidError, TopicUndeclaredError, shown
+from tidelog.errors import (
+    EmitInvalidError,
+    ItemInvalidError,
+    KeyInvalidError,
+    TopicUndeclaredError,
+    TopicUnknownError,
+    shown,
+)
 from tidelog.model.reaction import EventTrigger, StateTrigger
 from tidelog.model.step import Step
 from tidelog.store.asking import Lend
@@ -51,26 +58,26 @@ class Emitting(Protocol):
 
 
 class Emitter:
-    """Emits for one run of a step."""
+    """Emits for all of a process."""
 
-    __slots__ = ("_lend", "_size_max_bytes", "_step", "_topics", "_trace_id")
+    __slots__ = ("_size_max_bytes", "_topics")
 
-    def __init__(self, step: Emitting, topics: Topics, lend: Lend, trace_id: str, size_max_bytes: int) -> None:
-        self._step = step
-        self._topics = topics
-        self._lend = lend
-        self._trace_id = trace_id
+    def __init__(self, steps: Iterable[Step], size_max_bytes: int) -> None:
+        """`steps` are those that events may be for."""
+        self._topics = topics_of(steps)
         self._size_max_bytes = size_max_bytes
 
-    async def emit(self, event: Any) -> None:
-        """Raises EmitInvalidError."""
+    async def emit(self, event: Any, lend: Lend, trace_id: str, step: Emitting | None = None) -> None:
+        """In the transaction that `lend` gives; `step` is who emits, if that is one. Raises EmitInvalidError."""
         if not isinstance(event, Mapping) or not event.keys() <= _KEYS or "topic" not in event:
             raise EmitInvalidError(
                 f'an event is {{"topic": ..., "data": ..., "messageGroupId"?: ...}}, not {shown(event)}'
             )
         topic = event["topic"]
-        if topic not in self._step.emits:
-            raise TopicUndeclaredError(self._step.name, topic, self._step.emits)
+        if step is not None and topic not in step.emits:
+            raise TopicUndeclaredError(step.name, topic, step.emits)
+        if step is None and (not isinstance(topic, str) or topic not in self._topics):
+            raise TopicUnknownError(topic, sorted(self._topics))
         try:
             text, _ = to_json(event.get("data"))
         except ItemInvalidError as error:
@@ -84,7 +91,7 @@ class Emitter:
         key = _key(event.get("messageGroupId"))
         subscribers = self._topics.get(topic, ())
         if subscribers:
-            await put_event(self._lend, topic, text, key, self._trace_id, subscribers)
+            await put_event(lend, topic, text, key, trace_id, subscribers)
 
 
 def _key(given: Any) -> str:

@@ -46,8 +46,7 @@ class HookContexts:
             loop,
             is_plain=is_plain,
             auth=auth,
-            topics=runtime.topics,
-            event_size_max_bytes=runtime.settings.body_size_max_bytes,
+            emitter=runtime.emitter,
         )
         try:
             yield context

@@ -13,7 +13,7 @@ from tidelog.errors import ClientGoneError, CommitUnknownError, StepTimedOutErro
 from tidelog.model.step import Step
 from tidelog.model.stream import Stream
 from tidelog.runtime.context import StepContext
-from tidelog.runtime.emitting import topics_of, watchers_of
+from tidelog.runtime.emitting import Emitter, watchers_of
 from tidelog.runtime.handler import Handler
 from tidelog.runtime.invocation import Invocation
 from tidelog.runtime.retry import with_retries
@@ -55,7 +55,7 @@ class Runtime:
         self.database = database
         self.settings = settings
         self.threads = threads
-        self.topics = topics_of(steps)
+        self.emitter = Emitter(steps, settings.body_size_max_bytes)
 
 
 class StepRunner:
@@ -66,8 +66,7 @@ class StepRunner:
         self.step = step
         self._handler = Handler(step, runtime.threads)
         self._items, self._state = runtime.items, runtime.state
-        self._topics = runtime.topics
-        self._event_size_max_bytes = settings.body_size_max_bytes
+        self._emitter = runtime.emitter
         self._share = Share(runtime.database.pool, settings.step_pool_share)
         self._where = f"step {step.name}"
         # Without a transaction the handler's work is done already: again would be twice.
@@ -99,8 +98,7 @@ class StepRunner:
             loop,
             is_plain=self._handler.is_plain,
             auth=invocation.auth,
-            topics=self._topics,
-            event_size_max_bytes=self._event_size_max_bytes,
+            emitter=self._emitter,
         )
         watch = HandlerWatch(invocation, self._limit_seconds, partial(self._give_up, context, work, invocation))
         try:

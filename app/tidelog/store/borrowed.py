@@ -49,7 +49,8 @@ class BorrowedWork:
                 "make its engine for postgresql+asyncpg://"
             )
         try:
-            return (await connection.exec_driver_sql(sql, parameters)).all()
+            result = await connection.exec_driver_sql(sql, parameters)
+            return result.all() if result.returns_rows else []
         except IntegrityError as error:
             cause = getattr(error.orig, "__cause__", None)
             if isinstance(cause, asyncpg.CheckViolationError):  # a refusal of the stream's, which Items words

@@ -11,7 +11,7 @@ from litestar.types import Scope
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from tidelog.runtime.awaited import awaited_calls
-from tidelog.runtime.context import Streams
+from tidelog.runtime.outside_streams import OutsideStreams
 from tidelog.runtime.runner import Runtime
 from tidelog.store.autocommit import StepAutocommit
 from tidelog.store.borrowed import BorrowedWork
@@ -27,17 +27,17 @@ def streams_dependency(runtime: Runtime, session_name: str) -> Provide:
     """
     share = Share(runtime.database.pool, runtime.settings.step_pool_share)
 
-    async def provide(scope: Scope, **given: AsyncSession | None) -> AsyncGenerator[Streams, None]:
+    async def provide(scope: Scope, **given: AsyncSession | None) -> AsyncGenerator[OutsideStreams, None]:
         session = given.get(session_name)
         if session is not None:
             with awaited_calls() as calls:
-                yield Streams(runtime.items, BorrowedWork(session).lend, calls)
+                yield OutsideStreams(runtime.items, BorrowedWork(session).lend, calls, runtime.emitter)
             return
         is_socket = scope["type"] == ScopeType.WEBSOCKET
         work: StepAutocommit | StepTransaction = StepAutocommit(share) if is_socket else StepTransaction(share)
         try:
             with awaited_calls() as calls:
-                yield Streams(runtime.items, work.lend, calls)
+                yield OutsideStreams(runtime.items, work.lend, calls, runtime.emitter)
             await work.commit()
         except BaseException:
             await work.rollback()
@@ -49,7 +49,7 @@ def streams_dependency(runtime: Runtime, session_name: str) -> Provide:
         inspect.Parameter("scope", inspect.Parameter.KEYWORD_ONLY, annotation=Scope),
         inspect.Parameter(session_name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=wanted),
     ]
-    returned = AsyncGenerator[Streams, None]
+    returned = AsyncGenerator[OutsideStreams, None]
     provide.__signature__ = inspect.Signature(parameters, return_annotation=returned)  # type: ignore[attr-defined]
     provide.__annotations__ = {"scope": Scope, session_name: wanted, "return": returned}
     return Provide(provide)
