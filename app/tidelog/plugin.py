@@ -65,7 +65,7 @@ from tidelog.store.requirements import check_grants, check_revision, check_serve
 from tidelog.store.retention import Retention
 from tidelog.store.share import Share
 from tidelog.store.stream_tables import check_stream_tables
-from tidelog.store.undeclared import warn_of_undeclared
+from tidelog.store.undeclared import warn_of_undeclared, warn_of_unknown_steps
 from tidelog.store.url import DatabaseUrl
 from tidelog.web.access import AccessLog
 from tidelog.web.addresses import Addresses
@@ -422,6 +422,8 @@ class Tidelog:
             await check_grants(connection, streams)
             await check_stream_tables(connection, streams)
             await warn_of_undeclared(connection, streams)
+            if self._reacting:
+                await warn_of_unknown_steps(connection, [step.name for step in self._reacting])
 
     async def _start_work(self) -> None:
         self.workers.start()

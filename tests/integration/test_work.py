@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, s
 from tests.integration.work_fixtures import WorkKit, emitting, event_step
 from tidelog.queue import workers
 from tidelog.store.jobs import Wanted, claim
+from tidelog.store.undeclared import STEPS_UNKNOWN, warn_of_unknown_steps
 
 
 @pytest.fixture
@@ -460,3 +462,22 @@ async def test_a_claim_looks_at_few_jobs_however_many_wait(kit: StepKit) -> None
         assert len(set(keys)) == 12
     finally:
         await connection.close()
+
+
+async def test_jobs_of_steps_that_no_file_has_are_told_of_at_the_start(
+    kit: StepKit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As of a step that was renamed; with what mends it. Their number costs nothing, nor do those of known steps."""
+    insert = "insert into streams.step_job (step, topic, key, input, trace_id) select $1, 't', $2, '{}', 'x'"
+    for name, key in (("Known", None), ("Known", "k"), ("Old's", None), ("Old's", "k"), ("Gone", "k")):
+        await kit.query(f"{insert} from generate_series(1, 2000)", name, key)
+    connection = await kit.database.connect()
+    await warn_of_unknown_steps(connection, ["Known", "Other"])
+    told = [record.getMessage() for record in caplog.records if "jobs wait" in record.getMessage()]
+    assert [line.split(",")[0] for line in told] == ["jobs wait for the step Gone", "jobs wait for the step Old's"]
+    assert "set step = 'NEW' where step = 'Old''s'" in told[1]
+    await connection.execute("vacuum analyze streams.step_job")
+    explain = f"explain (analyze, buffers, format json) {STEPS_UNKNOWN}"
+    (plan,) = json.loads(await connection.fetchval(explain, ["Known"]))
+    assert plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"] < 50, plan
+    await connection.close()

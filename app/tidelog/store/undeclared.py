@@ -1,12 +1,15 @@
-"""Streams of the database that no file declares any more, such as those that were renamed in their files alone."""
+"""What the database has and no file declares any more: streams, and steps that jobs wait for. They may be renamed."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import asyncpg
+
+from tidelog.store.queries import load
 
 if TYPE_CHECKING:
     from tidelog.model.stream import Stream
@@ -20,6 +23,8 @@ OTHERS = """
     where name <> all ($1::text[]) and to_regclass(format('streams.%I', table_name)) is not null
     order by name
 """
+
+STEPS_UNKNOWN = load("steps_unknown")
 
 logger = logging.getLogger("tidelog.streams")
 
@@ -44,4 +49,17 @@ async def warn_of_undeclared(connection: Connection, streams: Iterable[Stream]) 
                 name,
                 full_name,
                 full_name,
+            )
+
+
+async def warn_of_unknown_steps(connection: Connection, steps: Iterable[str]) -> None:
+    """Warn of jobs for steps that aren't among `steps`, the names of those that react; unless the role may not look."""
+    with suppress(asyncpg.InsufficientPrivilegeError):
+        for (name,) in await connection.fetch(STEPS_UNKNOWN, list(steps)):
+            logger.warning(
+                "jobs wait for the step %s, which no file here has: `tidelog jobs` shows them. If it was renamed, "
+                "`update streams.step_job set step = 'NEW' where step = '%s'`. If it is left out as broken, or another "
+                "application runs it, they wait for that",
+                name,
+                name.replace("'", "''"),
             )
