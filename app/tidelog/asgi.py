@@ -39,7 +39,7 @@ class WholePlugin(TidelogPlugin):
         tidelog = self.tidelog
         return [
             *step_controllers(self.endpoints, tidelog.runtime, hidden_route, tidelog.admission.callers, tidelog.at),
-            *tidelog.reads(),
+            *(tidelog.reads() if self.config.has_reads else ()),
             health_controller(tidelog.checks, tidelog.warnings),
         ]
 

@@ -113,6 +113,11 @@ class TidelogConfig:
         said = {"database_url": self.database_url} if self.database_url is not None else {}
         return self.settings.model_copy(update=said)
 
+    @property
+    def has_reads(self) -> bool:
+        """Neither this nor the settings leave them out."""
+        return self.reads and self.settings.reads
+
     def declared(self) -> Discovered:
         """Streams and steps, those of files and those that were given. Raises DeclarationError."""
         found = Discovered(streams={}, steps=()) if self.steps_dir is None else discover(Path(self.steps_dir))
@@ -166,7 +171,7 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
             tidelog.runtime, config.session_dependency
         )
         app_config.openapi_config = with_steps(
-            app_config.openapi_config, self.endpoints, f"{app_config.path}/{config.path}", has_reads=config.reads
+            app_config.openapi_config, self.endpoints, f"{app_config.path}/{config.path}", has_reads=config.has_reads
         )
         return app_config
 
@@ -185,7 +190,11 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
                     f"there is a WebSocket at {path} already: give Tidelog's another path, TidelogConfig(path=...)"
                 )
             read = normalize_path(f"{path}/streams")
-            if config.reads and isinstance(handler, HTTPRouteHandler) and read in map(normalize_path, handler.paths):
+            if (
+                config.has_reads
+                and isinstance(handler, HTTPRouteHandler)
+                and read in map(normalize_path, handler.paths)
+            ):
                 raise ImproperlyConfiguredException(
                     f"there is a route {read} already: give Tidelog another path, TidelogConfig(path=...), or leave "
                     "its reads out, TidelogConfig(reads=False)"
@@ -197,7 +206,7 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         handlers: list[Any] = [socket_route(config.path, tidelog.gate(), PageRules(tidelog.settings).guard_socket)]
         callers = tidelog.admission.callers
         handlers += step_controllers(self.endpoints, tidelog.runtime, routes_below(config.path), callers, tidelog.at)
-        if config.reads:
+        if config.has_reads:
             handlers += tidelog.reads(config.path)
         if config.health:
             handlers.append(health_controller(tidelog.checks, tidelog.warnings, config.path))

@@ -51,6 +51,9 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path(".tidelog"), description="where the embedded Postgres keeps its data")
     steps_dir: Path = Field(Path("app/steps"), description="where *_stream.py and *_step.py are found, recursively")
+    reads: bool = Field(
+        True, description="whether streams are read over HTTP, at `/streams`; off: only by subscribers and in SQL"
+    )
     host: str = Field("127.0.0.1", description="the address that scripts/serve listens on")
     port: int = Field(3000, ge=0, le=65535, description="the port that scripts/serve listens on")
     workers: int = Field(

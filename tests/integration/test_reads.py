@@ -12,6 +12,7 @@ import pytest
 from litestar import Litestar, get
 from litestar.exceptions import ImproperlyConfiguredException
 
+from tests.conftest import StartServer
 from tests.integration.sequencer_fixtures import WAIT_SECONDS
 from tidelog import Stream, TidelogConfig, TidelogPlugin
 from tidelog.testing import ServedApp
@@ -313,6 +314,16 @@ async def test_the_document_has_the_reads(client: httpx.AsyncClient) -> None:
     streams = await read(client, "/live/streams")
     assert [one["name"] for one in streams["streams"]] == ["note", "other"]
     assert streams["streams"][0]["schema"] == {"type": "object"}
+
+
+async def test_a_setting_leaves_the_reads_of_a_server_out(start_server: StartServer) -> None:
+    """And of its document."""
+    server = await start_server(TIDELOG_READS="off")
+    async with server.http() as http:
+        assert (await http.get("/streams")).status_code == 404
+        assert (await http.get("/streams/chatMessage/groups")).status_code == 404
+        document = (await http.get("/schema/openapi.json")).json()
+    assert document["paths"] and not [path for path in document["paths"] if path.startswith("/streams")]
 
 
 def test_a_route_of_the_application_s_own_is_told() -> None:
