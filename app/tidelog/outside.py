@@ -79,16 +79,25 @@ async def open(
             "no database is named: write tidelog.open(url), or set TIDELOG_DATABASE_URL. `tidelog serve` shows the URL "
             "of its embedded Postgres when it starts"
         )
+    emitter = Emitter(() if steps_dir is None else _steps(Path(steps_dir)), settings.body_size_max_bytes)
+    declared = await _declared(url, given_by)
+    if streams is None:
+        streams = [Stream(name, json.loads(schema)) for name, schema in declared]
+    async with opened(url, streams, emitter, settings, connections_max=connections_max) as those:
+        yield those
+
+
+@asynccontextmanager
+async def opened(
+    url: str, streams: Iterable[Stream], emitter: Emitter, settings: Settings, *, connections_max: int = 4
+) -> AsyncIterator[OpenStreams]:
+    """These streams, without a look at the database."""
     database = Database(
         pool_size_max=connections_max,
         pool_timeout_seconds=settings.pool_timeout_seconds,
         pool_idle_seconds=settings.pool_idle_seconds,
         item_size_max_bytes=settings.body_size_max_bytes,
     )
-    emitter = Emitter(() if steps_dir is None else _steps(Path(steps_dir)), settings.body_size_max_bytes)
-    declared = await _declared(url, given_by)
-    if streams is None:
-        streams = [Stream(name, json.loads(schema)) for name, schema in declared]
     await database.open(url)
     try:
         items = {one.name: Items(one, size_max_bytes=settings.body_size_max_bytes) for one in streams}

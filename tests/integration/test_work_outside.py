@@ -22,6 +22,7 @@ from tidelog.errors import EmitInvalidError, TopicUnknownError
 from tidelog.migrate import upgrade
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
+from tidelog.testing.application import app_of, opened_of
 
 JOB_STREAM = """
 config = {"name": "job", "schema": {"type": "object"}, "baseConfig": {"storageType": "default"}}
@@ -121,6 +122,13 @@ async def test_a_program_emits_to_the_steps_of_its_folder(url: str, folder: Path
     ]
     assert len({row["trace_id"] for row in found}) == 2
     assert await ids(url, "streams.job") == ["2"]
+
+
+async def test_streams_of_authors_tests_emit_to_the_steps_of_their_application(url: str, folder: Path) -> None:
+    """So an event step can be tested alone."""
+    async with opened_of(app_of(TidelogConfig(steps_dir=folder))(url), url) as streams:
+        await streams.emit({"topic": "order.made", "data": {"id": "1"}})
+    assert [row["step"] for row in await jobs(url)] == ["Ship"]
 
 
 @pytest.mark.parametrize("topic", ["order.mad", None, 1, ["order.made"]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 
 from litestar import Litestar
@@ -10,7 +11,8 @@ from litestar import Litestar
 from tidelog.asgi import delivered
 from tidelog.errors import ApplicationUnfitError
 from tidelog.model.stream import Stream
-from tidelog.plugin import TidelogConfig, TidelogPlugin
+from tidelog.outside import OpenStreams, opened
+from tidelog.plugin import Tidelog, TidelogConfig, TidelogPlugin
 
 MakeApp = Callable[[str], Litestar]
 
@@ -51,12 +53,18 @@ def plugins_of(app: Litestar) -> list[TidelogPlugin]:
 
 def streams_of(app: Litestar, database_url: str) -> Sequence[Stream]:
     """Those that it has in this database."""
-    return [
-        stream
-        for plugin in plugins_of(app)
-        if plugin.tidelog.settings.database_url == database_url
-        for stream in plugin.tidelog.streams.values()
-    ]
+    return [stream for tidelog in _on(app, database_url) for stream in tidelog.streams.values()]
+
+
+def opened_of(app: Litestar, database_url: str) -> AbstractAsyncContextManager[OpenStreams]:
+    """Its streams in this database, for who is none of its steps, and emits to them."""
+    (tidelog, *_) = _on(app, database_url)
+    return opened(database_url, streams_of(app, database_url), tidelog.runtime.emitter, tidelog.settings)
+
+
+def _on(app: Litestar, database_url: str) -> list[Tidelog]:
+    found = [plugin.tidelog for plugin in plugins_of(app)]
+    return [tidelog for tidelog in found if tidelog.settings.database_url == database_url]
 
 
 def _point(app: Litestar, database_url: str) -> None:

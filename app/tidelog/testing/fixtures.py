@@ -14,13 +14,12 @@ import pytest
 import pytest_asyncio
 from litestar import Litestar
 
-import tidelog
 from tidelog.errors import TidelogError
 from tidelog.outside import OpenStreams
 from tidelog.plugin import TidelogConfig
 from tidelog.runtime.awaited import AwaitedCalls
 from tidelog.settings import Settings
-from tidelog.testing.application import MakeApp, app_of, app_on, streams_of
+from tidelog.testing.application import MakeApp, app_of, app_on, opened_of, streams_of
 from tidelog.testing.databases import Databases
 from tidelog.testing.loop_thread import LoopThread
 from tidelog.testing.postgres import postgres_server
@@ -160,8 +159,7 @@ def _in_loop(loop_scope: LoopScope) -> Any:
 
     @pytest_asyncio.fixture(name=f"_tidelog_streams_in_{loop_scope}_loop", loop_scope=loop_scope)
     async def opened(_tidelog_of_test: AppOnDatabase) -> AsyncIterator[OpenStreams]:
-        url = _tidelog_of_test.url
-        async with tidelog.open(url, streams_of(_tidelog_of_test.app, url)) as streams:
+        async with opened_of(_tidelog_of_test.app, _tidelog_of_test.url) as streams:
             yield streams
 
     return served, opened
