@@ -15,7 +15,7 @@ from sqlalchemy import Connection, pool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from tidelog.errors import DeclarationError, GrantMissingError, MigrationFailedError
+from tidelog.errors import DatabaseUnreachableError, DeclarationError, GrantMissingError, MigrationFailedError
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.setup import configure
 from tidelog.model.stream import Stream
@@ -23,7 +23,7 @@ from tidelog.postgres.optional import embedded_postgres
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
 from tidelog.store.connecting import connector, first_connected
-from tidelog.store.failure import is_passing
+from tidelog.store.failure import CONNECTION_ERRORS, is_lost, is_passing
 from tidelog.store.indexes import indexes_sql, indexes_to_make, make_indexes, note_indexes, notes_sql
 from tidelog.store.log import LIFT_TRANSACTION_TIMEOUT
 from tidelog.store.migration_lock import MIGRATION_SETTINGS, lock_versions, take_migration_lock
@@ -164,16 +164,20 @@ async def migrate(url: str, streams: Sequence[Stream]) -> None:
                     logger.error("%s", trouble)
                 of_indexes = []
             refuse_troubles(troubles, of_indexes)
-    except DBAPIError as error:
-        cause = getattr(error.orig, "__cause__", None)
+    except (DBAPIError, *CONNECTION_ERRORS) as error:
+        cause = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig is not None else error
+        told = " ".join(str(cause).split())  # Postgres's hint is the second line of what asyncpg says
+        if is_lost(error) or isinstance(error, ConnectionError | TimeoutError | asyncpg.InterfaceError):
+            raise DatabaseUnreachableError(
+                f"lost the database while it was migrated: {told}. What was begun is stored whole or not at all: "
+                "migrate again"
+            ) from error
         if isinstance(cause, asyncpg.InsufficientPrivilegeError):
             raise GrantMissingError(
                 f"the role may not migrate: {cause}. It takes the owner of the schema streams, or, to make it, "
                 "`grant create on database ... to ...`"
             ) from error
         if isinstance(cause, asyncpg.PostgresError) and is_passing(error):
-            # Its hint is the second line of what asyncpg says.
-            told = " ".join(str(cause).split())
             raise MigrationFailedError(f"Postgres refused it, and nothing was changed: {told}") from error
         raise
     finally:

@@ -27,8 +27,7 @@ from tidelog.store.consumers import (
     Start,
     Stored,
     check_migrated,
-    check_position,
-    find_batch,
+    find_next,
     is_registered,
     lock_position,
     read_changes,
@@ -275,8 +274,7 @@ class _Consumer:
         position = stored.position
         if self._skipped is not None and self._skipped[0] == stored.position:
             position = self._skipped[1]
-        batch = await _ask(find_batch(log, position, self.wanted, self.batch_max))
-        await _ask(check_position(log, self.name, position, stored, batch))
+        batch = await _ask(find_next(log, self.name, position, stored, self.wanted, self.batch_max))
         self._head = batch.head
         for number, at in batch.commits:
             await self._hand_out(Commit(number, at, log, self.wanted, batch.lowest_xid), work, log)

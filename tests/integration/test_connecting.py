@@ -11,12 +11,18 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
+from tests.harness import eventually
 from tests.integration.restore_fixtures import cluster, replica_of
 from tests.proxy import Proxy, target_of, through
 from tidelog.errors import DatabaseUnreachableError
+from tidelog.migrate import upgrade
+from tidelog.settings import Settings
+from tidelog.store import requirements
+from tidelog.store.capacity import warn_if_short
 from tidelog.store.connecting import connector, first_connected
 from tidelog.store.driver import OUR_OPTIONS, _keep_alive, connection_class
 from tidelog.store.log import FEED_SETTINGS
+from tidelog.store.requirements import check_server
 
 HOST_TIMEOUT_SECONDS = 1
 
@@ -71,6 +77,42 @@ async def test_a_database_that_is_lost_at_the_start_is_told_in_a_line(database_u
             async with first_connected(url) as connection:
                 await connection.execute("select 1 / 0")
         assert connection.is_closed()
+
+
+async def test_a_database_that_is_lost_in_the_look_at_its_server_is_no_unfit_one(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would send an operator to another provider."""
+    monkeypatch.setattr(requirements, "HISTORY", "select pg_terminate_backend(pg_backend_pid()), pg_sleep(60)")
+    with pytest.raises(DatabaseUnreachableError, match="lost the database"):
+        async with first_connected(database_url) as connection:
+            await check_server(connection)
+
+
+async def test_limits_that_can_t_be_read_end_no_start() -> None:
+    """They are for a warning only."""
+
+    async def connect() -> asyncpg.Connection[Any]:
+        raise ConnectionResetError
+
+    await warn_if_short(connect, pool_size_max=1, workers=1)
+
+
+async def test_a_database_that_is_lost_in_a_migration_is_told_in_a_line(database_url: str) -> None:
+    """Not that Postgres refused it, nor that nothing was changed: a COMMIT may have been on its way."""
+    connection = await asyncpg.connect(database_url)
+    await connection.execute("select pg_advisory_lock(1953064044, 3)")
+    async with Proxy(target_of(database_url)) as proxy:
+        settings = Settings(database_url=through(database_url, proxy))
+        migrating = asyncio.create_task(asyncio.to_thread(upgrade, settings, ()))
+        waits = "select count(*) from pg_stat_activity where application_name = 'tidelog migrate' "
+        await eventually(
+            lambda: connection.fetchval(f"{waits} and datname = current_database() and xact_start < now()")
+        )
+        proxy.cut()
+        with pytest.raises(DatabaseUnreachableError, match=r"^lost the database while it was migrated: [^\n]+$"):
+            await migrating
+    await connection.close()
 
 
 async def test_options_of_the_url_reach_the_session_but_not_past_the_feeds_own(database_url: str) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ import pytest
 import tidelog.consumer
 from tests.consumer_fixtures import ConsumerKit, consuming, numbering, open_consumer_kit, store_effects
 from tests.harness import Databases, lift_limits
+from tests.integration.sequencer_fixtures import connected
 from tidelog.consumer import Change, Commit, consume
 from tidelog.errors import (
     PositionForeignError,
@@ -23,6 +25,9 @@ from tidelog.errors import (
     TransactionAbortedError,
 )
 from tidelog.json_text import write
+from tidelog.store.consumers import BEGINNING, register
+from tidelog.store.reading import Only
+from tidelog.store.retention import remove_commits
 
 WAIT_SECONDS = 90
 
@@ -293,7 +298,7 @@ async def test_a_handler_that_ends_its_transaction_is_told(kit: ConsumerKit, num
     await kit.post("a")
     with pytest.raises(TransactionAbortedError, match="savepoints"):
         await run_until_raised(kit, handler)
-    assert await kit.position("mailer") == 0
+    assert await kit.position("mailer") == BEGINNING
 
 
 async def test_a_swallowed_database_error_does_not_lose_the_commit(kit: ConsumerKit, numbered: None) -> None:
@@ -307,7 +312,7 @@ async def test_a_swallowed_database_error_does_not_lose_the_commit(kit: Consumer
     await kit.post("a")
     with pytest.raises(asyncpg.InFailedSQLTransactionError):
         await run_until_raised(kit, handler)
-    assert (await kit.position("mailer"), await kit.effects()) == (0, [])
+    assert (await kit.position("mailer"), await kit.effects()) == (BEGINNING, [])
 
 
 async def test_several_consumers_of_one_name_share_the_work(kit: ConsumerKit, numbered: None) -> None:
@@ -384,7 +389,25 @@ async def test_a_commit_that_is_removed_while_it_is_read_is_an_error(kit: Consum
 
     with pytest.raises(PositionTooOldError):
         await run_until_raised(kit, handler)
-    assert await kit.position("mailer") == 0
+    assert await kit.position("mailer") == BEGINNING
+
+
+async def test_a_new_consumer_begins_also_while_the_oldest_commits_are_being_removed(
+    kit: ConsumerKit, numbered: None
+) -> None:
+    """By a statement that doesn't see it yet. From then on nothing that it has still to read is removed."""
+    for number in range(1, 6):
+        await kit.post(f"a{number}")
+        await kit.numbered(number)
+    async with connected(kit.url) as removing:
+        async with removing.transaction():
+            await remove_commits(removing, 0, older_than=timedelta(0), commits_max=3)
+            assert await register(kit.connection, "mailer", "beginning", Only(None, None))
+        assert (await remove_commits(removing, 3, older_than=timedelta(0), commits_max=1)).floor == 3
+    recorder = Recorder()
+    async with consuming(kit.url, "mailer", recorder):
+        assert (await recorder.next())[0] == 4
+        await kit.until_position("mailer", 5)
 
 
 async def test_a_position_goes_on_in_a_history_that_has_it(kit: ConsumerKit, numbered: None) -> None:

@@ -152,6 +152,17 @@ async def test_the_sequencer_keeps_house(log: Log, database_url: str, connection
     assert [number for number, _ in await log.commits()] == [2501, 2502]
 
 
+def test_partitions_that_can_not_be_dropped_for_long_are_told_of_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Their changes are past retention, and stored. When it went again, the next time is another one."""
+    monkeypatch.setattr(housekeeper, "UNDROPPED_SECONDS", 0)
+    one = housekeeper.Housekeeper(Database.connector("postgresql://x@/x"), Retention(NO_AGE))
+    for is_done, told in ((False, 1), (False, 1), (True, 1), (False, 2)):
+        one._note_drop(is_done)
+        assert caplog.text.count("past retention are still stored") == told
+
+
 async def test_without_a_retention_all_is_kept(
     log: Log, database_url: str, connection: asyncpg.Connection[Any]
 ) -> None:

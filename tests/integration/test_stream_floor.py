@@ -23,6 +23,7 @@ from tidelog.model.retention import StreamRetention
 from tidelog.model.stream import Stream
 from tidelog.settings import Settings
 from tidelog.store import archive as archive_module
+from tidelog.store.consumers import BEGINNING
 from tidelog.store.engine import Database
 from tidelog.store.stream_retention import begin_walk, remove_changes
 
@@ -220,7 +221,9 @@ async def test_a_consumer_that_was_passed_over_is_told(database_url: str) -> Non
             with pytest.raises(EOFError):
                 await consume(database_url, name, note_position, streams=streams)
         assert seen == [5, 4, 5]
-        assert await kit.connection.fetchval("select position from streams.consumer where name = 'of notes'") == 0
+        assert (
+            await kit.connection.fetchval("select position from streams.consumer where name = 'of notes'") == BEGINNING
+        )
 
 
 async def test_a_consumer_that_is_passed_over_while_it_works_has_done_nothing(database_url: str) -> None:
@@ -240,4 +243,4 @@ async def test_a_consumer_that_is_passed_over_while_it_works_has_done_nothing(da
 
         with pytest.raises(PositionTooOldError):
             await consume(database_url, "mailer", overtaken)
-        assert (await kit.effects(), await kit.position("mailer")) == ([], 0)
+        assert (await kit.effects(), await kit.position("mailer")) == ([], BEGINNING)

@@ -7,6 +7,8 @@ seconds to remove, and delays no number. Knows nothing of how numbers are given.
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -35,7 +37,11 @@ HURRY_SECONDS = 60.0  # whoever is behind for so long pauses half as long: other
 # Of a stream that has changed in few of them, more commits are looked through in one statement, up to this work.
 WALKED_AT_ONCE_MAX = 160 * COMMITS_AT_ONCE
 WALK_SECONDS = 0.01
+UNDROPPED_SECONDS = 600.0
 STATEMENT_TIMEOUT_SECONDS = 60.0  # removing some millions of changes; past it the server goes on alone
+
+
+logger = logging.getLogger("tidelog.housekeeper")
 
 
 class Housekeeper:
@@ -44,6 +50,7 @@ class Housekeeper:
     def __init__(self, connect: Connector, retention: Retention) -> None:
         self._connect = connect
         self._retention = retention
+        self._undropped_since: float | None = None  # inf: it was told
 
     async def run(self) -> None:
         # What was removed may be there again after a crash, and is removed again: no write waits for these flushes.
@@ -98,8 +105,23 @@ class Housekeeper:
             if time.monotonic() >= until:
                 break
         with deadline(connection, STATEMENT_TIMEOUT_SECONDS):
-            await drop_partitions(connection)
+            self._note_drop(await drop_partitions(connection) is not None)
         return is_behind
+
+    def _note_drop(self, is_done: bool) -> None:
+        """Changes that are past retention stay until their partition is dropped: that it can't be is told, once."""
+        if is_done:
+            self._undropped_since = None
+            return
+        now = time.monotonic()
+        self._undropped_since = self._undropped_since or now
+        if now - self._undropped_since >= UNDROPPED_SECONDS:
+            self._undropped_since = math.inf
+            logger.warning(
+                "changes past retention are still stored: for %.0f minutes there was no moment in which no transaction "
+                "used streams.change (see pg_stat_activity), or the role may not call streams.drop_partitions()",
+                UNDROPPED_SECONDS / 60,
+            )
 
     async def _remove_of_streams(self, connection: asyncpg.Connection[Any]) -> None:
         """A step of each stream in turn, for a round's time at most: a long walk keeps nothing else waiting."""

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 CONSUME = load("consume").replace("{floor}", FLOOR)
 IS_THERE = "select exists (select from streams.commit where number = $1)"
 
+# The position of one that is to begin with the oldest commit that is kept, and has had none yet. Which that is, is
+# looked up when it reads: a number would be too low where a removal is under way that doesn't see its row yet.
+BEGINNING = -1
+
 STATEMENT_TIMEOUT_SECONDS = 30.0  # a dead connection shows itself
 
 Start = Literal["beginning", "now"] | int
@@ -94,10 +98,10 @@ async def register(connection: Connection, name: str, start: Start, wanted: Only
     log = await find_batch(connection, 0, wanted, 0)
     if log.epoch is None:
         return False
-    position = {"beginning": log.floor, "now": log.head}[start] if isinstance(start, str) else start
-    if not log.floor <= position <= log.head:
-        kind = PositionTooOldError if position < log.floor else PositionForeignError
-        raise kind(f"consumer {name!r} can't start at {position}: the log has positions {log.floor} to {log.head}")
+    position = {"beginning": BEGINNING, "now": log.head}[start] if isinstance(start, str) else start
+    if not isinstance(start, str) and not log.floor <= start <= log.head:
+        kind = PositionTooOldError if start < log.floor else PositionForeignError
+        raise kind(f"consumer {name!r} can't start at {start}: the log has positions {log.floor} to {log.head}")
     await connection.execute(
         "insert into streams.consumer (name, position, epoch) values ($1, $2, $3) on conflict (name) do nothing",
         name,
@@ -165,7 +169,20 @@ async def store_position(
     return floor
 
 
-async def check_position(connection: Connection, name: str, position: int, stored: Stored, log: Batch) -> None:
+async def find_next(
+    connection: Connection, name: str, position: int, stored: Stored, wanted: Only, commits_max: int
+) -> Batch:
+    """The same for a consumer that has come to `position`. Raises PositionTooOldError and PositionForeignError."""
+    batch = await find_batch(connection, position, wanted, commits_max)
+    if stored.position != BEGINNING:
+        await _check_position(connection, name, position, stored, batch)
+    while position < batch.floor:  # it has had nothing, so it has missed nothing
+        position = batch.floor
+        batch = await find_batch(connection, position, wanted, commits_max)
+    return batch
+
+
+async def _check_position(connection: Connection, name: str, position: int, stored: Stored, log: Batch) -> None:
     """Raise if the log does not go on where this consumer stopped."""
     if position < log.floor:
         raise PositionTooOldError(
