@@ -172,7 +172,7 @@ async def store_position(
 async def find_next(
     connection: Connection, name: str, position: int, stored: Stored, wanted: Only, commits_max: int
 ) -> Batch:
-    """The same for a consumer that has come to `position`. Raises PositionTooOldError and PositionForeignError."""
+    """What is next for a consumer that has come to `position`. Raises PositionTooOldError and PositionForeignError."""
     batch = await find_batch(connection, position, wanted, commits_max)
     if stored.position != BEGINNING:
         await _check_position(connection, name, position, stored, batch)
