@@ -129,8 +129,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Not pytest's, whose folders every run of it closes to other users: as root, Postgres runs as one."""
+    """Not pytest's, whose folders every run of it closes to other users: as root, Postgres runs as one.
+
+    In a closed one the embedded Postgres would have its data in root's place, where it would stay.
+    """
     with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
         yield Path(folder)
 
 

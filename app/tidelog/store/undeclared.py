@@ -57,7 +57,7 @@ async def warn_of_unknown_steps(connection: Connection, steps: Iterable[str]) ->
     with suppress(asyncpg.InsufficientPrivilegeError):
         for (name,) in await connection.fetch(STEPS_UNKNOWN, list(steps)):
             logger.warning(
-                "jobs wait for the step %s, which no file here has: `tidelog jobs` shows them. If it was renamed, "
+                "jobs wait for the step %s, which no file here has: `tidelog jobs list` shows them. If it was renamed, "
                 "`update streams.step_job set step = 'NEW' where step = '%s'`. If it is left out as broken, or another "
                 "application runs it, they wait for that",
                 name,
