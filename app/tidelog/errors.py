@@ -409,7 +409,7 @@ class TopicUndeclaredError(EmitInvalidError):
 
 
 class TopicUnknownError(EmitInvalidError):
-    """A program that is no step emits an event to which no step subscribes that it knows."""
+    """A program that is no step emits an event to which no step that it knows subscribes."""
 
     code = "topic_unknown"
 

@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 
 from tidelog.errors import GrantMissingError, ServerUnfitError, StreamsNewerError, StreamsNotMigratedError
 from tidelog.store.encoding import check_encoding_of
-from tidelog.store.failure import is_passing
+from tidelog.store.failure import is_lost
 from tidelog.store.indexes import what_indexes_lack
 from tidelog.store.queries import load
 from tidelog.store.revisions import alembic_config
@@ -47,7 +47,7 @@ async def check_server(connection: Connection) -> None:
     try:
         await connection.fetchrow(HISTORY)
     except asyncpg.PostgresError as error:
-        if is_passing(error):
+        if is_lost(error):
             raise
         raise ServerUnfitError(
             f"the server refuses pg_walfile_name(pg_current_wal_lsn()) or pg_control_system(): {error}. By these "
