@@ -21,7 +21,9 @@ from tidelog.store import requirements
 from tidelog.store.capacity import warn_if_short
 from tidelog.store.connecting import connector, first_connected
 from tidelog.store.driver import OUR_OPTIONS, _keep_alive, connection_class
+from tidelog.store.holders import MIGRATION_LOCK
 from tidelog.store.log import FEED_SETTINGS
+from tidelog.store.migration_lock import MIGRATION_NAME
 from tidelog.store.requirements import check_server
 
 HOST_TIMEOUT_SECONDS = 1
@@ -100,19 +102,21 @@ async def test_limits_that_can_t_be_read_end_no_start() -> None:
 
 async def test_a_database_that_is_lost_in_a_migration_is_told_in_a_line(database_url: str) -> None:
     """Not that Postgres refused it, nor that nothing was changed: a COMMIT may have been on its way."""
-    connection = await asyncpg.connect(database_url)
-    await connection.execute("select pg_advisory_lock(1953064044, 3)")
+    # Another migration, which it waits for.
+    other = await asyncpg.connect(database_url, server_settings={"application_name": MIGRATION_NAME})
+    await other.execute(f"select pg_advisory_lock(1953064044, {MIGRATION_LOCK})")
+    waits = (
+        "select count(*) from pg_stat_activity where datname = current_database() and pid <> pg_backend_pid() "
+        f"and application_name = '{MIGRATION_NAME}' and query like '%pg_try_advisory_xact_lock%'"
+    )
     async with Proxy(target_of(database_url)) as proxy:
         settings = Settings(database_url=through(database_url, proxy))
         migrating = asyncio.create_task(asyncio.to_thread(upgrade, settings, ()))
-        waits = "select count(*) from pg_stat_activity where application_name = 'tidelog migrate' "
-        await eventually(
-            lambda: connection.fetchval(f"{waits} and datname = current_database() and xact_start < now()")
-        )
+        await eventually(lambda: other.fetchval(waits))
         proxy.cut()
         with pytest.raises(DatabaseUnreachableError, match=r"^lost the database while it was migrated: [^\n]+$"):
             await migrating
-    await connection.close()
+    await other.close()
 
 
 async def test_options_of_the_url_reach_the_session_but_not_past_the_feeds_own(database_url: str) -> None:
