@@ -30,6 +30,7 @@ from tidelog.store.reading import Only
 from tidelog.store.retention import remove_commits
 
 WAIT_SECONDS = 90
+NOTHING_YET = (BEGINNING, 0)  # 0: it had looked before there was a commit with a number
 
 
 @pytest.fixture
@@ -298,7 +299,7 @@ async def test_a_handler_that_ends_its_transaction_is_told(kit: ConsumerKit, num
     await kit.post("a")
     with pytest.raises(TransactionAbortedError, match="savepoints"):
         await run_until_raised(kit, handler)
-    assert await kit.position("mailer") == BEGINNING
+    assert await kit.position("mailer") in NOTHING_YET
 
 
 async def test_a_swallowed_database_error_does_not_lose_the_commit(kit: ConsumerKit, numbered: None) -> None:
@@ -312,7 +313,7 @@ async def test_a_swallowed_database_error_does_not_lose_the_commit(kit: Consumer
     await kit.post("a")
     with pytest.raises(asyncpg.InFailedSQLTransactionError):
         await run_until_raised(kit, handler)
-    assert (await kit.position("mailer"), await kit.effects()) == (BEGINNING, [])
+    assert await kit.position("mailer") in NOTHING_YET and await kit.effects() == []
 
 
 async def test_several_consumers_of_one_name_share_the_work(kit: ConsumerKit, numbered: None) -> None:
