@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,8 +25,6 @@ from tidelog.store.items import Items
 from tidelog.store.share import Share
 from tidelog.store.stream_tables import MIGRATE
 from tidelog.store.transaction import StepTransaction
-
-logger = logging.getLogger("tidelog")
 
 DECLARED = "select name, schema::text from streams.stream order by name"
 
@@ -91,7 +88,7 @@ async def open(
 async def opened(
     url: str, streams: Iterable[Stream], emitter: Emitter, settings: Settings, *, connections_max: int = 4
 ) -> AsyncIterator[OpenStreams]:
-    """These streams, without a look at the database."""
+    """The same of streams that are known, without a look at the database."""
     database = Database(
         pool_size_max=connections_max,
         pool_timeout_seconds=settings.pool_timeout_seconds,
@@ -109,8 +106,7 @@ async def opened(
 
 def _steps(folder: Path) -> Sequence[Step]:
     found = discover(folder)
-    for broken in found.broken:
-        logger.error("left out %s: %s", broken.path, broken.cause)
+    found.log_left_out()
     return found.steps
 
 

@@ -8,7 +8,6 @@ a step's transaction ──trigger──> streams.change ──sequencer──> 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -84,8 +83,6 @@ from tidelog.web.reads.waiting import Waiting
 from tidelog.web.startup import refuse
 from tidelog.web.steps import step_controllers
 
-logger = logging.getLogger("tidelog")
-
 WORK_AT_ONCE = 10  # of `tidelog work`, where the setting is for servers that run none
 
 # What an author's `authenticate` may raise, beside UnauthorizedError, to refuse a request.
@@ -148,10 +145,7 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         settings = self.config.effective_settings
         declared = self.config.declared()
         self.broken = declared.broken
-        for broken in declared.broken:
-            logger.error("left out %s: %s", broken.path, broken.cause)
-        for skipped in declared.skipped:
-            logger.warning("left out %s: %s", skipped.path, skipped.cause)
+        declared.log_left_out()
         self.tidelog = Tidelog(settings, declared)
         self.endpoints = endpoints_of(declared.steps)
 

@@ -221,9 +221,7 @@ async def test_a_consumer_that_was_passed_over_is_told(database_url: str) -> Non
             with pytest.raises(EOFError):
                 await consume(database_url, name, note_position, streams=streams)
         assert seen == [5, 4, 5]
-        assert (
-            await kit.connection.fetchval("select position from streams.consumer where name = 'of notes'") == BEGINNING
-        )
+        assert await kit.position("of notes") == BEGINNING
 
 
 async def test_a_consumer_that_is_passed_over_while_it_works_has_done_nothing(database_url: str) -> None:

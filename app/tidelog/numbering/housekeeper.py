@@ -37,9 +37,8 @@ HURRY_SECONDS = 60.0  # whoever is behind for so long pauses half as long: other
 # Of a stream that has changed in few of them, more commits are looked through in one statement, up to this work.
 WALKED_AT_ONCE_MAX = 160 * COMMITS_AT_ONCE
 WALK_SECONDS = 0.01
-UNDROPPED_SECONDS = 600.0
+UNDROPPED_SECONDS = 600.0  # a partition that could not be dropped for so long is told of
 STATEMENT_TIMEOUT_SECONDS = 60.0  # removing some millions of changes; past it the server goes on alone
-
 
 logger = logging.getLogger("tidelog.housekeeper")
 

@@ -1,6 +1,7 @@
 """Finds the authors' *_stream.py, *_step.py and stream_auth.py, and reads what they declare. Knows nothing of HTTP."""
 
 import ast
+import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,8 @@ TWINS = {"steps": "src", "src": "steps"}
 
 _FOLDERS_IGNORED = frozenset({"__pycache__", "node_modules"})
 
+logger = logging.getLogger("tidelog")
+
 Declared = TypeVar("Declared", Stream, Step)
 
 
@@ -58,6 +61,13 @@ class Discovered:
     broken: tuple[BrokenFile, ...] = ()
     skipped: tuple[SkippedFile, ...] = ()
     authenticate: Function | None = None  # of stream_auth.py
+
+    def log_left_out(self) -> None:
+        """The others are served without these: a process says so when it begins."""
+        for broken in self.broken:
+            logger.error("left out %s: %s", broken.path, broken.cause)
+        for skipped in self.skipped:
+            logger.warning("left out %s: %s", skipped.path, skipped.cause)
 
 
 def discover(steps_dir: Path) -> Discovered:

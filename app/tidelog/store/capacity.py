@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from typing import Any
 
 import asyncpg
 
+from tidelog.store.connecting import told
 from tidelog.store.failure import CONNECTION_ERRORS
 from tidelog.store.liveness import Connect
 from tidelog.store.queries import load
@@ -24,16 +24,18 @@ FEED_CONNECTIONS_MAX = 13
 async def warn_if_short(connect: Connect, *, pool_size_max: int, workers: int) -> None:
     """Say in the log which limits are lower than what all processes may open. Nothing breaks by that: steps wait.
 
-    Of a database that can't be asked now, nothing is said.
+    A start doesn't fail for it, if the database can't be asked now.
     """
     wanted = workers * (pool_size_max + FEED_CONNECTIONS_MAX)
-    limits: list[str] = []
-    with suppress(*CONNECTION_ERRORS):
+    try:
         connection = await connect()
         try:
             limits = await short_of(connection, wanted)
         finally:
             await connection.close()
+    except CONNECTION_ERRORS as error:
+        logger.warning("whether there is room for %d connections could not be asked: %s", wanted, told(error))
+        return
     for limit in limits:
         logger.warning(
             "%s, but %d process(es) with %d connections for steps (TIDELOG_POOL_SIZE_MAX) and up to %d for the feed "

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[Any]
 
 CONSUME = load("consume").replace("{floor}", FLOOR)
-IS_THERE = "select exists (select from streams.commit where number = $1)"
+IS_KEPT = load("is_kept")
 
 # The position of one that is to begin with the oldest commit that is kept, and has had none yet. Which that is, is
 # looked up when it reads: a number would be too low where a removal is under way that doesn't see its row yet.
@@ -82,7 +82,7 @@ async def read_changes(connection: Connection, number: int, wanted: Only, *, low
         page = await read_page(connection, request, wanted, xids=xids, timeout_seconds=STATEMENT_TIMEOUT_SECONDS)
         changes = [row for row in page.rows if row["kind"] == "change"]
         # None, though some were to come: removed, or only events come behind them.
-        if not changes and not await connection.fetchval(IS_THERE, number):
+        if not changes and not await connection.fetchval(IS_KEPT, number):
             raise PositionTooOldError(f"commit {number} was removed from the log while it was read")
         for row in changes:
             yield row
