@@ -22,10 +22,11 @@ from tidelog.errors import (
 
 if TYPE_CHECKING:
     from tidelog.client import Client
+    from tidelog.config import TidelogConfig
     from tidelog.consumer import consume
     from tidelog.model.stream import Stream
     from tidelog.outside import open as open
-    from tidelog.plugin import TidelogConfig, TidelogPlugin
+    from tidelog.plugin import TidelogPlugin
     from tidelog.runtime.context import StepContext as Context
     from tidelog.runtime.context import Streams
     from tidelog.runtime.outside_streams import OutsideStreams
@@ -57,7 +58,7 @@ _PLACES = {
     "OutsideStreams": ("tidelog.runtime.outside_streams", "OutsideStreams"),
     "Stream": ("tidelog.model.stream", "Stream"),
     "Streams": ("tidelog.runtime.context", "Streams"),
-    "TidelogConfig": ("tidelog.plugin", "TidelogConfig"),
+    "TidelogConfig": ("tidelog.config", "TidelogConfig"),
     "TidelogPlugin": ("tidelog.plugin", "TidelogPlugin"),
     "consume": ("tidelog.consumer", "consume"),
     "open": ("tidelog.outside", "open"),

@@ -12,20 +12,22 @@ from typing import Any
 
 from litestar import Litestar
 
+from tidelog.config import TidelogConfig
 from tidelog.descriptors import descriptors
 from tidelog.logs.setup import configure
-from tidelog.plugin import TidelogConfig, TidelogPlugin
+from tidelog.plugin import TidelogPlugin
 from tidelog.runtime.threads import DaemonThreads
 from tidelog.settings import Settings
 from tidelog.store.capacity import FEED_CONNECTIONS_MAX
 from tidelog.web.access import AccessLog
-from tidelog.web.cross_origin import PageRules, PagesApp
 from tidelog.web.exposure import check_exposure
 from tidelog.web.failures import exception_handlers
 from tidelog.web.health import health_controller
 from tidelog.web.http_protocol import RequestProtocol
 from tidelog.web.openapi import openapi_config
 from tidelog.web.overfull import overfull
+from tidelog.web.page_rules import PageRules
+from tidelog.web.pages_app import PagesApp
 from tidelog.web.paths import hidden_route
 from tidelog.web.steps import step_controllers
 

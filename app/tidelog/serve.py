@@ -31,8 +31,8 @@ from tidelog.settings import Settings
 from tidelog.store.connecting import first_connected
 from tidelog.store.requirements import check_server, is_to_be_migrated
 from tidelog.store.revisions import alembic_config
-from tidelog.web.cross_origin import PageRules
 from tidelog.web.exposure import check_exposure
+from tidelog.web.page_rules import PageRules
 from tidelog.welcome import welcome
 
 logger = logging.getLogger("tidelog.serve")

@@ -8,11 +8,11 @@ import signal
 import sys
 from collections.abc import Collection
 
+from tidelog.composition import Tidelog
 from tidelog.logs.last_words import TOLD, last_words
 from tidelog.logs.redaction import Redaction
 from tidelog.logs.setup import configure
 from tidelog.model.step import reacting
-from tidelog.plugin import Tidelog
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
 

@@ -553,4 +553,4 @@ async def test_a_walk_that_fails_opens_the_gate(
     page.unsubscribe("s")
     feed.broadcaster.leave(page, ())
     assert feed.broadcaster.is_deserted
-    await eventually(lambda: not left_of(feed.broadcaster))  # a task that has ended is forgotten a turn of the loop later
+    await eventually(lambda: not left_of(feed.broadcaster))  # a task is forgotten in the turn after its end

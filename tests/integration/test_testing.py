@@ -26,8 +26,8 @@ from websockets.asyncio.client import connect
 from tests.harness import eventually
 from tidelog import ItemInvalidError, Stream, Streams, StreamUnknownError, TidelogConfig, TidelogPlugin
 from tidelog.client import Commit, Event
+from tidelog.composition import Tidelog
 from tidelog.errors import ApplicationUnfitError, NotRecordedError, NotSettledError, ServerRefusedError
-from tidelog.plugin import Tidelog
 from tidelog.store.partitions import Partition
 from tidelog.store.retention import remove_commits
 from tidelog.testing import ServedApp, serve

@@ -9,7 +9,7 @@ import pytest
 
 from tidelog.runtime.discovery import discover
 from tidelog.settings import Settings
-from tidelog.web.cross_origin import PageRules
+from tidelog.web.page_rules import PageRules
 from tidelog.welcome import welcome
 
 BASE = "http://127.0.0.1:3000"

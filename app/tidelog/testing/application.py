@@ -9,10 +9,12 @@ from dataclasses import replace
 from litestar import Litestar
 
 from tidelog.asgi import delivered
+from tidelog.composition import Tidelog
+from tidelog.config import TidelogConfig
 from tidelog.errors import ApplicationUnfitError
 from tidelog.model.stream import Stream
 from tidelog.outside import OpenStreams, opened
-from tidelog.plugin import Tidelog, TidelogConfig, TidelogPlugin
+from tidelog.plugin import TidelogPlugin
 
 MakeApp = Callable[[str], Litestar]
 

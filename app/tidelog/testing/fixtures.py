@@ -14,9 +14,9 @@ import pytest
 import pytest_asyncio
 from litestar import Litestar
 
+from tidelog.config import TidelogConfig
 from tidelog.errors import TidelogError
 from tidelog.outside import OpenStreams
-from tidelog.plugin import TidelogConfig
 from tidelog.runtime.awaited import AwaitedCalls
 from tidelog.settings import Settings
 from tidelog.testing.application import MakeApp, app_of, app_on, opened_of, streams_of

@@ -8,8 +8,8 @@ from typing import Any
 
 import asyncpg
 
+from tidelog.composition import Tidelog
 from tidelog.errors import NotSettledError
-from tidelog.plugin import Tidelog
 from tidelog.queue.changes import CONSUMER
 from tidelog.testing.recording import Recording
 

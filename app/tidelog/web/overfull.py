@@ -1,6 +1,6 @@
 """Connections that are too many, for the process or for their client: each learns why; health checks are answered.
 
-Knows connections of the server, and nothing of what is asked on them: the application answers (cross_origin.py).
+Knows connections of the server, and nothing of what is asked on them: the application answers (pages_app.py).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tidelog.errors import OriginForbiddenError
 from tidelog.settings import Settings
 from tidelog.web.addresses import Addresses
 from tidelog.web.callers import Callers
-from tidelog.web.cross_origin import PageRules
+from tidelog.web.page_rules import PageRules
 
 
 class ByCookieOrToken:

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from tidelog.errors import HostForbiddenError, OriginForbiddenError
 from tidelog.settings import Settings
-from tidelog.web.cross_origin import TOLD_MAX, PageRules
 from tidelog.web.hosts import parse_host
+from tidelog.web.page_rules import TOLD_MAX, PageRules
 
 LOOPBACK = ("127.0.0.1", 3000)
 NETWORK = ("192.0.2.1", 3000)
