@@ -121,10 +121,11 @@ async def test_a_connection_that_is_waited_for_too_long(
 @pytest.mark.parametrize("dialect", DIALECTS)
 async def test_commits_that_nobody_numbers(url: str, dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snapshot shows what the feed never comes to: said after a time, as everybody's trouble."""
-    monkeypatch.setattr(overlay, "STALL_SECONDS", 0.05)
     async with Feed.on(url, subscribe_patience_seconds=0.05) as feed, connected(url) as sql:
         await write(sql, "unnumbered")
-        await until_refused(people(feed, dialect), "subscription_unavailable")
+        with monkeypatch.context() as hurried:
+            hurried.setattr(overlay, "STALL_SECONDS", 0.05)
+            await until_refused(people(feed, dialect), "subscription_unavailable")
         assert "FeedStalledError" in str(feed.broadcaster.troubles.of_all)
         await until_nothing_is_left(feed.broadcaster)
         with sequencing(url):
@@ -135,20 +136,26 @@ async def test_commits_that_nobody_numbers(url: str, dialect: str, monkeypatch: 
 
 async def test_commits_that_take_their_time_to_be_numbered(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The feed that gives signs, as when it reads a large commit page by page, is waited for."""
-    monkeypatch.setattr(overlay, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(overlay, "STALL_SECONDS", 0)  # a turn of the event loop
     async with Feed.on(url, subscribe_patience_seconds=0.01) as feed, connected(url) as sql:
         await write(sql, "unnumbered")
+        signs = 0
+
+        async def give_signs() -> None:
+            nonlocal signs
+            while True:
+                feed.broadcaster.settle()
+                signs += 1
+                await asyncio.sleep(0)
+
+        giving = asyncio.create_task(give_signs())
         made = people(feed, "tidelog")
         await eventually(lambda: feed.broadcaster.registry.snapshot_followers)
-        until = asyncio.get_running_loop().time() + 0.6
-
-        def is_over() -> bool:
-            feed.broadcaster.settle()
-            return asyncio.get_running_loop().time() > until
-
-        await eventually(is_over)
+        enough = signs + 100
+        await eventually(lambda: signs > enough)
         with sequencing(url):
             await eventually(lambda: all(person.frames and person.frames[-1]["type"] == "live" for person, _ in made))
+        giving.cancel()
         assert [person.refused for person, _ in made] == [[]] * PEOPLE
 
 

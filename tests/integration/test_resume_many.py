@@ -18,6 +18,7 @@ from tidelog import backoff as backoff_module
 from tidelog.fair import Claim
 from tidelog.feed.catch_up import replay as replay_module
 from tidelog.feed.catch_up.replay import Replay
+from tidelog.feed.messages import Messages
 from tidelog.feed.subscription import PositionSubscription
 from tidelog.model.change import Topic
 from tidelog.model.position import Position
@@ -215,12 +216,19 @@ async def test_each_is_told_exactly_what_it_missed(feed: Feed) -> None:
 async def test_one_that_has_ended_is_told_no_more(feed: Feed) -> None:
     """It unsubscribes in the middle of the walk; the others get all of it."""
     page = Page(feed)
+    seen = 0
+
+    def end_one(messages: Messages) -> None:
+        nonlocal seen
+        page.write(messages)
+        if not seen:
+            assert not page.is_live()
+            page.unsubscribe("s3")
+            seen = len(page.frames)
+
+    page.deliver = end_one  # type: ignore[method-assign]
     for n in range(GROUPS):
         page.subscribe(f"s{n}", group(n), None, 0)
-    await eventually(lambda: page.frames)
-    assert not page.is_live()
-    page.unsubscribe("s3")
-    seen = len(page.frames)
     await page.until_live()
     assert not any("s3" in frame.get("subscriptions", ()) for frame in page.frames[seen:])
     alone = Page(feed)

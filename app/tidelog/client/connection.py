@@ -16,24 +16,21 @@ Who comes back, after which close code:
 from __future__ import annotations
 
 import asyncio
-import inspect
 import itertools
 import json
 import logging
 import random
-import socket as sockets
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import suppress
 from types import MappingProxyType, TracebackType
 from typing import Any, Self
-from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus, InvalidURI
-from websockets.typing import Subprotocol
+from websockets.asyncio.client import ClientConnection
+from websockets.exceptions import ConnectionClosed
 
 from tidelog.client.group import GroupState
 from tidelog.client.messages import Frame
+from tidelog.client.server import DIALECT, Server, Token, why
 from tidelog.client.subscription import Subscription
 from tidelog.errors import (
     ServerNotUnderstoodError,
@@ -47,17 +44,11 @@ from tidelog.json_text import parse
 
 logger = logging.getLogger("tidelog.client")
 
-DIALECT = Subprotocol("tidelog.v1")
-FRAME_SIZE_MAX_BYTES = 64 * 1024 * 1024  # a commit's frame has up to 16 MiB of changes; an item may be larger
-CLOSE_TIMEOUT_SECONDS = 2.0
 WAIT_TIMEOUT_SECONDS = 30.0  # for a transaction; the server gives up sooner, but may be away
 
 TOKEN_EXPIRED = 4401
-TOO_MANY_REQUESTS = 429
 COME_BACK_AT_ONCE = 1012
 COME_BACK = frozenset({1000, 1001, 1005, 1006, 1011, 1012, 1013, 1014, 1015})
-
-Token = str | Callable[[], str | Awaitable[str]]
 
 # The codes of what the server could not serve for some time, or not so much of at once, but may later.
 ASK_AGAIN = frozenset({"subscription_unavailable", "too_many_joins"})
@@ -82,17 +73,8 @@ class Client:
     """
 
     def __init__(self, url: str, *, token: Token | None = None, **connect_options: Any) -> None:
-        headers = dict(connect_options.pop("additional_headers", {}))
-        self._token = token
-        self._url = url
-        self._shown = _without_secrets(url)
-        self._options: dict[str, Any] = {
-            "compression": None,
-            "max_size": FRAME_SIZE_MAX_BYTES,
-            "close_timeout": CLOSE_TIMEOUT_SECONDS,
-            "additional_headers": headers,
-            **connect_options,
-        }
+        self._server = Server(url, token, connect_options)
+        self._shown = self._server.shown
         self._ids = (f"s{number}" for number in itertools.count(1))
         self._subscriptions: dict[str, Subscription] = {}
         self._asked: set[str] = set()  # the subscriptions that this connection was asked for
@@ -109,9 +91,9 @@ class Client:
         if self._running is not None:
             raise RuntimeError("this client was used already: make a new one")
         try:
-            socket = await self._connect()
+            socket = await self._server.connect()
         except OSError as error:
-            raise ServerUnreachableError(f"can't connect to {self._shown}: {_why(error)}") from error
+            raise ServerUnreachableError(f"can't connect to {self._shown}: {why(error)}") from error
         self._running = asyncio.create_task(self._run(socket))
         return self
 
@@ -203,30 +185,6 @@ class Client:
             with suppress(ConnectionClosed):
                 await self._socket.send(json.dumps({"type": "unsubscribe", "id": subscription.id}))
 
-    async def _connect(self) -> ClientConnection:
-        """Raises ServerRefusedError, or what is worth another try."""
-        options = self._options
-        if self._token is not None:
-            authorization = f"Bearer {await _ask_for(self._token)}"
-            options = {
-                **options,
-                "additional_headers": {**options["additional_headers"], "Authorization": authorization},
-            }
-        try:
-            socket = await connect(self._url, subprotocols=[DIALECT], **options)
-        except InvalidURI as error:
-            raise ServerRefusedError(
-                f"{self._shown} is no address of a WebSocket: write ws://host:port, or wss:// where there is TLS"
-            ) from error
-        except Exception as error:
-            if _may_pass(error):
-                raise
-            raise ServerRefusedError(f"{self._shown} refused the connection: {error}") from error
-        if socket.subprotocol != DIALECT:
-            await socket.close()
-            raise ServerRefusedError(f"{self._shown} does not speak {DIALECT}: is it a Tidelog server, and new enough?")
-        return socket
-
     async def _run(self, socket: ClientConnection) -> None:
         """Serve one connection after the other, until cancelled or refused for good."""
         try:
@@ -235,7 +193,7 @@ class Client:
                 if was_useful:
                     self._delays = _delays()
                 code = socket.close_code or 1006
-                has_another_token = code == TOKEN_EXPIRED and callable(self._token)
+                has_another_token = code == TOKEN_EXPIRED and self._server.has_other_tokens
                 if code not in COME_BACK and not has_another_token:
                     reason = socket.close_reason or self._complaint or "no reason given"
                     raise ServerRefusedError(f"{self._shown} closed the connection with code {code}: {reason}", code)
@@ -256,11 +214,11 @@ class Client:
             await asyncio.sleep(next(self._delays))
         while True:
             try:
-                return await self._connect()
+                return await self._server.connect()
             except ServerRefusedError:
                 raise
             except Exception as error:
-                logger.warning("no connection to %s, trying again: %s", self._shown, _why(error))
+                logger.warning("no connection to %s, trying again: %s", self._shown, why(error))
             await asyncio.sleep(next(self._delays))
 
     async def _serve(self, socket: ClientConnection) -> bool:
@@ -296,14 +254,14 @@ class Client:
         if self._socket is socket:
             await self._ask(socket, subscription)
 
-    async def _renew(self, socket: ClientConnection, token: Token) -> None:
+    async def _renew(self, socket: ClientConnection) -> None:
         """If it can't be had, the connection ends with the last one, and is opened again."""
         try:
-            message = {"type": "auth", "token": await _ask_for(token)}
+            message = {"type": "auth", "token": await self._server.token()}
             with suppress(ConnectionClosed):
                 await socket.send(json.dumps(message))
         except Exception as error:
-            logger.warning("%s: there is no other token: %s", self._url, type(error).__name__)
+            logger.warning("%s: there is no other token: %s", self._shown, type(error).__name__)
 
     async def _receive(self, frame: Frame, size: int) -> bool:
         """Hand a frame to its subscriptions; returns whether it was for one. Unknown frames are of newer servers."""
@@ -316,8 +274,8 @@ class Client:
                 logger.info("%s: the server's feed is %s", self._shown, frame["feed"])
                 self._reach(frame["position"], frame.get("epoch"))
                 return False
-            case "token_expires" if callable(self._token) and self._socket is not None:
-                self._renewing = asyncio.create_task(self._renew(self._socket, self._token))
+            case "token_expires" if self._server.has_other_tokens and self._socket is not None:
+                self._renewing = asyncio.create_task(self._renew(self._socket))
                 return False
             case "passed":
                 if (passed := self._awaited.pop(frame["transaction"], None)) is not None:
@@ -364,45 +322,6 @@ class Client:
         subscription = self._subscriptions.pop(id, None)
         if subscription is not None:
             subscription.end(SubscriptionRefusedError(f"{subscription.stream}/{subscription.group}: {message}", code))
-
-
-async def _ask_for(token: Token) -> str:
-    if isinstance(token, str):
-        return token
-    given = token()
-    return await given if inspect.isawaitable(given) else given
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether a connection that could not be opened may be opened some time later."""
-    if isinstance(error, InvalidStatus):
-        return error.response.status_code >= 500 or error.response.status_code == TOO_MANY_REQUESTS
-    # A connection that ends in the middle of the handshake is an InvalidMessage from EOFError.
-    return isinstance(error, OSError) or (isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError))
-
-
-def _why(error: Exception) -> str:
-    """What is wrong with the way to the server, and what to do."""
-    match error:
-        case sockets.gaierror():
-            return f"no such host ({error.strerror}): is its name right?"
-        case TimeoutError():
-            return "no answer in time: are host and port right, and does a firewall let us through?"
-        case OSError() if isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(error):
-            return f"nothing listens there: does the server run, and is the port right? ({error})"
-        case _:
-            return str(error) or type(error).__name__
-
-
-def _without_secrets(url: str) -> str:
-    """For messages: a user, a password or a token that is in the URL is not shown."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        return "the server's address"
-    if not parts.netloc:
-        return url.partition("?")[0].rpartition("@")[2]
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
 
 
 def _delays() -> Iterator[float]:

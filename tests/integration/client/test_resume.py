@@ -8,8 +8,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.harness import ROOT, free_port
+from tests.harness import ROOT, eventually, free_port
 from tests.integration.client.scripted_server import (
+    AT,
     EPOCH,
     Connection,
     ScriptedServer,
@@ -312,6 +313,22 @@ async def test_the_token_is_sent_as_a_bearer(server: ScriptedServer) -> None:
         await server.connection()
     (request,) = server.requests
     assert (request.headers["Authorization"], request.headers["X-Trace"]) == ("Bearer secret", "1")
+
+
+async def test_a_token_that_cannot_be_renewed_is_told_without_the_secrets_of_the_address(
+    server: ScriptedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection goes on, with the last one, as long as that is good."""
+    tokens = ["first"]
+    async with Client(f"{server.url}?authToken=hush-hush", token=tokens.pop, proxy=None) as client:
+        connection = await server.connection()
+        async with client.subscribe("chatMessage", "general") as subscription:
+            await connection.accept(live(7))
+            await connection.send({"type": "token_expires", "at": AT})
+            await take(subscription, 1)
+            await eventually(lambda: "no other token" in caplog.text)
+    assert server.url in caplog.text
+    assert "hush" not in caplog.text
 
 
 def test_importing_the_client_loads_nothing_of_the_server() -> None:

@@ -79,13 +79,13 @@ async def test_too_much_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_feed_that_stands_still_is_told_and_one_that_moves_is_waited_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(overlay_module, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(overlay_module, "STALL_SECONDS", 0)  # a turn of the event loop
     following = Following()
     following.overlay.expect(head(1), position=0)
     waiting = asyncio.create_task(following.overlay.settled())
-    for _ in range(20):
-        await asyncio.sleep(0.03)
+    for _ in range(50):
         following.overlay.check(0)
+        await asyncio.sleep(0)
     assert not waiting.done()
     with pytest.raises(FeedStalledError):
         await waiting
