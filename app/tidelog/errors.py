@@ -342,8 +342,18 @@ class StepBusyError(TidelogError):
     status = 503
 
 
+class ServerStoppingError(TidelogError):
+    """The server stops, and the step ran for longer than that waits: it was broken off, and nothing of it is stored."""
+
+    code = "server_stopping"
+    status = 503
+
+    def __init__(self) -> None:
+        super().__init__("the server stops, and the step was broken off; nothing was stored, try again")
+
+
 class CommitUnknownError(TidelogError):
-    """The connection broke while COMMIT was on its way: only the stored items tell whether it arrived.
+    """COMMIT was on its way when the connection broke, or the server stopped: only the stored items tell.
 
     Or a step without a transaction was broken off, of which something is stored, or may be.
     """

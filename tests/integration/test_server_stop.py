@@ -16,6 +16,7 @@ from tests.acceptance.test_workers import workers
 from tests.conftest import StartServer
 from tests.faults.wire import CLOSE, Wire, frame, text
 from tests.harness import Server, StepsFolder, eventually, free_port, uvicorn_command
+from tests.integration.sequencer_fixtures import connected
 
 SERVICE_RESTART = 1012  # RFC 6455's registry
 SUBSCRIBE = {"type": "subscribe", "id": "s", "stream": "chatMessage", "group": "g"}
@@ -133,6 +134,60 @@ async def test_a_second_ctrl_c_ends_it_at_once_and_shows_nobody_where_it_was(
     assert server.process.returncode == 128 + signal.SIGINT
     assert "Traceback" not in server.log()
     assert '"level": "error"' not in server.log()
+
+
+BROKEN_OFF_STEP = """
+import asyncio
+
+from sqlalchemy import text
+
+config = {{"type": "api", "name": "Hang {name}", "method": "POST", "path": "/{name}", "transaction": {transaction},
+          "emits": []}}
+
+
+async def handler(req, context):
+    await context.streams.chatMessage.set("g", "{name}", {{"text": "hi"}})
+    context.logger.info("at work on {name}")
+    if "{name}" == "commit":
+        await context.db.execute(text("insert into slow values (1)"))
+        return {{"status": 200}}
+    await asyncio.sleep(3600)
+"""
+# What COMMIT itself waits for.
+SLOW_COMMIT = """
+create table slow (id int);
+create function slowly() returns trigger language plpgsql as $$ begin perform pg_sleep(600); return null; end $$;
+create constraint trigger slowly after insert on slow deferrable initially deferred
+    for each row execute function slowly()
+"""
+
+
+async def test_steps_that_outlast_a_stop_are_told_what_became_of_them(
+    start_server: StartServer, steps: StepsFolder
+) -> None:
+    """By a code: nothing was stored, or who knows. The log has a line of each, and where none of ours failed."""
+    steps.write("chat_message_stream.py", 'config = {"name": "chatMessage", "schema": {"type": "object"}}\n')
+    for name, transaction in (("nothing", True), ("stored", False), ("commit", True)):
+        steps.write(f"{name}_step.py", BROKEN_OFF_STEP.format(name=name, transaction=transaction))
+    port = free_port()
+    command = [*uvicorn_command(port), "--timeout-graceful-shutdown", "1"]
+    server = await start_server(steps.path, port=port, command=command)
+    async with connected(server.database_url) as sql, server.http() as http:
+        await sql.execute(SLOW_COMMIT)
+        asked = [asyncio.create_task(http.post(f"/{name}")) for name in ("nothing", "stored", "commit")]
+        await eventually(lambda: server.log().count("at work on") == 3)
+        commits = "select count(*) from pg_stat_activity where query = 'COMMIT' and state = 'active'"
+        await eventually(lambda: sql.fetchval(commits))
+        server.process.send_signal(signal.SIGTERM)
+        nothing, stored, commit = await asyncio.gather(*asked)
+        await eventually(lambda: server.process.poll() is not None)
+        codes = [answer.json()["error"]["code"] for answer in (nothing, stored, commit)]
+        assert codes == ["server_stopping", "commit_unknown", "commit_unknown"]
+        assert {answer.status_code for answer in (nothing, stored, commit)} == {503}
+        assert "retry-after" in nothing.headers and "retry-after" not in {**stored.headers, **commit.headers}
+        assert nothing.headers["x-trace-id"] in server.log()
+        assert "Exception in ASGI application" not in server.log()
+        assert "nothing" not in [row["id"] for row in await sql.fetch("select id from streams.chat_message")]
 
 
 async def is_closed(server: Server) -> bool:

@@ -78,7 +78,8 @@ class StepRunner:
     async def run(self, invocation: Invocation[Outcome]) -> Outcome | None:
         """The outcome, once it is committed. None if the invocation was told that the handler is given up.
 
-        Raises whatever kept it from being committed; then nothing of it is, but for CommitUnknownError.
+        Raises whatever kept it from being committed; then nothing of it is, but for CommitUnknownError, and for a
+        CancelledError that has one as its cause.
         """
         if not self._retries:
             return await self._run_once(invocation)
@@ -153,6 +154,8 @@ def _raise_for(error: BaseException, watch: HandlerWatch, unseen: BaseException 
         raise RuntimeError("the handler called sys.exit(); that would stop the server") from error
     if unseen is not None and is_aftermath(error):
         raise unseen
+    if isinstance(error, asyncio.CancelledError) and work.may_have_stored(error):
+        raise error from CommitUnknownError("it was cancelled, and something of it is stored, or may be")
     is_told_to_repeat = isinstance(error, Exception) and (is_conflict(error) or is_busy(error) or is_away(error))
     if is_told_to_repeat and work.may_have_stored(error):
         raise CommitUnknownError(f"without a transaction, what the step did before stays stored: {error}") from error

@@ -6,6 +6,7 @@ and BEGIN and COMMIT are said here: only the command tag tells whether a COMMIT 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from types import TracebackType
 from typing import Any, Self
@@ -60,6 +61,7 @@ class StepTransaction:
         self._is_asked_again = False
         self._session: StepSession | None = None
         self._session_rolled_back = False
+        self._is_committing = False
         self.transaction: int | None = None  # its id, if it wrote something; once it is committed
         self.is_transaction_known = True
 
@@ -71,8 +73,8 @@ class StepTransaction:
         return self
 
     def may_have_stored(self, error: BaseException) -> bool:
-        """Whether something stays of a step that `error` ended. Of a COMMIT it says so itself."""
-        return False
+        """Whether something stays of a step that `error` ended. What else became of a COMMIT, that says itself."""
+        return self._is_committing and isinstance(error, asyncio.CancelledError)
 
     @property
     def session(self) -> StepSession:
@@ -168,6 +170,7 @@ class StepTransaction:
         if not driver.is_in_transaction():
             raise TransactionAbortedError("the handler ended the transaction itself, by COMMIT or ROLLBACK in SQL")
         lent.expect_answer()
+        self._is_committing = True
         try:
             tag = await driver.execute("COMMIT")
         except CONNECTION_ERRORS as error:
@@ -177,6 +180,7 @@ class StepTransaction:
             raise
         finally:
             lent.due_at = NEVER
+        self._is_committing = False
         if tag != "COMMIT" and lent.is_spent:
             raise DatabaseUnavailableError("the connection to the database was no good, and the handler went on")
         if tag != "COMMIT":

@@ -21,6 +21,7 @@ from tidelog.errors import (
     ClientGoneError,
     CommitUnknownError,
     ServerFullError,
+    ServerStoppingError,
     StepBusyError,
     StepTimedOutError,
     ThreadsStuckError,
@@ -41,6 +42,7 @@ RETRY_DATABASE_SECONDS = 5  # about what a restart or a fail-over takes
 PATH_LENGTH_MAX = 200  # of what is told of a path where nothing is
 
 RETRY_AUTHENTICATION_SECONDS = 5
+RETRY_STOPPING_SECONDS = 5  # about what a restart takes
 RETRY_FULL_SECONDS = 5  # another process may have room at once, but everybody who is refused comes back then
 
 _HEADERS = {
@@ -48,6 +50,7 @@ _HEADERS = {
     AuthenticationUnavailableError.code: {"retry-after": str(RETRY_AUTHENTICATION_SECONDS)},
     ServerFullError.code: {"retry-after": str(RETRY_FULL_SECONDS)},
     TooManyConnectionsError.code: {"retry-after": str(RETRY_FULL_SECONDS)},
+    ServerStoppingError.code: {"retry-after": str(RETRY_STOPPING_SECONDS)},
     UpgradeWithBodyError.code: {"connection": "close"},  # what follows is no request
     # RFC 9110 15.5.22, and RFC 6455 4.4 for the version
     UpgradeRequiredError.code: {
@@ -105,6 +108,9 @@ def failure_of(error: BaseException, where: str) -> Failure:
         return _internal(error, where, "the step was broken off, and may have been stored; look before you repeat it")
     if isinstance(error, StepTimedOutError):
         return _internal(error, where, "the step took longer than it may, and was broken off")
+    if isinstance(error, ServerStoppingError):
+        logger.warning("%s: %s", where, error)
+        return refused(error)
     if is_conflict(error):
         logger.warning("%s: lost against another transaction: %s", where, error)
         return Failure(

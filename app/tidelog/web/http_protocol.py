@@ -24,6 +24,7 @@ from tidelog.web.handshake import is_whole, upgrade_out_of_turn
 from tidelog.web.intake import SlicedIntake
 from tidelog.web.overfull import REFUSAL, OverfullApp, overfull
 from tidelog.web.refusal import last_words
+from tidelog.web.stopping import note_stop
 
 # Of request line and headers, and again of trailers. What is counted begins with a connection's earlier requests: up to
 # twice that is let through.
@@ -174,6 +175,11 @@ class RequestProtocol(SlicedIntake, HttpToolsProtocol):
         overfull.drop(self)
         overfull.leave(self.transport)
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        if self.cycle is not None:
+            note_stop(self.cycle.scope)
+        super().shutdown()
 
     def resume_writing(self) -> None:
         self._drained = True

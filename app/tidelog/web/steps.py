@@ -1,5 +1,6 @@
 """API steps as Litestar controllers: a request is read, its step runs and commits, and then it is answered."""
 
+import asyncio
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,7 +12,13 @@ from litestar.types import ASGIApp, Empty, Receive, Scope, Send
 from litestar.utils.scope.state import ScopeState
 
 from tidelog.access.caller import Caller
-from tidelog.errors import DeclarationError, TidelogError, UnauthorizedError
+from tidelog.errors import (
+    CommitUnknownError,
+    DeclarationError,
+    ServerStoppingError,
+    TidelogError,
+    UnauthorizedError,
+)
 from tidelog.logs.request import CurrentRequest, current_request
 from tidelog.model.schema import compile_schema
 from tidelog.model.step import Endpoint
@@ -23,6 +30,7 @@ from tidelog.web.invocation import HttpInvocation
 from tidelog.web.origin import refusal_of
 from tidelog.web.paths import RouteOf, methods_of, values_of
 from tidelog.web.request import Incoming, read_body, read_headers, trace_id_of
+from tidelog.web.stopping import is_stopping
 
 METADATA_HEADER = "x-motia-metadata"  # by which a request asks for it, unless TIDELOG_MOTIA_METADATA decides
 
@@ -128,6 +136,12 @@ class StepEndpoint:
                 answer.headers.append((TRANSACTION_HEADER, self._transaction(invocation).encode()))
         except Exception as error:
             answer = self._failed(error, incoming, trace_id)
+        except asyncio.CancelledError as error:
+            if not is_stopping(scope):
+                raise
+            doubt = error.__cause__
+            stopping = doubt if isinstance(doubt, CommitUnknownError) else ServerStoppingError()
+            answer = self._failed(stopping, incoming, trace_id)
         if answer is not None:  # else it was sent already
             await _send(answer, trace_id, send)
 
