@@ -18,11 +18,16 @@ from tests.harness import (
     free_port,
     migrate,
     server_environment,
+    until_numbered,
 )
+from tests.integration.sequencer_fixtures import sequencing
 from tests.migrations.test_mending import LIVE
 from tests.migrations.test_refusals import stream
-from tidelog.errors import MigrationFailedError, StreamTableError
+from tidelog.errors import MigrationFailedError, StreamsNotMigratedError, StreamTableError
+from tidelog.runtime.discovery import discover
+from tidelog.store.requirements import is_to_be_migrated
 from tidelog.store.stream_changes import drop_stream, list_streams, rename_stream
+from tidelog.store.stream_tables import check_stream_tables
 
 LOGGED = "select stream, op, id, version from streams.change order by seq"
 
@@ -91,7 +96,10 @@ async def test_a_renamed_stream_has_its_items_rights_and_indexes(url: str, sql: 
     steps.write("note_stream.py", f"config = {indexed.format('note')}")
     await asyncio.to_thread(migrate, url, steps.path)
     await sql.execute("update streams.note set data = '{\"n\": 2}'")
-    rights = "select relacl::text from pg_class where relname = any (array[$1, $1 || '_history']) order by relname"
+    rights = (
+        "select relacl::text from pg_class where relname = any (array[$1, $1 || '_history', '_' || $1 || '_log']) "
+        "order by replace(relname, $1, '')"
+    )
     before, granted = await items_of(sql, "note"), await sql.fetch(rights, "note")
     index = await sql.fetchval(
         "select indexrelid from pg_index where indrelid = 'streams.note'::regclass and not indisprimary"
@@ -104,11 +112,51 @@ async def test_a_renamed_stream_has_its_items_rights_and_indexes(url: str, sql: 
     last = await sql.fetch("select stream, op, xid from streams.change order by seq desc limit 2")
     assert [(row["stream"], row["op"]) for row in last] == [("taskList", "create"), ("note", "delete")]
     assert last[0]["xid"] == last[1]["xid"]
+    assert await time_travel_of(sql) == {
+        "_task_list_log",
+        "task_list_as_of(bigint)",
+        "task_list_as_of(timestamp with time zone)",
+        "task_list_diff(bigint,bigint)",
+        "task_list_diff(timestamp with time zone,timestamp with time zone)",
+    }
+    with sequencing(url):
+        await until_numbered(sql)
+    assert [row["op"] for row in await sql.fetch("select op from streams.task_list_history")] == ["create"]
+    position = await sql.fetchval("select max(number) from streams.commit")
+    as_of = "select group_id, id, version, data from streams.task_list_as_of($1::bigint)"
+    assert [tuple(row) for row in await sql.fetch(as_of, position)] == before
+    assert await sql.fetch(as_of, position - 1) == []
     steps.write("note_stream.py", f"config = {indexed.format('taskList')}")
     assert "INFO" not in (await asyncio.to_thread(migrate, url, steps.path)).stderr.replace("alembic", "")
     assert await sql.fetchval("select indrelid::regclass::text from pg_index where indexrelid = $1", index)
     await sql.execute("insert into streams.task_list (group_id, id, data) values ('g', 'b', '{}')")
     assert await sql.fetchval("select stream from streams.change order by seq desc limit 1") == "taskList"
+
+
+async def time_travel_of(sql: asyncpg.Connection[Any]) -> set[str]:
+    """The views of logs that there are, and the functions over them."""
+    rows = await sql.fetch(
+        "select relname::text as name from pg_class "
+        "where relnamespace = 'streams'::regnamespace and relname ~ '^_.*_log$' "
+        "union all select oid::regprocedure::text from pg_proc where proname ~ '(_as_of|_diff)$' "
+        "and pronamespace = 'streams'::regnamespace"
+    )
+    return {row["name"].removeprefix("streams.") for row in rows}
+
+
+async def test_a_stream_that_lacks_its_time_travel_is_migrated(url: str, sql: Sql, steps: StepsFolder) -> None:
+    """As one that an earlier release renamed: its server refuses to begin without, or makes it."""
+    steps.write("task_stream.py", stream("task"))
+    await asyncio.to_thread(migrate, url, steps.path)
+    whole = await time_travel_of(sql)
+    for lost in ("view streams._task_log cascade", "function streams.task_as_of(timestamptz)"):
+        await sql.execute(f"drop {lost}")
+        with pytest.raises(StreamsNotMigratedError, match="task has no whole time travel"):
+            await check_stream_tables(sql, discover(steps.path).streams.values())
+        assert await is_to_be_migrated(sql, list(discover(steps.path).streams.values()))
+        await asyncio.to_thread(migrate, url, steps.path)
+        assert await time_travel_of(sql) == whole
+        assert not await is_to_be_migrated(sql, list(discover(steps.path).streams.values()))
 
 
 async def test_a_stream_takes_the_place_of_an_empty_one_and_of_no_other(url: str, sql: Sql, steps: StepsFolder) -> None:
@@ -124,6 +172,10 @@ async def test_a_stream_takes_the_place_of_an_empty_one_and_of_no_other(url: str
     with pytest.raises(StreamTableError, match="no stream is named 'nobody'"):
         await rename_stream(sql, "nobody", "somebody", "somebody")
     assert await items_of(sql, "note") == before
+    # As an earlier release left it behind.
+    await sql.execute("create view streams._gone_log as select 1; comment on view streams._gone_log is 'Tidelog: gone'")
+    assert await rename_stream(sql, "note", "gone", "gone") == 1
+    assert await rename_stream(sql, "gone", "note", "note") == 1
     assert await rename_stream(sql, "note", "task", "task") == 1
     assert await items_of(sql, "task") == before == await live_in_log(sql, "task")
     assert {one.name for one in await list_streams(sql)} == {"other", "task"}
@@ -137,6 +189,9 @@ async def test_what_hangs_on_a_table_keeps_it_from_being_dropped(url: str, sql: 
     with pytest.raises(StreamTableError, match=r"of_theirs depends on table streams\.note\. Drop that first"):
         await drop_stream(sql, "note")
     assert len(await items_of(sql, "note")) == 1
+    await sql.execute("drop view public.of_theirs; create view public.of_theirs as select * from streams.note_as_of(0)")
+    with pytest.raises(StreamTableError, match=r"of_theirs depends on function streams\.note_as_of"):
+        await drop_stream(sql, "note")
     await sql.execute("drop view public.of_theirs")
     other = await connect_sql(url)
     async with other.transaction():
@@ -147,6 +202,7 @@ async def test_what_hangs_on_a_table_keeps_it_from_being_dropped(url: str, sql: 
     await sql.execute("drop table streams.note")
     assert await drop_stream(sql, "note") == 0
     assert await list_streams(sql) == []
+    assert await time_travel_of(sql) == set()
 
 
 async def test_keys_are_converted_by_a_command(url: str, sql: Sql, steps: StepsFolder) -> None:

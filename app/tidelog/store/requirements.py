@@ -17,7 +17,7 @@ from tidelog.store.failure import is_lost
 from tidelog.store.indexes import what_indexes_lack
 from tidelog.store.queries import load
 from tidelog.store.revisions import alembic_config
-from tidelog.store.stream_tables import EXAMINE_STREAMS, LACKS_EXPIRY, MIGRATE, expiry_of
+from tidelog.store.stream_tables import EXAMINE_STREAMS, LACKING_PARTS, MIGRATE, parts_of
 
 if TYPE_CHECKING:
     from tidelog.model.stream import Stream
@@ -133,7 +133,7 @@ async def _what_streams_lack(connection: Connection, streams: Sequence[Stream]) 
         f"stream {name}: {trouble}" for name, _, severity, trouble, _ in rows if severity != "warn"
     ]
     if not lacks:
-        lacks += [lacking for _, lacking in await connection.fetch(LACKS_EXPIRY, *expiry_of(streams)) if lacking]
+        lacks += [lacking for _, lacking in await connection.fetch(LACKING_PARTS, *parts_of(streams)) if lacking]
     stored = {name: json.loads(schema) for name, schema in await connection.fetch(SCHEMAS, names)}
     changed = [name for name in names if name not in stored]
     for stream in streams:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 EXAMINE_STREAMS = load("examine_streams")
 DECLARE = "select streams.declare_stream($1, $2, $3::text::jsonb)"
 STORED_SCHEMA = "select schema::text from streams.stream where name = $1"
-LACKS_EXPIRY = load("lacks_expiry")
+LACKING_PARTS = load("lacking_parts")
 MAKE_EXPIRING = "select streams.make_expiring($1, $2)"
 MIGRATE = (
     "run `scripts/migrate` (where it is installed, `tidelog migrate`; with the plugin, `litestar tidelog migrate`)"
@@ -132,8 +132,8 @@ def declaration_sql(stream: Stream) -> str:
     )
 
 
-def expiry_of(streams: Iterable[Stream]) -> tuple[list[str], list[float | None]]:
-    """The parameters of lacks_expiry.sql."""
+def parts_of(streams: Iterable[Stream]) -> tuple[list[str], list[float | None]]:
+    """The parameters of lacking_parts.sql."""
     given = list(streams)
     return [stream.table for stream in given], [stream.ttl_seconds for stream in given]
 
@@ -151,7 +151,7 @@ async def check_stream_tables(connection: asyncpg.Connection[Any], streams: Iter
         else:
             unfit.append(f"stream {name}: {trouble}: {remedy or MIGRATE}")
     if not missing and not unfit:
-        rows = await connection.fetch(LACKS_EXPIRY, *expiry_of(declared))
+        rows = await connection.fetch(LACKING_PARTS, *parts_of(declared))
         missing_parts = [f"{lacks}: {MIGRATE}" for _, lacks in rows if lacks]
         if missing_parts:
             raise StreamsNotMigratedError("\n  ".join(missing_parts))
