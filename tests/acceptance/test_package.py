@@ -18,6 +18,7 @@ import asyncpg
 import httpx
 import pytest
 
+from tests.acceptance.test_readme import WEB, blocks
 from tests.harness import (
     HTTP_TIMEOUT_SECONDS,
     POLL_SECONDS,
@@ -49,43 +50,6 @@ config = {"type": "api", "name": "Start", "method": "POST", "path": "/jobs/:id",
 async def handler(req, context):
     id = req["pathParams"]["id"]
     return {"status": 201, "body": await context.streams.job.set("all", id, {"title": title_of(id)})}
-"""
-# Somebody's own application, with the sessions of a well-known plugin.
-APPLICATION = """
-from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyPlugin
-from litestar import Litestar, post
-from pydantic import BaseModel
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from tidelog import Stream, Streams, TidelogConfig, TidelogPlugin
-
-
-class Job(BaseModel):
-    title: str
-
-
-@post("/jobs/{id:str}")
-async def start(id: str, db_session: AsyncSession, streams: Streams, fails: bool = False) -> dict[str, str]:
-    job = await streams.job.set("all", id, Job(title=id))
-    await db_session.execute(text("insert into orders values (:id)"), {"id": id})
-    if fails:
-        raise RuntimeError
-    return job
-
-
-url = "URL"
-app = Litestar(
-    [start],
-    plugins=[
-        SQLAlchemyPlugin(
-            SQLAlchemyAsyncConfig(
-                connection_string=url.replace("postgresql:", "postgresql+asyncpg:"), before_send_handler="autocommit"
-            )
-        ),
-        TidelogPlugin(TidelogConfig(database_url=url, streams=[Stream("job", Job)], path="/live", health=True)),
-    ],
-)
 """
 # And their tests of it.
 CONFTEST = """
@@ -310,19 +274,24 @@ async def test_it_works_in_an_empty_environment(environment: Path, project: Path
 async def test_a_stream_is_in_the_transaction_of_advanced_alchemys_session(
     environment: Path, project: Path, databases: Databases
 ) -> None:
-    """In an application that is served by Litestar's own command, and migrated by it."""
+    """In the application of the page, which is served by Litestar's own command, and migrated by it."""
     url = await databases.create()
-    (project / "theirs.py").write_text(APPLICATION.replace("URL", url))
+    (project / "orders.py").write_text(dict(blocks("python", WEB))["orders.py"])
     sql = await asyncpg.connect(url)
-    await sql.execute("create table orders (id text primary key)")
-    command = [environment / "litestar", "--app", "theirs:app"]
+    await sql.execute("create table orders (id text primary key check (id <> 'lost'))")
+    command = [environment / "litestar", "--app", "orders:app"]
+    given = {"TIDELOG_DATABASE_URL": url}
     try:
-        migrated = await asyncio.to_thread(run, [*command, "tidelog", "migrate"], project)
+        migrated = await asyncio.to_thread(run, [*command, "tidelog", "migrate"], project, **given)
         assert migrated.returncode == 0, migrated.stderr
-        async with serving(command, project, "run", "--port", "PORT") as http:
-            assert (await http.post("/jobs/lost", params={"fails": True})).status_code == 500
-            assert (await http.post("/jobs/kept")).json() == {"id": "kept", "title": "kept"}
-        for table in ("orders", "streams.job"):
+        async with serving(command, project, "run", "--port", "PORT", **given) as http:
+            assert (await http.post("/orders/lost")).status_code == 500
+            made = await http.post("/orders/kept")
+            assert made.json() == {"id": "kept", "state": "made"}
+            wanted = {"group": "all", "wait_for": made.headers["Tidelog-Transaction"]}
+            items = (await http.get("/live/streams/order/items", params=wanted)).json()["items"]
+            assert [item["id"] for item in items] == ["kept"]
+        for table in ("orders", "streams.order"):
             assert await sql.fetchval(f"select array_agg(id) from {table}") == ["kept"]
     finally:
         await sql.close()

@@ -280,7 +280,7 @@ def test_every_block_is_one_that_a_test_runs() -> None:
             "conftest.py",
             "test_shop.py",
         ],
-        "app/tidelog/web": ["jobs_page.html", "jobs_page_step.py", "shop.py", "mark_done.py"],
+        "app/tidelog/web": ["jobs_page.html", "jobs_page_step.py", "shop.py", "orders.py", "mark_done.py"],
         "migrations": ["sql", "sql", "sql", "sql", "sql", "sql", "grants.sql", "work_grants.sql"],
     }
     for page, text in PAGES.items():

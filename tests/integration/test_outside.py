@@ -67,6 +67,15 @@ async def commits(url: str) -> list[int]:
         await connection.close()
 
 
+async def last_transaction(url: str) -> str:
+    """As the history has it."""
+    connection = await asyncpg.connect(url)
+    try:
+        return str(await connection.fetchval("select xid from streams.change order by seq desc limit 1"))
+    finally:
+        await connection.close()
+
+
 async def test_each_operation_commits_and_a_transaction_is_one_commit(url: str) -> None:
     """Also when they run at once; what an exception leaves was never there."""
     async with tidelog.open(url) as streams:
@@ -97,6 +106,9 @@ async def test_a_program_has_all_that_steps_can_do_with_items(url: str) -> None:
             await together.job.set("all", "1", {**job, "done": 0}, if_version=30)
             await together.job.patch("all", "1", [{"op": "add", "path": "/tags", "value": ["a"]}])
             assert [one["id"] for one in await together.job.query(where={"tags": {"contains": ["a"]}})] == ["1"]
+            transaction = await together.transaction_id()
+        assert await streams.transaction_id() is None  # each call is one
+        assert transaction == await last_transaction(url)
         assert await streams.job.clear("all") == 1
         assert await streams.job.list_groups() == []
     assert await commits(url) == [*[1] * 30, 2, 1]

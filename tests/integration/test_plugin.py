@@ -44,7 +44,15 @@ from tests.harness import (
     eventually,
     free_port,
 )
-from tidelog import ItemConflictError, ItemInvalidError, Stream, Streams, TidelogConfig, TidelogPlugin
+from tidelog import (
+    ItemConflictError,
+    ItemInvalidError,
+    OutsideStreams,
+    Stream,
+    Streams,
+    TidelogConfig,
+    TidelogPlugin,
+)
 from tidelog.migrate import upgrade_on
 from tidelog.settings import Settings
 
@@ -223,6 +231,28 @@ async def test_a_handler_has_all_that_steps_can_do_with_items(url: str, has_sess
     async with serving(app) as server:
         answers = await asyncio.gather(*(server.http.post("/count") for _ in range(10)))
     assert sorted(answer.json() for answer in answers) == list(range(1, 11))
+
+
+@pytest.mark.parametrize("has_session", [True, False])
+async def test_a_handler_can_tell_what_to_wait_for(url: str, has_session: bool) -> None:
+    """The id of its transaction, or of its session's: a read that waits for it finds what was written."""
+
+    async def store(id: str, streams: OutsideStreams) -> Response[None]:
+        assert await streams.transaction_id() is None
+        await streams.job.set("all", id, {"title": id})
+        return Response(None, headers={"Tidelog-Transaction": await streams.transaction_id()})
+
+    async def in_session(id: str, db_session: AsyncSession, streams: OutsideStreams) -> Response[None]:
+        return await store(id, streams)
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
+    dependencies = {"db_session": sessions(url)} if has_session else {}
+    handler = post("/jobs/{id:str}")(in_session if has_session else store)
+    async with serving(make_app([handler], plugins=[plugin], dependencies=dependencies)) as server:
+        for number in range(5):
+            stored = await server.http.post(f"/jobs/{number}")
+            wanted = {"group": "all", "id": number, "wait_for": stored.headers["Tidelog-Transaction"]}
+            assert (await server.http.get("/streams/job/items", params=wanted)).json()["item"]["id"] == str(number)
 
 
 async def test_calls_at_once_take_turns_in_the_applications_session(url: str) -> None:

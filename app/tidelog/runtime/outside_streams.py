@@ -10,6 +10,7 @@ from tidelog.runtime.context import Streams
 from tidelog.runtime.emitting import Emitter
 from tidelog.store.asking import Lend
 from tidelog.store.items import Items, recheck
+from tidelog.store.transaction import which_transaction
 
 
 class OutsideStreams(Streams):
@@ -30,6 +31,16 @@ class OutsideStreams(Streams):
         this is committed. To be awaited. Raises TopicUnknownError if no step does, and EmitInvalidError.
         """
         return self._run(self._emitter.emit(event, self._lend, new_trace_id()))
+
+    def transaction_id(self) -> Any:
+        """The id of the transaction in which these are, which `wait_for` takes once it is committed, as text. To be
+        awaited. None if nothing is written so far, and where every call commits by itself.
+        """
+        return self._run(self._transaction_id())
+
+    async def _transaction_id(self) -> str | None:
+        transaction = await which_transaction(self._lend)
+        return None if transaction is None else str(transaction)
 
     def revoke(self, *, subject: str | None = None, stream: str | None = None, group: str | None = None) -> Any:
         """Have the rules asked again, in every server process, for the subscriptions that match; the denied ones end.

@@ -41,15 +41,14 @@ class Conditions:
         return f"${len(self.parameters)}::{kind}"
 
     def add_where(self, where: Any) -> None:
-        """`{field: value}`, or `{field: {operator: value}}`. Raises OperationInvalidError."""
+        """`{field: value}` of no dict, or `{field: {operator: value}}`. Raises OperationInvalidError."""
         if where is None:
             return
         if not isinstance(where, Mapping) or len(where) > CONDITIONS_MAX:
             raise invalid(f"where is a dict of up to {CONDITIONS_MAX} fields, not {shown(where)}", where)
         for name, wanted in where.items():
             field = field_of(name)
-            is_operators = isinstance(wanted, Mapping) and wanted and wanted.keys() <= OPERATORS
-            for operator, value in wanted.items() if is_operators else (("eq", wanted),):
+            for operator, value in wanted.items() if _is_operators(name, wanted) else (("eq", wanted),):
                 self.add(self._compare(field, operator, value))
 
     def _compare(self, field: str, operator: str, value: Any) -> str:
@@ -80,6 +79,21 @@ class Conditions:
         except ItemInvalidError as error:
             raise invalid(str(error), value) from None
         return self.bind(text, "text") + "::jsonb"
+
+
+def _is_operators(name: Any, wanted: Any) -> bool:
+    """A dict always is: a mistyped operator shall not be taken for an object that no field is equal to."""
+    if not isinstance(wanted, Mapping):
+        return False
+    unknown = [operator for operator in wanted if operator not in OPERATORS]
+    if unknown or not wanted:
+        problem = f"has no operator {shown(unknown[0])}" if unknown else "has no operator"
+        raise invalid(
+            f"the condition on {shown(name)} {problem}: there are {', '.join(sorted(OPERATORS))}; "
+            'for equality with an object write {"eq": {...}}',
+            wanted,
+        )
+    return True
 
 
 def order_of(order_by: Any) -> str:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.util import await_only
 
 from tidelog.errors import CommitUnknownError, DatabaseUnavailableError, TransactionAbortedError
+from tidelog.store.asking import Lend, ask
 from tidelog.store.checkout import TRIES_MAX, AskAgainError, Turns
 from tidelog.store.failure import CONNECTION_ERRORS, is_lost
 from tidelog.store.lent import NEVER, Lent
@@ -237,3 +238,9 @@ class StepTransaction:
 
     def _note_rollback(self) -> None:
         self._session_rolled_back = True
+
+
+async def which_transaction(lend: Lend) -> int | None:
+    """The id, as the log has it, of the transaction in which `lend` lends; None if it has written nothing so far."""
+    rows = await ask(lend, False, WHICH)
+    return None if rows[0][0] is None else int(rows[0][0])
