@@ -96,6 +96,7 @@ def test_an_operation_may_be_an_object_as_well() -> None:
         [op("increment", "list")],
         [op("increment", "n", by="1")],
         [op("increment", "n", by=True)],
+        [op("increment", "half", by=10**1023)],
         [op("increment")],
         [op("remove")],
         [op("set", "a", value=1)] * (OPERATIONS_MAX + 1),
@@ -104,7 +105,7 @@ def test_an_operation_may_be_an_object_as_well() -> None:
 def test_an_operation_that_makes_no_sense_says_so(operations: Any) -> None:
     """Nothing is skipped: an increment of a text would be lost in silence."""
     with pytest.raises(OperationInvalidError):
-        updated({"text": "a", "list": [1], "n": 1}, operations)
+        updated({"text": "a", "list": [1], "n": 1, "half": 0.5}, operations)
 
 
 # The examples of RFC 7396, appendix A.
@@ -171,6 +172,29 @@ def test_a_json_patch_is_that_of_the_rfc() -> None:
 def test_a_json_patch_that_does_not_apply_says_so(operations: Any) -> None:
     with pytest.raises(OperationInvalidError):
         patched({"n": 1, "list": [1], "deep": {"x": {}}}, operations)
+
+
+@pytest.mark.parametrize(
+    ("before", "operations"),
+    [
+        ({"n": 1}, [{"op": "copy", "from": "", "path": f"/k{n}"} for n in range(60)]),
+        ({"n": 1}, [{"op": "copy", "from": "", "path": "/k" * 2**n} for n in range(12)]),
+        ({"text": "x" * 2048}, [{"op": "copy", "from": "/text", "path": f"/k{n}"} for n in range(1000)]),
+        ({"list": ["x"] * 2048}, [{"op": "copy", "from": "/list", "path": f"/k{n}"} for n in range(1000)]),
+    ],
+)
+def test_copies_of_copies_are_bounded(before: Any, operations: Any) -> None:
+    """Some hundred bytes of operations would double the item until no memory is left."""
+    with pytest.raises(OperationInvalidError) as refused:
+        patched(before, operations)
+    assert refused.value.culprits == (operations,)
+
+
+def test_many_small_merges_into_a_large_item_copy_it_never() -> None:
+    """A thousand copies of it would stop the event loop for seconds."""
+    large = {f"k{n}": n for n in range(1000)}
+    made = updated({"a": large}, [op("merge", "a", value={"n": n}) for n in range(OPERATIONS_MAX)])
+    assert made["a"] is large and large["n"] == OPERATIONS_MAX - 1
 
 
 JSON = st.recursive(

@@ -18,9 +18,12 @@ from tidelog.errors import OperationInvalidError, shown
 
 Fields = dict[str, Any]
 Part = str | int
-# Of one call: each is applied in the event loop, and each JSON Patch may copy what is there.
+# Of one call: they are applied in the event loop.
 OPERATIONS_MAX = 1000
+# What the operations of a JSON Patch may copy together, of values and characters: else each could double the item.
+COPIED_MAX = 1024 * 1024
 PATH_PARTS_MAX = 100
+_MISFITS = (TypeError, KeyError, RecursionError)  # of operations that are none; of values too deep to be copied
 KINDS = ("set", "merge", "increment", "decrement", "remove")
 
 
@@ -36,7 +39,8 @@ def updated(fields: Fields | None, operations: Any) -> Fields:
         given = _plain(operation)
         kind = given.get("type")
         if kind not in KINDS:
-            raise _invalid(f"operation {number}: type must be one of {', '.join(KINDS)}, not {shown(kind)}", kind)
+            culprit = given if kind is None else kind
+            raise _invalid(f"operation {number}: type must be one of {', '.join(KINDS)}, not {shown(kind)}", culprit)
         try:
             made = _apply(made, kind, given)
         except OperationInvalidError as error:
@@ -49,11 +53,19 @@ def patched(fields: Fields | None, operations: Any) -> Any:
 
     An item that isn't there is {}.
     """
-    listed = _listed(operations)
+    made: Any = fields or {}
+    copied = 0
     try:
-        # A copy of the operations: what they add is a part of the item then, which those behind them change.
-        return jsonpatch.apply_patch(fields or {}, [copy.deepcopy(_plain(one)) for one in listed], in_place=True)
-    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, TypeError, KeyError) as error:
+        for one in _listed(operations):
+            # A copy of the operation: what it adds is a part of the item then, which those behind it change.
+            operation = copy.deepcopy(_plain(one))
+            if operation.get("op") == "copy":
+                copied += _weight(jsonpointer.resolve_pointer(made, operation["from"]), COPIED_MAX - copied)
+                if copied > COPIED_MAX:
+                    raise _invalid("the JSON Patch (RFC 6902) copies more than an item may have", operations)
+            made = jsonpatch.apply_patch(made, [operation], in_place=True)
+        return made
+    except (jsonpatch.JsonPatchException, jsonpointer.JsonPointerException, *_MISFITS) as error:
         raise _invalid(f"the JSON Patch (RFC 6902) does not apply: {error}", operations) from None
 
 
@@ -96,12 +108,32 @@ def _apply(fields: Fields, kind: str, given: Mapping[str, Any]) -> Fields:
     return whole
 
 
+def _weight(value: Any, enough: int) -> int:
+    """How many values and characters there are in `value`; counted no further than a little past `enough`."""
+    weight = 0
+    waiting = [value]
+    while waiting and weight <= enough:
+        one = waiting.pop()
+        weight += 1
+        if isinstance(one, str):
+            weight += len(one)
+        elif isinstance(one, dict):
+            weight += sum(map(len, one))
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+    return weight
+
+
 def _merge(there: Any, value: Any) -> Any:
     if not isinstance(value, Mapping):
         raise _invalid(f"what is merged must be an object, not {shown(value)}", value)
-    if there is not None and not isinstance(there, dict):
+    if there is None:
+        return dict(value)
+    if not isinstance(there, dict):
         raise _invalid(f"there is no object to merge into, but {shown(there)}", value)
-    return {**(there or {}), **value}
+    there.update(value)  # in place: a thousand small ones shall not copy a large item a thousand times
+    return there
 
 
 def _adding(by: int | float) -> Callable[[Any], Any]:
@@ -110,7 +142,10 @@ def _adding(by: int | float) -> Callable[[Any], Any]:
             return by
         if not _is_number(there):
             raise _invalid(f"there is no number to count, but {shown(there)}", by)
-        return there + by
+        try:
+            return there + by
+        except OverflowError:
+            raise _invalid(f"{shown(there)} and {shown(by)} are too far apart to be added", by) from None
 
     return add
 

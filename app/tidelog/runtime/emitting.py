@@ -108,6 +108,6 @@ def _key(given: Any) -> str:
     if "\0" in key or size > KEY_LENGTH_MAX_BYTES:
         raise KeyInvalidError(
             f"messageGroupId {shown(key)} must have up to {KEY_LENGTH_MAX_BYTES} bytes of UTF-8, and no NUL character",
-            key,
+            given,
         )
     return key
