@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from tests.benchmarks.text import item
-from tidelog import plugin as composition
+from tidelog import composition
 from tidelog.asgi import create_app
 from tidelog.feed.broadcaster import Broadcaster
 from tidelog.model.change import Change, Commit, GroupCommit, Topic
