@@ -149,13 +149,7 @@ async def consume(
     if isinstance(start, str) and start not in ("beginning", "now"):
         raise ValueError(f'start is {start!r}, but should be "beginning", "now" or a position')
     wanted = Only(None if streams is None else list(streams), None if groups is None else list(groups))
-    consumer = _Consumer(database_url, name, handler, wanted, start, batch_max, transaction_timeout_seconds)
-    while True:
-        try:
-            await consumer.work()
-        except InterruptedWorkError as interruption:
-            logger.warning("consumer %s: interrupted, trying again: %s", name, interruption)
-        await consumer.backoff.wait()
+    await Consumer(database_url, name, handler, wanted, start, batch_max, transaction_timeout_seconds).run()
 
 
 class InterruptedWorkError(Exception):
@@ -181,8 +175,11 @@ async def _begin(connection: Connection) -> Transaction:
 
 
 @dataclass(slots=True)
-class _Consumer:
-    """One process's part in a consumer.
+class Consumer:
+    """One process's part in a consumer, as `consume` has it.
+
+    `find_wanted`, if it is given, is asked on the handler's connection in each transaction, behind the consumer's lock:
+    from then on that is what is wanted.
 
     It has two connections. The handler's has the session settings that the handler expects, and nothing of ours is
     in its way; the log is read on the other one, with the feed's settings.
@@ -195,7 +192,10 @@ class _Consumer:
     start: Start
     batch_max: int
     timeout_seconds: float
+    find_wanted: Callable[[Connection], Awaitable[Only]] | None = None
 
+    is_going_on: bool = field(default=False, init=False)  # its last transaction has succeeded
+    interruption: str | None = field(default=None, init=False)  # the last one
     backoff: Backoff = field(default_factory=Backoff, init=False)
     _woken: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _head: int = field(default=0, init=False)  # as read on this connection: who is told of an older one need not look
@@ -203,7 +203,17 @@ class _Consumer:
     _skipped: tuple[int, int] | None = field(default=None, init=False)
     _store_skips_at: float = field(default=0.0, init=False)
 
-    async def work(self) -> NoReturn:
+    async def run(self) -> NoReturn:
+        """Work for ever, also over what may pass. Raises what `consume` raises."""
+        while True:
+            try:
+                await self._work()
+            except InterruptedWorkError as interruption:
+                self.is_going_on, self.interruption = False, str(interruption)
+                logger.warning("consumer %s: interrupted, trying again: %s", self.name, interruption)
+            await self.backoff.wait()
+
+    async def _work(self) -> NoReturn:
         """Work until something breaks."""
         work_settings = {
             # A process that vanished or froze must not keep the consumer's row.
@@ -218,6 +228,7 @@ class _Consumer:
                 before, more = self._head, True
                 while more:
                     more = await self._run_transaction(work, log)
+                    self.is_going_on = True
                     self.backoff.reset()
                 if self._head == before:
                     await asyncio.sleep(PAUSE_SECONDS)  # it was a forged hint; or another process has its turn
@@ -271,6 +282,8 @@ class _Consumer:
             if not await _ask(is_registered(work, self.name)):
                 raise InterruptedWorkError("its row in streams.consumer was removed")
             return False  # another process has it
+        if self.find_wanted is not None:
+            self.wanted = await _ask(self.find_wanted(work))
         position = stored.position
         if self._skipped is not None and self._skipped[0] == stored.position:
             position = self._skipped[1]

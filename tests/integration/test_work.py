@@ -13,7 +13,6 @@ from pydantic import BaseModel, Field
 from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 from tests.integration.work_fixtures import WorkKit, emitting, event_step
 from tidelog.queue import workers
-from tidelog.store.jobs import Wanted, claim
 from tidelog.store.undeclared import STEPS_UNKNOWN, warn_of_unknown_steps
 
 
@@ -436,32 +435,6 @@ async def test_a_job_whose_workers_always_die_is_parked(kit: StepKit) -> None:
     assert seen.inputs == []
     (error,) = await kit.query("select error from streams.step_parked")
     assert error == "workers_died: 10 workers in a row ended before this job did"
-
-
-async def test_a_claim_looks_at_few_jobs_however_many_wait(kit: StepKit) -> None:
-    """Of a flood, of one message group with a great many, and of a great many groups, of which those that were looked
-    at come last the next time."""
-    connection = await kit.database.connect(**workers.SETTINGS)
-    insert = "insert into streams.step_job (step, topic, key, input, trace_id) select $1, 't', "
-    many = "'{}', 't' from generate_series(1, 20000) n"
-    for step_name, key in (("flood", "null"), ("group", "'k'"), ("groups", "'k' || n")):
-        await connection.execute(f"{insert} {key}, {many}", step_name)
-    fetched = "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables where relname = 'step_job'"
-    after_keys: dict[str, str] = {}
-    keys = []
-    try:
-        for _ in range(3):
-            async with connection.transaction():
-                before = await connection.fetchval(fetched)
-                wanted = [Wanted(name, 4, None, False, after_keys.get(name)) for name in ("flood", "group", "groups")]
-                claimed, ends = await claim(connection, wanted, 12, 15)
-                assert await connection.fetchval(fetched) - before < 200
-            after_keys |= ends
-            keys += [job.key for job in claimed if job.step == "groups"]
-            assert [job.step for job in claimed].count("flood") == 4
-        assert len(set(keys)) == 12
-    finally:
-        await connection.close()
 
 
 async def test_jobs_of_steps_that_no_file_has_are_told_of_at_the_start(

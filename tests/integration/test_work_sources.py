@@ -16,7 +16,7 @@ from tests.integration.work_fixtures import WorkKit, emitting, event_step
 from tidelog.model.step import Step
 from tidelog.queue import workers
 from tidelog.queue.changes import CONSUMER
-from tidelog.queue.schedule import last_tick, next_tick
+from tidelog.queue.schedule import last_tick, next_tick, seconds_until_next
 from tidelog.store.engine import Database
 
 # The lock of a worker that sleeps, in this database.
@@ -96,6 +96,24 @@ def test_ticks_are_those_of_the_clock_on_the_wall(expression: str, now: str, las
 
     found = last_tick(expression, at(now)), next_tick(expression, at(now))
     assert [one and one.astimezone(UTC) for one in found] == [at(last).astimezone(UTC), at(following).astimezone(UTC)]
+
+
+@pytest.mark.parametrize(
+    ("expression", "now", "seconds"),
+    [
+        ("* * * * *", "2026-03-29 01:58:30+01:00", 30),
+        ("* * * * *", "2026-03-29 01:59:30+01:00", 30),  # the next is 03:00
+        ("0 * * * *", "2026-03-29 01:59:30+01:00", 30),
+        ("0 4 * * *", "2026-03-29 01:00:00+01:00", 2 * 3600),
+        ("* * * * *", "2026-10-25 02:59:30+02:00", 30),  # the next is 02:00 once more
+        ("* * * * *", "2026-10-25 02:30:30+01:00", 30),
+        ("0 4 * * *", "2026-10-25 02:00:00+02:00", 3 * 3600),
+    ],
+)
+def test_the_next_tick_is_waited_for_as_long_as_it_takes(expression: str, now: str, seconds: float) -> None:
+    """Also in the nights in which clocks are set: neither an hour too long, nor in a loop without a rest."""
+    moment = datetime.fromisoformat(now).astimezone(ZoneInfo("Europe/Berlin"))
+    assert seconds_until_next(expression, moment) == seconds
 
 
 async def test_a_stream_step_runs_for_each_change_in_the_order_of_its_group(kit: StepKit) -> None:

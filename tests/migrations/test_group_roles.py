@@ -110,7 +110,7 @@ async def test_writers_and_readers_have_what_they_are_named_for(sql: Any, table:
     )
 
 
-@pytest.mark.parametrize("table", ["step_job", "step_parked", "step_cron"])
+@pytest.mark.parametrize("table", ["step_job", "step_parked", "step_cron", "step_stream"])
 async def test_the_queue_is_the_servers(sql: Any, table: str) -> None:
     """What is in it may be anything that a step knows."""
     rights = {group: (await rights_of(sql, group)).get(table) for group in GROUPS[1:]}

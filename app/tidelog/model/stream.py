@@ -19,7 +19,7 @@ TABLE_NAME_LENGTH_MAX = 48
 # The feed's own tables and its sequence live in the same schema, and the queue's.
 RESERVED_TABLE_NAMES = frozenset(
     {"alembic_version", "change", "commit", "consumer", "context_state", "epoch", "event", "stream"}
-    | {"step_job", "step_job_id_seq", "step_parked", "step_cron", "step_turn"}
+    | {"step_job", "step_job_id_seq", "step_parked", "step_cron", "step_stream", "step_turn"}
     | {"stream_floor", "write_seq"}
 )
 TTL_MAX_SECONDS = 100 * 366 * 86_400  # a hundred years: what is to stay longer needs no time to live

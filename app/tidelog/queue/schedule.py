@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 NEVER = float("inf")
+WAIT_MIN_SECONDS = 0.1  # whatever a table of time zones says, this is no loop without a rest
 
 
 class Schedule:
@@ -47,8 +48,14 @@ class Schedule:
             tick = last_tick(self._expressions[step], now)
             if tick is not None and tick > last_at:
                 await connection.execute(jobs.PUT_TICK, step, tick, CRON_TOPIC, new_trace_id())
-            waits.append((next_tick(self._expressions[step], now) - now).total_seconds())
+            waits.append(seconds_until_next(self._expressions[step], now))
         return min(waits)
+
+
+def seconds_until_next(expression: str, now: datetime) -> float:
+    """From `now` to the next tick, by a clock that nobody sets forward or back."""
+    # Not their difference: of two times of one zone that is the wall clock's.
+    return max(next_tick(expression, now).timestamp() - now.timestamp(), WAIT_MIN_SECONDS)
 
 
 def next_tick(expression: str, now: datetime) -> datetime:

@@ -42,6 +42,7 @@ RENEW_SECONDS = 4.0  # two looks may fail
 STEP_SHARE = 0.75  # of what may run at a time: one step's jobs leave room for the others'
 # Behind the bell: jobs that become due (delays, retries), those of dead workers, and a lost ring. Latency, never data.
 SLOW_POLL_SECONDS = 1.0
+CLOCK_LOOK_SECONDS = 10.0  # at the latest: between looks for ticks of cron steps
 # Awake: the pause grows from here while nothing comes and an emitter's long transaction keeps the bell's lock.
 PAUSE_MIN_SECONDS = 0.001
 PAUSE_MAX_SECONDS = 0.025
@@ -130,6 +131,7 @@ class Workers:
                 await connection.execute(LIFT_TRANSACTION_TIMEOUT)
                 await bell.open()
                 await self._schedule.register(connection)
+                await connection.execute(jobs.RESUME, list(self._runners))
             self.trouble = None
             self._tick_at = 0.0
             await self._work(connection, bell)
@@ -205,14 +207,15 @@ class Workers:
             await connection.execute(jobs.RENEW, *map(list, zip(*held, strict=True)), LEASE_SECONDS)
             self._renew_at = now + RENEW_SECONDS
         if now >= self._tick_at:
-            self._tick_at = now + await self._schedule.fire(connection)
+            # Not much later, however long it is to the next tick: the clock may be set.
+            self._tick_at = now + min(await self._schedule.fire(connection), CLOCK_LOOK_SECONDS)
 
     @property
     def _room(self) -> int:
         return self._at_once_max - len(self._running)
 
     async def _claim(self, connection: asyncpg.Connection[Any]) -> bool:
-        """Claim for what has room, and begin it; whether there was anything."""
+        """Claim for what has room, and begin it; whether there was anything, or may be behind what was put aside."""
         if self._room <= 0:
             return False
         wanted = self._wanted()
@@ -220,13 +223,13 @@ class Workers:
             return False
         if not self._running:
             self._renew_at = asyncio.get_running_loop().time() + RENEW_SECONDS
-        claimed, after_keys = await jobs.claim(connection, wanted, self._room, LEASE_SECONDS)
-        self._after_keys |= after_keys
-        for job in claimed:
+        claimed = await jobs.claim(connection, wanted, self._room, LEASE_SECONDS)
+        self._after_keys |= claimed.after_keys
+        for job in claimed.jobs:
             task = asyncio.create_task(self._run_job(job))
             self._running[task] = job
             task.add_done_callback(self._note_end)
-        return bool(claimed)
+        return bool(claimed.jobs) or claimed.is_put_aside
 
     def _wanted(self) -> list[Wanted]:
         running = [job.step for job in self._running.values()]

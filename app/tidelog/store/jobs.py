@@ -59,9 +59,29 @@ RELEASE = (
 )
 PARK = (
     "with gone as (delete from streams.step_job where id = $1 and claim = $2 returning *) "
-    "insert into streams.step_parked (id, step, topic, key, input, trace_id, emitted_at, attempts, error, traceback) "
-    "select id, step, topic, key, input, trace_id, emitted_at, attempts + 1, $3, $4 from gone"
+    "insert into streams.step_parked "
+    "(id, step, topic, key, input, trace_id, emitted_at, attempts, error, traceback, claim) "
+    "select id, step, topic, key, input, trace_id, emitted_at, attempts + 1, $3, $4, claim from gone"
 )
+# What claim_jobs.sql has put aside, as its key was stopped: that is looked at again when a worker begins.
+RESUME = (
+    "update streams.step_job set due_at = clock_timestamp() where id in ("
+    "select id from streams.step_job where step = any ($1::text[]) and due_at = 'infinity' for update skip locked)"
+)
+# The stream steps of all processes. Those of this one are told only between two turns of their consumer, $1: whoever
+# has its turn knows at its beginning whom the changes are for, and what is committed behind this is for these, too.
+KEEP_STREAM_STEPS = (
+    "with turn as materialized (select from streams.consumer where name = $1 for update) "
+    "insert into streams.step_stream as s (step, stream, group_id, item_id, delay_seconds) "
+    "select g.* from (select count(*) from turn) t, "
+    "unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::float8[]) as g "
+    "on conflict (step) do update set stream = excluded.stream, group_id = excluded.group_id, "
+    "item_id = excluded.item_id, delay_seconds = excluded.delay_seconds, seen_at = excluded.seen_at"
+)
+FORGET_STREAM_STEPS = (
+    "delete from streams.step_stream where seen_at < clock_timestamp() - $1 * interval '1 second' returning step"
+)
+STREAM_STEPS = "select step, stream, group_id, item_id, delay_seconds from streams.step_stream order by step"
 
 
 class Job(NamedTuple):
@@ -122,10 +142,16 @@ async def end(lend: Lend, job: Job) -> None:
         )
 
 
-async def claim(
-    connection: Connection, wanted: Sequence[Wanted], total: int, lease_seconds: float
-) -> tuple[list[Job], dict[str, str]]:
-    """The oldest jobs, in their order; and the keys at which the look at each step's ended, to go on from."""
+class Claimed(NamedTuple):
+    """What came of a claim."""
+
+    jobs: Sequence[Job]  # the oldest, in their order
+    after_keys: dict[str, str]  # of steps: where the look at their keys ended, to go on from
+    is_put_aside: bool  # whether some were found that are to wait: behind them may be others
+
+
+async def claim(connection: Connection, wanted: Sequence[Wanted], total: int, lease_seconds: float) -> Claimed:
+    """See claim_jobs.sql."""
     rows = await connection.fetch(
         CLAIM,
         [one.step for one in wanted],
@@ -136,5 +162,6 @@ async def claim(
         total,
         lease_seconds,
     )
-    jobs = sorted(Job(*row) for row in rows if row["id"] is not None)
-    return jobs, {row["step"]: row["key"] for row in rows if row["id"] is None}
+    found = sorted(Job(*row) for row in rows if row["id"] is not None)
+    ends = {row["step"]: row["key"] for row in rows if row["id"] is None and row["step"] is not None}
+    return Claimed(found, ends, any(row["step"] is None for row in rows))
