@@ -424,6 +424,37 @@ async def test_a_lease_that_is_over_is_another_workers_and_the_first_rolls_back(
     assert len(await kit.ids()) == 1
 
 
+class UnspeakableError(Exception):
+    """Whose text can't be made."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+class NoException(BaseException):
+    """As some libraries have to get past `except Exception`."""
+
+
+@pytest.mark.parametrize("raised", [UnspeakableError(), NoException(), KeyboardInterrupt(), SystemExit(3), "cancel"])
+async def test_whatever_a_handler_raises_is_an_attempt_that_failed(kit: StepKit, raised: Any) -> None:
+    """It neither ends the process, nor looks as if its worker had died."""
+
+    async def handler(input: Any, context: Any) -> None:
+        if raised != "cancel":
+            raise raised
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    work = WorkKit(kit, emitting("made"), event_step(handler, "made", queue={"maxRetries": 0}))
+    async with work.working() as workers:
+        await work.emit({"topic": "made"})
+        await work.until_parked()
+        assert workers.trouble is None
+    assert await kit.query("select attempts from streams.step_parked where error not like 'workers_died%'") == [1]
+
+
 async def test_a_job_whose_workers_always_die_is_parked(kit: StepKit) -> None:
     """It may be what kills them: a crash says of itself nothing that could be counted as an attempt."""
     seen = Seen()

@@ -17,6 +17,7 @@ from tests.integration.work_fixtures import WorkKit
 from tidelog.model.step import reacting
 from tidelog.queue import changes
 from tidelog.queue.changes import ChangeFeed
+from tidelog.store.erasing import erase
 
 SET = "insert into streams.chat_message (group_id, id, data) values ('g', $1, $2::text::jsonb) returning 1"
 
@@ -137,3 +138,31 @@ async def test_what_interrupts_it_is_told_as_long_as_it_does(
         finally:
             await feed.stop()
     assert await kit.query("select count(*) from streams.step_job") == [1]
+
+
+async def test_what_is_erased_is_erased_from_jobs_too(kit: StepKit) -> None:
+    """Those that wait, and those that were given up, whose errors may quote it. Of other items all stays as it is."""
+
+    async def refuse(input: Any, context: Any) -> None:
+        raise ValueError(json.dumps(input))
+
+    feed = ChangeFeed(reacting([stream_step(Seen().note, name="Waiting")]), {STREAM.name})
+    work = WorkKit(kit, stream_step(refuse, infrastructure={"queue": {"maxRetries": 0}}))
+    texts = (
+        "select count(*) from (select j::text from streams.step_job j union all "
+        "select p::text from streams.step_parked p) as every (text) where text like '%' || $1 || '%'"
+    )
+    with numbering(kit.url):
+        await feed._keep(kit.database.connect)  # nobody runs it
+        async with work.working():
+            for id in ("1", "2"):
+                await kit.query(SET, id, json.dumps({"text": f"secret-of-{id}"}))
+            await work.until_parked(2)
+            await work.until("select count(*) = 2 from streams.step_job")
+        assert await kit.query(texts, "secret-of-1") == [2]
+        await erase(kit.database.connect, "chatMessage", "g", "1")
+    assert await kit.query(texts, "secret-of-1") == [0]
+    assert await kit.query(texts, "secret-of-2") == [2]
+    inputs = "select input ->> 'id' from streams.step_parked order by 1"
+    assert (await kit.query(inputs), await kit.query(inputs.replace("step_parked", "step_job"))) == (["1", "2"],) * 2
+    assert await kit.query("select error from streams.step_parked where input ->> 'id' = '1'") == ["ValueError"]

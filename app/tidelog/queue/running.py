@@ -100,7 +100,7 @@ class JobRunner:
 
     async def run(self, job: Job) -> Outcome | None:
         """What is to be written of it; None if it is done, or not ours any more. Raises CancelledError only."""
-        where = f"step {self.step.name}, job {job.id}, trace {job.trace_id}"
+        where = self._where(job)
         if job.unended > UNENDED_MAX:
             error = f"workers_died: {job.unended - 1} workers in a row ended before this job did"
             logger.error("%s: parked: %s", where, error)
@@ -114,11 +114,13 @@ class JobRunner:
             logger.warning("%s: %s: %s", where, error.code, error)
             return None
         except Exception as error:
-            return self._outcome_of(error, job, where)
+            return self.outcome_of(error, job)
         return None
 
-    def _outcome_of(self, error: Exception, job: Job, where: str) -> Outcome:
-        told = f"{type(error).__name__}: {error}"
+    def outcome_of(self, error: Exception, job: Job) -> Outcome:
+        """What is to be written of a job whose handler raised `error`."""
+        where = self._where(job)
+        told = _told(error)
         if is_conflict(error) or is_busy(error) or is_away(error):
             logger.info("%s: tried again, as it is no fault of its own: %s", where, told)
             return Outcome(jobs.RELEASE, (job.id, job.claim, PAUSE_SECONDS * random.uniform(0.5, 1.5)))  # noqa: S311
@@ -131,11 +133,21 @@ class JobRunner:
         logger.warning("%s: attempt %d of %d failed, again in %.1f s: %s", where, attempt, attempts_max, pause, told)
         return Outcome(jobs.RETRY, (job.id, job.claim, _storable(told)[:ERROR_LENGTH_MAX], pause))
 
+    def _where(self, job: Job) -> str:
+        return f"step {self.step.name}, job {job.id}, trace {job.trace_id}"
+
 
 def backoff_seconds(attempt: int) -> float:
     """After this attempt. Jitter: jobs that failed together, as something was down, shall not come back together."""
     longest = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** (attempt - 1))
     return float(longest * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
+
+
+def _told(error: Exception) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # the author's own, whose text is made by code
+        return f"{type(error).__name__}, whose text can't be made"
 
 
 def _storable(text: str) -> str:

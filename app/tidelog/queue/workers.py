@@ -244,7 +244,13 @@ class Workers:
         return wanted
 
     async def _run_job(self, job: Job) -> None:
-        outcome = await self._runners[job.step].run(job)
+        runner = self._runners[job.step]
+        try:
+            outcome = await runner.run(job)
+        except asyncio.CancelledError:
+            if self._is_stopping:
+                raise
+            outcome = runner.outcome_of(RuntimeError("the handler cancelled its own task"), job)
         if outcome is not None:
             self._outcomes.append(outcome)
 

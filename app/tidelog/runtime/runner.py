@@ -150,8 +150,9 @@ def _raise_for(error: BaseException, watch: HandlerWatch, unseen: BaseException 
     task = asyncio.current_task()
     if isinstance(error, asyncio.CancelledError) and not (task and task.cancelling()):
         raise RuntimeError("the handler was cancelled by its own doing") from error
-    if isinstance(error, SystemExit):
-        raise RuntimeError("the handler called sys.exit(); that would stop the server") from error
+    if not isinstance(error, Exception | asyncio.CancelledError):
+        # SystemExit, as by sys.exit(), or KeyboardInterrupt would stop the server; of others nobody takes heed.
+        raise RuntimeError(f"the handler raised {type(error).__name__}, which is no Exception") from error
     if unseen is not None and is_aftermath(error):
         raise unseen
     if isinstance(error, asyncio.CancelledError) and work.may_have_stored(error):

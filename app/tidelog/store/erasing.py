@@ -32,7 +32,7 @@ async def erase(connect: Connector, stream: str, group_id: str, id: str | None) 
         table = await connection.fetchval(
             "select format('streams.%I', table_name) from streams.stream where name = $1", stream
         )
-        for relation in (table, "streams.event", *partitions):
+        for relation in (table, "streams.event", "streams.step_job", "streams.step_parked", *partitions):
             await connection.execute(f"vacuum {relation}")
     except asyncpg.PostgresError as error:
         raise ErasureError(f"Postgres refused it: {error}") from error
