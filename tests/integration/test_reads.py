@@ -350,3 +350,33 @@ async def test_a_flood_of_reads_is_refused_in_part(tidelog_served: ServedApp, cl
         await pool.release(connection)
     answers = await asyncio.gather(*asked)
     assert {answer.status_code for answer in answers} == {200, 503}
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+@pytest.mark.parametrize(("path", "name"), [(ITEMS, "at"), (GROUPS, "at"), (HISTORY, "from"), (HISTORY, "to")])
+async def test_a_time_that_utc_does_not_have_is_refused(
+    client: httpx.AsyncClient, path: str, name: str, time: str
+) -> None:
+    given = {name: time} if path == GROUPS else {name: time, "group": "g"}
+    answer = await client.get(path, params=given)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "query_invalid")
+
+
+async def test_a_position_that_was_never_told_is_not_waited_for(
+    client: httpx.AsyncClient, sql: asyncpg.Connection[Any]
+) -> None:
+    """It comes from another database, or from nowhere: whoever waits for it would have a place for nothing."""
+    await write(sql, ("g", "a", 1))
+    answer = await client.get(ITEMS, params={"group": "g", "wait_for": "position:9000000000000000000"})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (409, "position_foreign")
+
+
+async def test_reads_of_a_stream_that_was_renamed_say_that_it_cannot_be_read(
+    client: httpx.AsyncClient, sql: asyncpg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Until its servers are restarted; in a line of the log each, with no trace of a fault of ours."""
+    await sql.execute("select streams.rename_stream('note', 'renamed', 'renamed')")
+    for path, parameters in ((ITEMS, {"group": "g"}), (ITEMS, {"group": "g", "at": 0}), (GROUPS, {})):
+        answer = await client.get(path, params=parameters)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "stream_unreadable")
+    assert "Traceback" not in caplog.text

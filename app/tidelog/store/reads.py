@@ -21,6 +21,7 @@ from tidelog.errors import (
     QueryInvalidError,
     ReadsBusyError,
     ReadTooSlowError,
+    StreamUnreadableError,
 )
 from tidelog.model.stream import Stream
 from tidelog.store.engine import READ_TIMEOUT_SECONDS, Database
@@ -187,7 +188,10 @@ class Reads:
 
     @asynccontextmanager
     async def _transaction(self) -> AsyncIterator[Connection]:
-        """One that only reads, in one snapshot. Raises ReadsBusyError, ReadTooSlowError, and what positions may be."""
+        """One that only reads, in one snapshot.
+
+        Raises ReadsBusyError, ReadTooSlowError, StreamUnreadableError, and what positions may be.
+        """
         async with self._lent() as connection:
             try:
                 async with connection.transaction(isolation="repeatable_read", readonly=True):
@@ -196,6 +200,8 @@ class Reads:
                 raise ReadTooSlowError(READ_TIMEOUT_SECONDS) from error
             except asyncpg.InvalidParameterValueError as error:
                 raise _of_position(error) from error
+            except (asyncpg.UndefinedTableError, asyncpg.UndefinedFunctionError) as error:
+                raise StreamUnreadableError(f"the stream was renamed or dropped, or lacks a part: {error}") from error
 
     @asynccontextmanager
     async def _lent(self) -> AsyncIterator[Connection]:

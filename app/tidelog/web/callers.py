@@ -16,6 +16,7 @@ from tidelog.errors import TokenExpiredError, UnauthorizedError
 from tidelog.settings import Settings
 from tidelog.web.addresses import Addresses
 from tidelog.web.attempts import Attempts
+from tidelog.web.crowd import Place, client_of
 from tidelog.web.request import parse_query, read_headers
 
 AUTHORIZATION = "Authorization"  # the subprotocol behind which Motia's clients send a token
@@ -61,6 +62,10 @@ class Callers:
             # By a cookie, or what else a browser sends by itself: any page could act as its user.
             self._check_ambient(scope["headers"])
         return caller
+
+    def client_of(self, scope: Scope, caller: Caller) -> Place | None:
+        """Whose share of what there is is used: that of a user, or of an address; None: nobody's but the request's."""
+        return client_of(Place(self._addresses.of(scope), caller.subject))
 
     async def renewed(self, scope: Scope, token: str) -> Caller:
         """As if the request had come with this token. Raises as `of`."""

@@ -29,7 +29,7 @@ class TidelogConnection(SocketConnection):
         super().__init__(scope, receive, send, shared, caller, member)
         self.dialect = shared.tidelog
         self._renewal: asyncio.Task[None] | None = None
-        self._waits = TransactionWaits(shared.waiting, self.dialect, self.deliver)
+        self._waits = TransactionWaits(shared.waiting, self.dialect, self.deliver, lambda: self.client)
 
     def refuse(self, subscription: Subscription, error: TidelogError) -> None:
         """Some errors say when to ask again."""

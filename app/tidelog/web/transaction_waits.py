@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 
 from tidelog.errors import NotSupportedError, SubscriptionUnavailableError, TidelogError
 from tidelog.feed.messages import Messages
@@ -20,8 +20,16 @@ logger = logging.getLogger("tidelog.subscriptions")
 class TransactionWaits:
     """Of one connection, which is told of each by `deliver`."""
 
-    def __init__(self, waiting: Waiting | None, dialect: TidelogDialect, deliver: Callable[[Messages], None]) -> None:
+    def __init__(
+        self,
+        waiting: Waiting | None,
+        dialect: TidelogDialect,
+        deliver: Callable[[Messages], None],
+        client: Callable[[], Hashable],
+    ) -> None:
+        """`client` says whose the connection is by now."""
         self._waiting = waiting
+        self._client = client
         self._dialect = dialect
         self._deliver = deliver
         self._tasks: set[asyncio.Task[None]] = set()
@@ -45,7 +53,9 @@ class TransactionWaits:
         try:
             if self._waiting is None:
                 raise NotSupportedError("this server knows nothing of transactions")
-            position = await self._waiting.until_passed(Awaited.of(transaction), is_to_be_delivered=True)
+            position = await self._waiting.until_passed(
+                Awaited.of(transaction), self._client(), is_to_be_delivered=True
+            )
         except TidelogError as error:
             self._deliver(self._dialect.not_passed(transaction, error.code, str(error)))
         except Exception as error:  # of the database, which may be away

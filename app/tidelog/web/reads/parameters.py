@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 
 from tidelog.errors import QueryInvalidError, shown
 from tidelog.model.item import KEY_LENGTH_MAX_BYTES
@@ -65,12 +65,8 @@ class Parameters:
             return None
         if _NUMBER.fullmatch(value):
             return self._number(name, 0, POSITION_MAX)
-        spaced = _SPACED_ZONE.fullmatch(value)
-        try:
-            moment = datetime.fromisoformat(f"{spaced[1]}+{spaced[2]}" if spaced else value)
-        except ValueError:
-            moment = None
-        if moment is None or moment.tzinfo is None:
+        moment = _moment_of(value)
+        if moment is None:
             raise QueryInvalidError(
                 f"the parameter {name} is a position, or a time as 2026-01-31T12:00:00Z, not {shown(value)}"
             )
@@ -96,6 +92,16 @@ class Parameters:
         if not _NUMBER.fullmatch(value) or not least <= int(value) <= most:
             raise QueryInvalidError(f"the parameter {name} is a number from {least} to {most}, not {shown(value)}")
         return int(value)
+
+
+def _moment_of(text: str) -> datetime | None:
+    """In UTC; None if it is no time with a zone, or one at either end of time that UTC doesn't have."""
+    spaced = _SPACED_ZONE.fullmatch(text)
+    try:
+        moment = datetime.fromisoformat(f"{spaced[1]}+{spaced[2]}" if spaced else text)
+        return None if moment.tzinfo is None else moment.astimezone(UTC)
+    except (OverflowError, ValueError):
+        return None
 
 
 class Awaited:

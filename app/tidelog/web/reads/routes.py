@@ -19,7 +19,9 @@ from tidelog.errors import (
     PositionForeignError,
     PositionTooOldError,
     ReadsBusyError,
+    StreamUnreadableError,
     TransactionAbortedError,
+    WaitTimedOutError,
 )
 from tidelog.model.stream import Stream
 from tidelog.store.epoch import NotBegunError
@@ -27,7 +29,7 @@ from tidelog.store.reads import Reads
 from tidelog.web.admission import Admission
 from tidelog.web.failures import Failure, failure_of
 from tidelog.web.reads import answers
-from tidelog.web.reads.parameters import Parameters
+from tidelog.web.reads.parameters import Awaited, Parameters
 from tidelog.web.reads.waiting import Waiting
 from tidelog.web.unknown_streams import UnknownStreams
 
@@ -40,7 +42,13 @@ RETRY_BUSY_SECONDS = 1
 # What is somebody's own must not stay in a proxy, and what was just written must be seen.
 HEADERS = {"cache-control": "private, no-cache", "content-type": "application/json", "vary": "authorization"}
 # Errors of the library, whose status over HTTP is a read's matter.
-STATUSES = {PositionTooOldError: 410, PositionForeignError: 409, TransactionAbortedError: 409, ReadsBusyError: 503}
+STATUSES = {
+    PositionTooOldError: 410,
+    PositionForeignError: 409,
+    TransactionAbortedError: 409,
+    ReadsBusyError: 503,
+    WaitTimedOutError: 504,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +86,7 @@ class ReadRoutes:
             for name, stream in sorted(self._streams.items())
             if await self._admission.access.may(caller, Wish(name, None, operation="list"), mode)
         ]
-        if awaited is not None:
-            await self._waiting.until_passed(awaited)
+        await self._wait(awaited, caller, request)
         place = await self._reads.place()
         told = [{"name": stream.name, "schema": stream.schema.document} for stream in allowed]
         return Response(answers.streams_body(told, place), headers=HEADERS)
@@ -134,9 +141,13 @@ class ReadRoutes:
         if not await self._admission.access.may(caller, Wish(stream, group_id, id, operation), mode):
             self._unknown_streams.note(stream)
             raise NoSuchStreamError
-        if awaited is not None:
-            await self._waiting.until_passed(awaited)
+        await self._wait(awaited, caller, request)
         return stream
+
+    async def _wait(self, awaited: Awaited | None, caller: Caller, request: AnyRequest) -> None:
+        if awaited is not None:
+            client = self._admission.callers.client_of(request.scope, caller)
+            await self._waiting.until_passed(awaited, client or request)
 
 
 def _handler(path: str, read: Callable[[AnyRequest], Awaitable[Response[bytes]]]) -> HTTPRouteHandler:
@@ -160,6 +171,9 @@ def _failed(error: Exception, where: str) -> Response[bytes]:
 def _failure(error: Exception, where: str) -> Failure:
     if isinstance(error, NotBegunError):
         error = ReadsBusyError()
+    if isinstance(error, StreamUnreadableError):  # what of it is gone is for the log
+        logger.warning("%s: %s", where, error)
+        return Failure(503, error.code, "the stream can't be read now: its table is gone, or was altered")
     status = STATUSES.get(type(error))
     if status is None:
         return failure_of(error, where)

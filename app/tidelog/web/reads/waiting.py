@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Hashable
 
-from tidelog.errors import ReadsBusyError, TransactionAbortedError, WaitTimedOutError
+from tidelog.errors import PositionForeignError, ReadsBusyError, TransactionAbortedError, WaitTimedOutError
 from tidelog.store.reads import Reads
 from tidelog.web.reads.parameters import Awaited
 
@@ -24,17 +25,18 @@ class Waiting:
         self._reads = reads
         self._position = position
         self._wait_seconds = wait_seconds
-        self._waiters = 0
+        self._waiters: Counter[Hashable] = Counter()  # of each client that has some
 
-    async def until_passed(self, awaited: Awaited, *, is_to_be_delivered: bool = False) -> int:
+    async def until_passed(self, awaited: Awaited, client: Hashable, *, is_to_be_delivered: bool = False) -> int:
         """Its position, once it is in the tables, or was given to this process's subscribers as well.
 
         Of what changed nothing that is a position behind which it doesn't come. Raises WaitTimedOutError;
-        QueryInvalidError and TransactionAbortedError for what will never come.
+        QueryInvalidError, PositionForeignError and TransactionAbortedError for what will never come; and
+        ReadsBusyError: a client may have half of the places that the others leave, so there is always one for another.
         """
-        if self._waiters >= WAITERS_MAX:
+        if self._waiters[client] * 2 >= WAITERS_MAX - self._waiters.total() + self._waiters[client]:
             raise ReadsBusyError
-        self._waiters += 1
+        self._waiters[client] += 1
         try:
             async with asyncio.timeout(self._wait_seconds) as limit:
                 pause = PAUSE_FIRST_SECONDS
@@ -52,13 +54,18 @@ class Waiting:
                 "commits are numbered"
             ) from None
         finally:
-            self._waiters -= 1
+            self._waiters[client] -= 1
+            if not self._waiters[client]:
+                del self._waiters[client]
 
     async def _number(self, awaited: Awaited) -> int | None:
         """The commit with which it has passed; None if it hasn't."""
         if awaited.transaction is None:
             assert awaited.position is not None  # noqa: S101 - one of the two
-            return awaited.position if (await self._reads.place()).position >= awaited.position else None
+            head = (await self._reads.place()).position
+            if awaited.position > head:  # it was never told to anybody
+                raise PositionForeignError(f"position {awaited.position} is ahead of the last commit, {head}")
+            return awaited.position
         state = await self._reads.transaction_state(awaited.transaction)
         if state["number"] is not None:
             number: int = state["number"]
