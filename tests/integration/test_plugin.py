@@ -18,6 +18,7 @@ import httpx
 import pytest
 import uvicorn
 from litestar import Litestar, Request, Response, get, post
+from litestar.background_tasks import BackgroundTask
 from litestar.config.app import AppConfig
 from litestar.connection import ASGIConnection
 from litestar.di import Provide
@@ -53,6 +54,7 @@ from tidelog import (
     TidelogConfig,
     TidelogPlugin,
 )
+from tidelog.errors import StepEndedError
 from tidelog.migrate import upgrade_on
 from tidelog.settings import Settings
 
@@ -294,6 +296,32 @@ async def test_a_call_that_is_not_awaited_is_an_error(url: str, has_session: boo
             assert await ids(url, "streams.job") == []
         assert (await server.http.post("/async", params={"forgets": False})).status_code == 201
     assert await ids(url, "streams.job") == ["awaited"]
+
+
+@pytest.mark.parametrize("has_session", [True, False])
+async def test_what_comes_behind_the_request_is_an_error_and_not_lost(url: str, has_session: bool) -> None:
+    """A background task has the streams of a handler whose transaction is over: nothing would commit what it stores."""
+    raised: list[Exception] = []
+
+    async def later(streams: Streams) -> None:
+        try:
+            await streams.job.set("all", "later", {"title": "later"})
+        except StepEndedError as error:
+            raised.append(error)
+
+    async def in_session(db_session: AsyncSession, streams: Streams) -> Response[None]:
+        return Response(None, background=BackgroundTask(later, streams))
+
+    async def alone(streams: Streams) -> Response[None]:
+        return Response(None, background=BackgroundTask(later, streams))
+
+    plugin = await migrated(TidelogPlugin(TidelogConfig(database_url=url, streams=[JOB])))
+    dependencies = {"db_session": sessions(url)} if has_session else {}
+    app = make_app([post("/jobs")(in_session if has_session else alone)], plugins=[plugin], dependencies=dependencies)
+    async with serving(app) as server:
+        assert (await server.http.post("/jobs")).status_code == 201
+        await eventually(lambda: raised)
+    assert await ids(url, "streams.job") == []
 
 
 async def test_on_a_socket_of_the_applications_each_call_commits(url: str) -> None:

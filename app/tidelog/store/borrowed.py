@@ -11,7 +11,7 @@ import asyncpg
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from tidelog.errors import NotSupportedError
+from tidelog.errors import NotSupportedError, StepEndedError
 
 
 class BorrowedWork:
@@ -24,6 +24,11 @@ class BorrowedWork:
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
         self._turn = asyncio.Lock()
+        self._is_over = False
+
+    def end(self) -> None:
+        """Whoever had it has ended: what a task of its own does from here on would be in nobody's transaction."""
+        self._is_over = True
 
     def lend(self, writes: bool) -> Self:
         return self
@@ -33,6 +38,9 @@ class BorrowedWork:
 
     async def __aenter__(self) -> Self:
         await self._turn.acquire()
+        if self._is_over:
+            self._turn.release()
+            raise StepEndedError
         return self
 
     async def __aexit__(

@@ -30,8 +30,12 @@ def streams_dependency(runtime: Runtime, session_name: str) -> Provide:
     async def provide(scope: Scope, **given: AsyncSession | None) -> AsyncGenerator[OutsideStreams, None]:
         session = given.get(session_name)
         if session is not None:
-            with awaited_calls() as calls:
-                yield OutsideStreams(runtime.items, BorrowedWork(session).lend, calls, runtime.emitter)
+            borrowed = BorrowedWork(session)
+            try:
+                with awaited_calls() as calls:
+                    yield OutsideStreams(runtime.items, borrowed.lend, calls, runtime.emitter)
+            finally:
+                borrowed.end()
             return
         is_socket = scope["type"] == ScopeType.WEBSOCKET
         work: StepAutocommit | StepTransaction = StepAutocommit(share) if is_socket else StepTransaction(share)
