@@ -18,6 +18,7 @@ from tidelog.model.step import reacting
 from tidelog.queue import changes
 from tidelog.queue.changes import ChangeFeed
 from tidelog.store.erasing import erase
+from tidelog.store.undeclared import warn_of_unknown_steps
 
 SET = "insert into streams.chat_message (group_id, id, data) values ('g', $1, $2::text::jsonb) returning 1"
 
@@ -76,18 +77,33 @@ async def test_a_process_that_begins_waits_for_the_turn_of_another(kit: StepKit)
     assert await kit.query("select step from streams.step_stream order by step") == ["Follow", "Late"]
 
 
-async def test_a_step_that_nobody_has_had_for_a_week_is_forgotten(
+async def test_a_step_that_nobody_has_had_for_a_day_is_forgotten(
     kit: StepKit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Until then it may be that of a worker that is down, whose jobs are made for it."""
     seen = Seen()
-    for age, expected in (("6 days", ["Follow", "Gone"]), ("8 days", ["Follow"])):
+    for age, expected in (("23 hours", ["Follow", "Gone"]), ("25 hours", ["Follow"])):
         gone = ChangeFeed(reacting([stream_step(seen.note, name="Gone")]), {STREAM.name})
         await gone._keep(kit.database.connect)
         await kit.query("update streams.step_stream set seen_at = seen_at - $1::text::interval returning 1", age)
-        await ChangeFeed(reacting([stream_step(seen.note)]), {STREAM.name})._keep(kit.database.connect)
+        here = ChangeFeed(reacting([stream_step(seen.note)]), {STREAM.name})
+        await here._keep(kit.database.connect)
+        await here._forget(kit.database.connect)
         assert await kit.query("select step from streams.step_stream order by step") == expected
     assert "stream step Gone gets no more jobs" in caplog.text
+
+
+async def test_a_stream_step_that_no_file_has_is_told_of_at_the_start(
+    kit: StepKit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As one that was renamed, of which the changes make jobs for a day; with what ends that."""
+    await ChangeFeed(reacting([stream_step(Seen().note, name="Old's")]), {STREAM.name})._keep(kit.database.connect)
+    connection = await kit.database.connect()
+    await warn_of_unknown_steps(connection, ["Old's"])
+    assert caplog.text == ""
+    await warn_of_unknown_steps(connection, ["New"])
+    await connection.close()
+    assert "delete from streams.step_stream where step = 'Old''s'" in caplog.text
 
 
 async def test_large_changes_are_many_statements(kit: StepKit, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,9 @@ TURN_SECONDS = 300.0  # that a transaction may take
 JOBS_AT_ONCE = 500
 CHARACTERS_AT_ONCE = 4 * 1024 * 1024
 KEEP_SECONDS = 3600.0  # between telling the database again which steps there are
-# A step that no process has had for so long is gone. A worker that is down over a holiday loses nothing.
-FORGOTTEN_AFTER_SECONDS = 7 * 86_400.0
+# A step that no process has had for so long is gone, says one that has been up for an hour: where all were down for
+# longer, those that begin first leave the others time to begin.
+FORGOTTEN_AFTER_SECONDS = 86_400.0
 LOCK_TIMEOUT = "5s"  # for another's turn to end
 
 logger = logging.getLogger("tidelog.work")
@@ -95,7 +96,7 @@ class ChangeFeed:
         self._tasks = []
 
     async def _keep(self, connect: Connector) -> None:
-        """Tell the database which steps there are here; and forget those that nobody has had for long."""
+        """Tell the database which steps there are here."""
         connection = await connect(application_name=CONSUMER, lock_timeout=LOCK_TIMEOUT)
         try:
             await register(connection, CONSUMER, "now", Only(self.streams, None))
@@ -103,16 +104,24 @@ class ChangeFeed:
                 (step, trigger.stream, trigger.group_id, trigger.item_id, delay) for step, trigger, delay in self._steps
             ]
             await connection.execute(jobs.KEEP_STREAM_STEPS, CONSUMER, *map(list, zip(*rows, strict=True)))
+        finally:
+            await connection.close()
+
+    async def _forget(self, connect: Connector) -> None:
+        """Those that nobody has had for long."""
+        connection = await connect(application_name=CONSUMER, lock_timeout=LOCK_TIMEOUT)
+        try:
             for (step,) in await connection.fetch(jobs.FORGET_STREAM_STEPS, FORGOTTEN_AFTER_SECONDS):
-                logger.warning("stream step %s gets no more jobs: no process has had it for a week", step)
+                logger.warning("stream step %s gets no more jobs: no process has had it for a day", step)
         finally:
             await connection.close()
 
     async def _keep_again(self, connect: Connector) -> NoReturn:
         while True:
             await asyncio.sleep(KEEP_SECONDS)
-            with suppress(*CONNECTION_ERRORS):  # an hour later, then: they are not forgotten so soon
+            with suppress(*CONNECTION_ERRORS):  # in an hour, then: they are not forgotten so soon
                 await self._keep(connect)
+                await self._forget(connect)
 
     async def _run(self, database_url: str, connect: Connector) -> NoReturn:
         backoff = Backoff()

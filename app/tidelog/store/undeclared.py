@@ -25,6 +25,7 @@ OTHERS = """
 """
 
 STEPS_UNKNOWN = load("steps_unknown")
+STREAM_STEPS_UNKNOWN = "select step from streams.step_stream where step <> all ($1::text[]) order by step limit 10"
 
 logger = logging.getLogger("tidelog.streams")
 
@@ -53,13 +54,23 @@ async def warn_of_undeclared(connection: Connection, streams: Iterable[Stream]) 
 
 
 async def warn_of_unknown_steps(connection: Connection, steps: Iterable[str]) -> None:
-    """Warn of jobs for steps that aren't among `steps`, the names of those that react; unless the role may not look."""
+    """Warn of steps that jobs wait for, or are made for, and that aren't among `steps`, the names of those that react.
+
+    Unless the role may not look.
+    """
     with suppress(asyncpg.InsufficientPrivilegeError):
         for (name,) in await connection.fetch(STEPS_UNKNOWN, list(steps)):
             logger.warning(
                 "jobs wait for the step %s, which no file here has: `tidelog jobs list` shows them. If it was renamed, "
                 "`update streams.step_job set step = 'NEW' where step = '%s'`. If it is left out as broken, or another "
                 "application runs it, they wait for that",
+                name,
+                name.replace("'", "''"),
+            )
+        for (name,) in await connection.fetch(STREAM_STEPS_UNKNOWN, list(steps)):
+            logger.warning(
+                "changes go on to be made jobs for the stream step %s, which no file here has. If it was removed or "
+                "renamed, `delete from streams.step_stream where step = '%s'`; else they wait for whoever has it",
                 name,
                 name.replace("'", "''"),
             )

@@ -1,6 +1,6 @@
 -- Which steps the changes of streams are for (app/tidelog/queue/changes.py). All processes share one position in the log, and
 -- whichever has its turn makes the jobs for all of these: also for those that only others have, as while a new release is
--- rolled out. `seen_at` is renewed by each process that has the step. A step that none has had for a week is forgotten.
+-- rolled out. `seen_at` is renewed by each process that has the step. A step that none has had for a day is forgotten.
 create table streams.step_stream (
     step          text             primary key collate "C",
     stream        text             not null,
