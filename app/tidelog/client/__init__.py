@@ -6,13 +6,21 @@
                 case Snapshot(position, items): ...
                 case Commit(position, at, changes): ...
 
-It knows the protocol and nothing of the server: of Tidelog it needs `tidelog.errors` and `tidelog.json_text`, of other
-packages `websockets` only.
+Its errors are exported beside it. It knows the protocol and nothing of the server: of Tidelog it needs
+`tidelog.errors` and `tidelog.json_text`, of other packages `websockets` only.
 """
 
 from tidelog.client.connection import Client
 from tidelog.client.messages import Change, Commit, Event, Item, Live, Message, Reset, Snapshot
 from tidelog.client.subscription import Subscription
+from tidelog.errors import (
+    ServerNotUnderstoodError,
+    ServerRefusedError,
+    ServerUnreachableError,
+    SubscriptionRefusedError,
+    TransactionNotPassedError,
+    WaitTimedOutError,
+)
 
 __all__ = [
     "Change",
@@ -23,6 +31,12 @@ __all__ = [
     "Live",
     "Message",
     "Reset",
+    "ServerNotUnderstoodError",
+    "ServerRefusedError",
+    "ServerUnreachableError",
     "Snapshot",
     "Subscription",
+    "SubscriptionRefusedError",
+    "TransactionNotPassedError",
+    "WaitTimedOutError",
 ]

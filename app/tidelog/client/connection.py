@@ -26,7 +26,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, Self
 
 from websockets.asyncio.client import ClientConnection
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
 from tidelog.client.group import GroupState
 from tidelog.client.messages import Frame
@@ -61,8 +61,8 @@ class Client:
     """A connection to a Tidelog server, to be used with `async with`.
 
     The first connection is made at once, so that a wrong address shows itself: `async with` raises
-    ServerUnreachableError, an OSError, if nobody is there, and ServerRefusedError if it is denied. Later it is made
-    again whenever it is lost, and every subscription goes on from its position.
+    ServerUnreachableError, an OSError, if nobody is there, or has room (502, 503, 429), and ServerRefusedError if it is
+    denied. Later it is made again whenever it is lost, and every subscription goes on from its position.
 
     All subscriptions share the connection. One whose consumer is slow lets at most MESSAGES_MAX messages wait for it;
     then the connection is not read, which holds up the others, too: a consumer that must not be held up takes a client
@@ -92,7 +92,7 @@ class Client:
             raise RuntimeError("this client was used already: make a new one")
         try:
             socket = await self._server.connect()
-        except OSError as error:
+        except (OSError, InvalidHandshake) as error:  # also of a proxy's 502, or a server that stops
             raise ServerUnreachableError(f"can't connect to {self._shown}: {why(error)}") from error
         self._running = asyncio.create_task(self._run(socket))
         return self

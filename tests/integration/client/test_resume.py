@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+import tidelog.client
 from tests.harness import ROOT, eventually, free_port
 from tests.integration.client.scripted_server import (
     AT,
@@ -22,8 +23,18 @@ from tests.integration.client.scripted_server import (
     snapshot,
     take,
 )
-from tidelog.client import Change, Client, Commit, Event, Item, Live, Reset, Snapshot
-from tidelog.errors import ServerRefusedError, ServerUnreachableError
+from tidelog.client import (
+    Change,
+    Client,
+    Commit,
+    Event,
+    Item,
+    Live,
+    Reset,
+    ServerRefusedError,
+    ServerUnreachableError,
+    Snapshot,
+)
 
 COME_BACK = (1000, 1001, 1011, 1012, 1013)
 GIVE_UP = (1008, 1009, 4400, 4401, 4403)
@@ -275,13 +286,17 @@ async def test_an_address_that_leads_nowhere_is_named_with_what_to_look_at(url: 
 
 
 async def test_a_first_connection_that_fails_is_raised(server: ScriptedServer) -> None:
-    """Nobody there, not allowed, or not a server of this dialect: all before anything is subscribed."""
+    """Nobody there, not allowed, no room, or not a server of this dialect: all before anything is subscribed."""
     with pytest.raises(OSError) as unreachable:
         async with Client(f"ws://127.0.0.1:{free_port()}", proxy=None):
             pass
     assert isinstance(unreachable.value, ServerUnreachableError)
     server.refusals = [401]
     with pytest.raises(ServerRefusedError, match="401"):
+        async with Client(server.url, proxy=None):
+            pass
+    server.refusals = [503]
+    with pytest.raises(ServerUnreachableError, match="503"):
         async with Client(server.url, proxy=None):
             pass
     server.subprotocols = None
@@ -329,6 +344,17 @@ async def test_a_token_that_cannot_be_renewed_is_told_without_the_secrets_of_the
             await eventually(lambda: "no other token" in caplog.text)
     assert server.url in caplog.text
     assert "hush" not in caplog.text
+
+
+def test_every_error_of_the_client_comes_with_it() -> None:
+    """A program that follows streams imports what it catches from where it imports the client."""
+    raised = {
+        name
+        for module in (tidelog.client.connection, tidelog.client.server)
+        for name in vars(module)
+        if name.endswith("Error")
+    }
+    assert raised == {name for name in tidelog.client.__all__ if name.endswith("Error")}
 
 
 def test_importing_the_client_loads_nothing_of_the_server() -> None:
