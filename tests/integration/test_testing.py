@@ -25,9 +25,9 @@ from websockets.asyncio.client import connect
 
 from tests.harness import eventually
 from tidelog import ItemInvalidError, Stream, Streams, StreamUnknownError, TidelogConfig, TidelogPlugin
-from tidelog.client import Commit, Event
+from tidelog.client import Client, Commit, Event, ServerRefusedError
 from tidelog.composition import Tidelog
-from tidelog.errors import ApplicationUnfitError, NotRecordedError, NotSettledError, ServerRefusedError
+from tidelog.errors import ApplicationUnfitError, NotRecordedError, NotSettledError
 from tidelog.store.partitions import Partition
 from tidelog.store.retention import remove_commits
 from tidelog.testing import ServedApp, serve
@@ -404,6 +404,15 @@ async def test_a_recorder_says_who_it_is(tidelog_serve: Any) -> None:
                 pass
         async with served.recorder("job", "ada", token="let-me-in") as seen:
             assert seen.snapshot == {}
+
+
+async def test_a_client_at_a_wrong_path_of_an_application_is_told_to_look_at_it(tidelog_served: ServedApp) -> None:
+    """A framework refuses a handshake where no socket is without a word: the client says what to look at."""
+    with pytest.raises(ServerRefusedError, match=r"HTTP 403. Is the path right\? .* TidelogConfig\(path=\.\.\.\)"):
+        async with Client(f"{tidelog_served.ws_url}/v1/elsewhere", proxy=None):
+            pass
+    async with Client(f"{tidelog_served.ws_url}/v1/live", proxy=None):
+        pass
 
 
 async def prepare(database_url: str) -> None:

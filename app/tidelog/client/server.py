@@ -18,6 +18,8 @@ DIALECT = Subprotocol("tidelog.v1")
 FRAME_SIZE_MAX_BYTES = 64 * 1024 * 1024  # a commit's frame has up to 16 MiB of changes; an item may be larger
 CLOSE_TIMEOUT_SECONDS = 2.0
 
+FORBIDDEN = 403
+NOT_FOUND = 404
 TOO_MANY_REQUESTS = 429
 
 Token = str | Callable[[], str | Awaitable[str]]
@@ -67,7 +69,7 @@ class Server:
         except Exception as error:
             if _may_pass(error):
                 raise
-            raise ServerRefusedError(f"{self.shown} refused the connection: {error}") from error
+            raise ServerRefusedError(f"{self.shown} refused the connection: {error}{_hint(error)}") from error
         if socket.subprotocol != DIALECT:
             await socket.close()
             raise ServerRefusedError(f"{self.shown} does not speak {DIALECT}: is it a Tidelog server, and new enough?")
@@ -80,6 +82,19 @@ def _may_pass(error: Exception) -> bool:
         return error.response.status_code >= 500 or error.response.status_code == TOO_MANY_REQUESTS
     # A connection that ends in the middle of the handshake is an InvalidMessage from EOFError.
     return isinstance(error, OSError) or (isinstance(error, InvalidMessage) and isinstance(error.__cause__, EOFError))
+
+
+def _hint(error: Exception) -> str:
+    """What to look at if a server refuses a handshake without saying why, as frameworks do where no socket is."""
+    if not isinstance(error, InvalidStatus):
+        return ""
+    status = error.response.status_code
+    if status == NOT_FOUND or (status == FORBIDDEN and not error.response.body):
+        return (
+            ". Is the path right? In a Litestar application the WebSocket is at TidelogConfig(path=...), "
+            "and guards of the application may refuse it, too"
+        )
+    return ""
 
 
 def why(error: Exception) -> str:
