@@ -25,6 +25,7 @@ from tidelog.errors import ServerRefusedError
 STEPS = ROOT / "tests/acceptance/access_steps"
 LIMIT_SECONDS = 1  # of authors' functions: what hangs is to be found out soon
 DENIED = {"code": "STREAM_ACCESS_DENIED", "message": "Access denied"}
+NO_SUCH_STREAM = "there is no such stream, or it is not for you"
 TABLES = """
     create table if not exists member (grp text, subject text);
     create table if not exists noted (nr serial, what text, grp text, subject text);
@@ -233,7 +234,7 @@ async def test_a_rule_lets_in_whom_it_names_and_nobody_else(server: Server, sql:
 
 
 async def test_the_same_in_the_other_dialect(server: Server, sql: Sql) -> None:
-    """Also with a position; and the name of what was denied is free again."""
+    """Also with a position; and the name of what was denied is free again. Words say that it may be misspelt."""
     async with tidelog_peer(server, "token-of-eve") as eve, tidelog_peer(server, "token-of-ada") as ada:
         await ada.subscribe("s", "ada", stream="secret")
         live = (await ada.until("live"))[-1]
@@ -241,7 +242,10 @@ async def test_the_same_in_the_other_dialect(server: Server, sql: Sql) -> None:
             await eve.subscribe("s", "ada", stream="secret", **place)
             error = await eve.next()
             assert (error["type"], error["subscription"]) == ("error", "s")
-            assert {"code": error["code"], "message": error["message"]} == DENIED
+            assert (error["code"], error["message"]) == (DENIED["code"], NO_SUCH_STREAM)
+        await eve.subscribe("s", "ada", stream="not-declared")
+        error = await eve.next()
+        assert (error["code"], error["message"]) == (DENIED["code"], NO_SUCH_STREAM)
         await eve.subscribe("s", "eve", stream="secret")
         assert (await eve.next())["type"] == "snapshot"
 

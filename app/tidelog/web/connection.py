@@ -30,9 +30,9 @@ from tidelog.web.outlet import open_outlet
 from tidelog.web.reads.waiting import Waiting
 from tidelog.web.unknown_streams import UnknownStreams
 
-# The code that Motia's clients know for a join that isn't allowed; an unknown stream answers the same, so
-# that nobody learns which streams exist by asking.
-ACCESS_DENIED = ("STREAM_ACCESS_DENIED", "Access denied")
+# The code that Motia's clients know for a join that isn't allowed, in both dialects. An unknown stream answers the
+# same, so that nobody learns which streams exist by asking.
+ACCESS_DENIED = "STREAM_ACCESS_DENIED"
 TRY_AGAIN_LATER = 1013  # RFC 6455's registry: the client fell too far behind; it may come back and go on
 INTERNAL_ERROR = 1011
 UNAUTHORIZED = 4401  # of ours: the authentication has ended
@@ -67,6 +67,7 @@ class SocketConnection:
 
     dialect: Dialect
     dialect_name: str
+    denial: str  # what a client is told of a stream that is not for it, or not there
     close_code = ABNORMAL_CLOSURE  # until it is known
 
     def __init__(
@@ -210,7 +211,7 @@ class SocketConnection:
         shared.unknown_streams.note(subscription.topic.stream)
         is_allowed = shared.admission.access.at_once(self.caller, subscription.topic.stream, self._mode)
         if is_allowed is False:
-            self.deliver(self.dialect.refuse(subscription, *ACCESS_DENIED))
+            self.deliver(self.dialect.refuse(subscription, ACCESS_DENIED, self.denial))
         elif len(self._subscriptions) >= shared.settings.socket_subscriptions_max:
             message = f"a connection may have {shared.settings.socket_subscriptions_max} subscriptions"
             self.deliver(self.dialect.refuse(subscription, "too_many_subscriptions", message))
@@ -244,7 +245,7 @@ class SocketConnection:
     def _deny(self, subscription: Subscription) -> None:
         """It may not be had, or not any more."""
         if self._take_away(subscription):
-            self.deliver(self.dialect.refuse(subscription, *ACCESS_DENIED))
+            self.deliver(self.dialect.refuse(subscription, ACCESS_DENIED, self.denial))
 
     def _lose(self, subscription: Subscription) -> None:
         """Whether it may still be had can't be found out: it ends, and may be asked for again."""

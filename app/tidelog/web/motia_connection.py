@@ -21,6 +21,7 @@ class MotiaConnection(SocketConnection):
 
     dialect: motia.MotiaDialect
     dialect_name = "motia"
+    denial = "Access denied"  # as Motia's servers say it
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, shared: Shared, caller: Caller, member: Member

@@ -8,7 +8,7 @@ from litestar.types import Receive, Scope, Send
 
 from tidelog.access.caller import Caller
 from tidelog.access.recheck import ALL
-from tidelog.errors import TidelogError, TooManyAttemptsError, TooManyJoinsError, UnauthorizedError
+from tidelog.errors import NoSuchStreamError, TidelogError, TooManyAttemptsError, TooManyJoinsError, UnauthorizedError
 from tidelog.feed.messages import Messages
 from tidelog.feed.subscription import PositionSubscription, Subscription
 from tidelog.web.connection import Shared, SocketConnection
@@ -22,6 +22,7 @@ class TidelogConnection(SocketConnection):
 
     dialect: tidelog.TidelogDialect
     dialect_name = tidelog.SUBPROTOCOL
+    denial = str(NoSuchStreamError())  # as reads over HTTP say it
 
     def __init__(
         self, scope: Scope, receive: Receive, send: Send, shared: Shared, caller: Caller, member: Member

@@ -164,5 +164,5 @@ async def test_the_page_says_why_it_shows_nothing(jobs: StepsFolder, start_serve
     logged: list[str] = []
     page.on("console", lambda message: logged.append(message.text))
     await page.goto(f"{server.url}/jobs")
-    await eventually(lambda: "STREAM_ACCESS_DENIED Access denied" in logged)
+    await eventually(lambda: "STREAM_ACCESS_DENIED there is no such stream, or it is not for you" in logged)
     check_table(sockets)
