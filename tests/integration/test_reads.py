@@ -262,6 +262,7 @@ async def test_what_can_t_be_answered_is_refused(
     answer = await client.get(f"{path}?{query}")
     assert (answer.status_code, answer.json()["error"]["code"]) == expected, answer.text
     assert answer.headers["content-type"] == "application/json"
+    assert "\n" not in answer.json()["error"]["message"]
 
 
 async def test_what_is_not_kept_is_told(client: httpx.AsyncClient, sql: asyncpg.Connection[Any]) -> None:

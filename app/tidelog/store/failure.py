@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import asyncpg
@@ -37,6 +38,19 @@ ROW_ERRORS = (asyncpg.PostgresError, UnicodeDecodeError)
 # What a lost, broken, silent or restarting database looks like from a connection. The last is asyncpg's when its
 # connection ends in the middle of a statement ("cannot switch to state ...").
 CONNECTION_ERRORS = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+_NEXT_PART = re.compile(r"\n(?:DETAIL|HINT):\s*")  # of asyncpg's texts
+
+
+def in_a_line(error: BaseException) -> str:
+    """What it says; Postgres's detail and hint stand behind it, after a semicolon, and not on lines of their own."""
+    first, *parts = (" ".join(part.split()) for part in _NEXT_PART.split(str(error)))
+    return "; ".join([first.removesuffix(".") if parts else first, *map(_uncapitalized, parts)])
+
+
+def _uncapitalized(sentence: str) -> str:
+    """But not a name in capitals."""
+    return sentence if sentence[:2].isupper() else sentence[:1].lower() + sentence[1:]
 
 
 def is_conflict(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from tidelog.model.stream import Stream, checked_ttl
 from tidelog.store.asking import Lend, ask
 from tidelog.store.changing import Changed, Statement, change
 from tidelog.store.conditions import invalid
+from tidelog.store.failure import in_a_line
 from tidelog.store.item_json import check_size, checked_key, encode, largest, size_of, to_json
 from tidelog.store.item_pages import ItemPages
 from tidelog.store.item_statements import TRANSACTION, ItemStatements
@@ -177,7 +178,7 @@ class Items(ItemPages):
         """The same as the stream's refusal, if it is one of check_json.sql."""
         if error.constraint_name not in REFUSALS:
             return error  # a constraint of the author's own
-        return ItemInvalidError(f"{self._where}: {error}", culprits=[largest(parts)])
+        return ItemInvalidError(f"{self._where}: {in_a_line(error)}", culprits=[largest(parts)])
 
 
 class _ItemPlace:

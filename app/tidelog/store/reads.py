@@ -26,6 +26,7 @@ from tidelog.errors import (
 from tidelog.model.stream import Stream
 from tidelog.store.engine import READ_TIMEOUT_SECONDS, Database
 from tidelog.store.epoch import known_epoch
+from tidelog.store.failure import in_a_line
 from tidelog.store.queries import load
 
 if TYPE_CHECKING:
@@ -257,7 +258,7 @@ def _of_position(error: asyncpg.InvalidParameterValueError) -> Exception:
         "position_invalid": QueryInvalidError,
     }
     kind = kinds.get(getattr(error, "constraint_name", None) or "")
-    return error if kind is None else kind(f"{error}")
+    return error if kind is None else kind(in_a_line(error))
 
 
 def _close(connection: Connection) -> None:

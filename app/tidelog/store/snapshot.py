@@ -11,7 +11,7 @@ import asyncpg
 
 from tidelog.errors import ItemUnreadableError
 from tidelog.store.epoch import known_epoch
-from tidelog.store.failure import ROW_ERRORS, is_of_a_row, is_outdated, is_passing
+from tidelog.store.failure import ROW_ERRORS, in_a_line, is_of_a_row, is_outdated, is_passing
 from tidelog.store.prefetch import prefetch
 from tidelog.store.queries import load
 
@@ -37,7 +37,7 @@ class ItemsUnreadableError(Exception):
     """The stream's table can't be read, for a reason of its own: all others may be."""
 
     def __init__(self, cause: BaseException, *, may_pass: bool = False) -> None:
-        super().__init__(str(cause))
+        super().__init__(in_a_line(cause))
         self.cause = cause
         self.may_pass = may_pass  # without anybody's doing anything about it
 
@@ -112,5 +112,5 @@ def _of_the_table(error: Exception) -> ItemsUnreadableError | ItemUnreadableErro
     if is_outdated(error):
         return ItemsUnreadableError(error)
     if is_of_a_row(error) and not is_passing(error):
-        return ItemUnreadableError(f"an item of the group can't be read: {error}")
+        return ItemUnreadableError(f"an item of the group can't be read: {in_a_line(error)}")
     return None if state == QUERY_CANCELED or is_passing(error) else ItemsUnreadableError(error)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import textwrap
 from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 from typing import Any, cast
@@ -33,12 +34,14 @@ from tidelog.errors import (
     Violation,
 )
 from tidelog.logs.lines import printable
-from tidelog.store.failure import is_away, is_busy, is_conflict
+from tidelog.store.failure import in_a_line, is_away, is_busy, is_conflict
 from tidelog.web.handshake import VERSION
 
 RETRY_CONFLICT_SECONDS = 1  # the other transaction is over by then
 RETRY_BUSY_SECONDS = 5  # about what a lock is waited for
 RETRY_DATABASE_SECONDS = 5  # about what a restart or a fail-over takes
+SAID_LENGTH_MAX = 300  # of an error's text, in the message of its line; all of it is in the traceback
+_AT_WORDS: dict[str, Any] = {"placeholder": " ...", "break_long_words": False, "break_on_hyphens": False}
 PATH_LENGTH_MAX = 200  # of what is told of a path where nothing is
 
 RETRY_AUTHENTICATION_SECONDS = 5
@@ -142,10 +145,23 @@ def failure_of(error: BaseException, where: str) -> Failure:
 
 def _internal(error: BaseException, where: str, message: str) -> Failure:
     id = secrets.token_hex(8)
-    logger.error("%s failed, error id %s", where, id, exc_info=error, extra={"error_id": id})
+    logger.error("%s failed, error id %s: %s", where, id, _in_short(error), exc_info=error, extra={"error_id": id})
     if isinstance(error, TidelogError):
         return Failure(error.status, error.code, message, id=id)
     return Failure(HTTPStatus.INTERNAL_SERVER_ERROR, "internal_error", message, id=id)
+
+
+def _in_short(error: BaseException) -> str:
+    """Its type, and what it says, on one line.
+
+    It ends between two words: a secret that is cut is not known for one, and would be in the log.
+    """
+    try:
+        said = in_a_line(error)
+    except Exception as failed:  # of an author's __str__
+        said = f"its text can't be had ({type(failed).__name__})"
+    said = f"{type(error).__name__}: {said}".removesuffix(": ")[: 2 * SAID_LENGTH_MAX]
+    return printable(textwrap.shorten(said, SAID_LENGTH_MAX, **_AT_WORDS))
 
 
 def _refusal(error: HTTPException) -> Failure:
