@@ -92,6 +92,22 @@ def test_a_schema_need_not_mention_the_id() -> None:
     assert stream.check({"text": "hi", "id": "other"}, "1") == {"text": "hi", "id": "1"}
 
 
+@pytest.mark.parametrize("word", ["additionalProperties", "unevaluatedProperties"])
+def test_the_id_is_never_what_is_wrong(word: str) -> None:
+    """A refusal of fields that aren't declared doesn't name it: it is every item's, whatever the schema says."""
+    closed = Stream("job", {"type": "object", "properties": {"title": {"type": "string"}}, word: False})
+    for item in ({"titel": "a"}, {"titel": "a", "id": "1"}):
+        with pytest.raises(ItemInvalidError, match="'titel' was unexpected") as raised:
+            closed.check(item, "1")
+        assert "'id'" not in str(raised.value) + str(raised.value.violations)
+    needed = Stream(
+        "job", {"type": "object", "properties": {"id": {"type": "string"}}, "required": ["id"], word: False}
+    )
+    with pytest.raises(ItemInvalidError, match="'titel'") as raised:
+        needed.check({"titel": "a"}, "1")
+    assert "required" not in str(raised.value)
+
+
 def may(subscription: Any, auth: Any) -> bool:
     return False
 

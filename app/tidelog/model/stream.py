@@ -27,6 +27,7 @@ HISTORY_SUFFIX = "_history"
 
 _KEYS = frozenset({"name", "description", "schema", "baseConfig", "indexes", "retention", "ttl", *SPELLINGS})
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*", re.ASCII)
+_ID = re.compile("""['"]id['"]""")  # in a violation's message, which quotes names
 _CAMEL_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -141,7 +142,9 @@ class Stream:
         if self.schema.fits(without_id):
             return with_id
         found, tried = min(
-            ((self.schema.find(one), one) for one in (with_id, without_id)), key=lambda found: len(found[0])
+            ((self.schema.find(one), one) for one in (with_id, without_id)),
+            # Of as many the ones that don't name the id: it may always be there, and is never what is wrong.
+            key=lambda found: (len(found[0]), sum(bool(_ID.search(violation.message)) for violation, _ in found[0])),
         )
         violations = [violation for violation, _ in found]
         where = "; ".join(f"{v.path or 'the item'}: {v.message}" for v in violations[:3])

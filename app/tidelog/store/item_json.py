@@ -14,6 +14,7 @@ from tidelog.json_text import is_within, parse
 from tidelog.model.item import KEY_LENGTH_MAX_BYTES
 
 _INT_KEY_BITS_MAX = (10**KEY_LENGTH_MAX_BYTES).bit_length()  # more digits are no key, and str() may refuse them
+PATH_LENGTH_MAX = 200  # of what is told of a place in a value
 
 encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=to_jsonable_python).encode
 
@@ -30,11 +31,40 @@ def to_json(value: Any) -> tuple[str, Any]:
         text = encode(value)
         text.encode()
     except (ValueError, TypeError, RecursionError, PydanticSerializationError) as error:
-        raise ItemInvalidError(f"not JSON: {error}{await_hint(str(error))}") from error
+        raise ItemInvalidError(f"not JSON: {_culprit(value)}{error}{await_hint(str(error))}") from error
     plain = parse(text)
     if "\\u0000" in text and is_within(plain, lambda one: isinstance(one, str) and "\0" in one):
         raise ItemInvalidError("not storable: Postgres's jsonb can't hold the NUL character (\\u0000)")
     return text, plain
+
+
+def _culprit(value: Any) -> str:
+    """The first place in `value` that JSON has no words for, as a JSON Pointer (RFC 6901) with its value; else ""."""
+    pending: list[tuple[str, Any]] = [("", value)]
+    seen: set[int] = set()  # what contains itself is no single place
+    while pending:
+        path, one = pending.pop()
+        if isinstance(one, dict | list | tuple):
+            if id(one) not in seen:
+                seen.add(id(one))
+                members = one.items() if isinstance(one, dict) else enumerate(one)
+                # Cut at each level: of very deep ones whole paths would be quadratic.
+                pending += reversed([(f"{path}/{_escaped(name)}"[:PATH_LENGTH_MAX], each) for name, each in members])
+        elif not _is_writable(one):
+            return f"{path or 'it'} is {shown(one)}: "
+    return ""
+
+
+def _escaped(name: Any) -> str:
+    return name.replace("~", "~0").replace("/", "~1") if isinstance(name, str) else shown(name)
+
+
+def _is_writable(one: Any) -> bool:
+    try:
+        encode(one).encode()
+    except (ValueError, TypeError, RecursionError, PydanticSerializationError):
+        return False
+    return True
 
 
 def check_size(where: str, text: str, parts: Iterable[Any], size_max_bytes: int) -> None:
