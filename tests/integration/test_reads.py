@@ -210,6 +210,8 @@ async def test_history_comes_in_pages_and_spans(client: httpx.AsyncClient, sql: 
     after_first = await read(client, HISTORY, group="g", id="a", begin=whole["changes"][0]["at"])
     assert [one["position"] for one in after_first["changes"]] == [2, 3]
     assert [one["position"] for one in (await read(client, HISTORY, group="h", at=1))["changes"]] == [1]
+    nothing_yet = await read(client, HISTORY, group="g", begin=4, to=3)  # as who follows by reads asks
+    assert (nothing_yet["changes"], nothing_yet["position"]) == ([], 3)
 
 
 @pytest.mark.parametrize(
@@ -237,6 +239,10 @@ async def test_history_comes_in_pages_and_spans(client: httpx.AsyncClient, sql: 
         (HISTORY, "group=g&to=1", (410, "position_too_old")),
         (HISTORY, "group=g&from=2", (410, "position_too_old")),
         (HISTORY, "group=g&from=9", (409, "position_foreign")),
+        (HISTORY, "group=g&from=5&to=3", (400, "query_invalid")),
+        (HISTORY, "group=g&from=5&at=3", (400, "query_invalid")),
+        (HISTORY, "group=g&from=2100-01-01T00:00:00Z&to=3", (400, "query_invalid")),
+        (HISTORY, "group=g&from=2101-01-01T00:00:00Z&to=2100-01-01T00:00:00Z", (400, "query_invalid")),
         (HISTORY, "group=g&after=1", (400, "query_invalid")),
         (HISTORY, "group=g&after=1.99999999999999999999", (400, "query_invalid")),
         (ITEMS, "group=g&wait_for=", (400, "query_invalid")),
@@ -278,6 +284,49 @@ async def test_what_is_not_kept_is_told(client: httpx.AsyncClient, sql: asyncpg.
         {"id": "a", "version": 1, "data": None}, {"id": "b", "version": 1, "data": {"id": "b", "n": 1}}
     ]  # fmt: skip
     assert await error_of(client, ITEMS, group="g", id="a", at=2) == (410, "item_not_kept")
+
+
+async def test_what_was_erased_is_told(client: httpx.AsyncClient, sql: asyncpg.Connection[Any]) -> None:
+    """It was there, and is not shown as an item with nothing in it; one of nothing but its id is another thing."""
+    await write(sql, ("g", "a", 1))
+    await write(sql, ("g", "a", 2), ("g", "c", 1))
+    await sql.execute("insert into streams.note (group_id, id, data) values ('g', 'b', '{}')")
+    async with sql.transaction():
+        await sql.execute("select streams.erase('note', 'g', 'a')")
+        mine = await sql.fetchval("select pg_current_xact_id()::text")
+    history = await read(client, HISTORY, group="g", wait_for=mine)
+    assert [(one["op"], one["id"]) for one in history["changes"] if "erased" in one] == [
+        ("create", "a"), ("update", "a"), ("delete", "a")
+    ]  # fmt: skip
+    assert len(history["changes"]) == 5
+    assert history["changes"][0]["data"] == {"id": "a"}
+    a, b, c = (await read(client, ITEMS, group="g", at=3))["items"]
+    assert a == {"id": "a", "version": 2, "data": None, "erased": True}
+    assert b == {"id": "b", "version": 1, "data": {"id": "b"}} and c["data"]["n"] == 1
+    refused = await client.get(ITEMS, params={"group": "g", "id": "a", "at": 1})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (410, "item_not_kept")
+    assert "erased" in refused.json()["error"]["message"]
+    await sql.execute("delete from streams.change c using streams.commit n where n.xid = c.xid and n.number <= 2")
+    await sql.execute("delete from streams.commit where number <= 2")
+    a, *_ = (await read(client, ITEMS, group="g", at=3))["items"]  # told by its deletion
+    assert a == {"id": "a", "version": 2, "data": None, "erased": True}
+    assert [item["id"] for item in (await read(client, ITEMS, group="g"))["items"]] == ["b", "c"]
+
+
+async def test_an_item_is_erased_when_its_deletion_has_a_number(
+    client: httpx.AsyncClient, sql: asyncpg.Connection[Any], tidelog_database_url: str
+) -> None:
+    """Until then a read waits: what the item was before is gone, and that it is gone is not to be told yet."""
+    mine = await write(sql, ("g", "a", 1), ("g", "b", 1))
+    await read(client, ITEMS, group="g", wait_for=mine)
+    stopper = await asyncpg.connect(tidelog_database_url)
+    async with stopper.transaction():
+        await stopper.execute(STOP_NUMBERING)
+        await sql.execute("select streams.erase('note', 'g', 'a')")
+        reading = asyncio.create_task(read(client, ITEMS, group="g"))
+        assert not (await asyncio.wait([reading], timeout=0.1))[0]
+    await stopper.close()
+    assert ns(await reading) == {"b": 1}
 
 
 async def test_what_waits_for_a_transaction_ends(client: httpx.AsyncClient, sql: asyncpg.Connection[Any]) -> None:

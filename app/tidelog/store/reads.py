@@ -94,9 +94,9 @@ class Reads:
     async def items(
         self, stream: str, group_id: str, *, id: str | None = None, after: str | None = None, limit: int, at: At = None
     ) -> Page:
-        """(id, version, data) of a group's items in the order of their ids, or of one; data is text.
+        """(id, version, data, is_erased) of a group's items in the order of their ids, or of one; data is text.
 
-        Data is None if the item was there at that position, and what it was is not kept.
+        Data is None if the item was there at that position, and what it was is not kept, or was erased.
         """
         for _ in range(UNKNOWN_TRIES_MAX):
             page = await self._items(stream, group_id, id, after, limit, at)
@@ -151,9 +151,10 @@ class Reads:
         after: tuple[int, int] | None = None,
         limit: int,
     ) -> Page:
-        """(position, at, seq, xid, op, id, version, data) of the changes of a group, or an item, in the feed's order.
+        """(position, at, seq, xid, op, id, version, data, is_erased) of the changes of a group or an item, in order.
 
-        From the commit `begin` (a time: from the first one after it) to the commit `end`.
+        From the commit `begin` (a time: from the first one after it) to the commit `end`. Raises QueryInvalidError if
+        that one is before the beginning.
         """
         async with self._transaction() as connection:
             place, _ = await _place(connection, stream, group_id)
@@ -164,6 +165,7 @@ class Reads:
                 first = await _position(connection, max(0, begin - 1)) + 1
             if end is not None:
                 place = place._replace(position=await _position(connection, end))
+                _check_span(begin, end, first, place.position)
             query = await self._worded(connection, READ_HISTORY, stream)
             arguments = (group_id, id, first, place.position, *(after or (None, None)), limit + 1)
             return await _page(connection, place, query, arguments, limit)
@@ -234,6 +236,13 @@ async def _place(connection: Connection, stream: str, group_id: str | None) -> t
 async def _position(connection: Connection, at: int | datetime) -> int:
     number: int = await connection.fetchval(POSITION if isinstance(at, int) else POSITION_OF_TIME, at)
     return number
+
+
+def _check_span(begin: At, end: At, first: int, last: int) -> None:
+    """As streams.span_of does for _diff: what is asked for backwards is a mistake, and no empty answer."""
+    are_times = isinstance(begin, datetime) and isinstance(end, datetime)
+    if first - 1 > last or (are_times and begin > end):  # type: ignore[operator] # of times
+        raise QueryInvalidError(f"`from`, {begin}, is later than `to`, {end}: the earlier one comes first")
 
 
 async def _page(connection: Connection, place: Place, query: str, arguments: Sequence[Any], limit: int) -> Page:

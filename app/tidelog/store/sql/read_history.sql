@@ -1,7 +1,7 @@
 -- Changes of group $1 of a stream, and of its item $2 unless that is null, in the order of the feed: those of the commits from
 -- $3 to $4, after position $5 and its seq $6 (null: all), $7 at most.
 -- The group's keys are looked up before they are put in order: planned as one, a limit would have the planner walk over the
--- commits of everybody, in the hope to find the group's soon. Locks: none.
+-- commits of everybody, in the hope to find the group's soon. What was erased is in the log's table alone. Locks: none.
 with
 keys as materialized (
     select c.xid, c.seq, c.position, c.at
@@ -12,6 +12,6 @@ keys as materialized (
     order by c.position, c.seq
     limit $7
 )
-select k.position, k.at, k.seq, k.xid, c.op, c.id, c.version, c.data
-from keys k join streams._{table}_log c on c.xid = k.xid and c.seq = k.seq
+select k.position, k.at, k.seq, k.xid, c.op, c.id, c.version, c.data, c.erased_at is not null as is_erased
+from keys k join streams.change c on c.xid = k.xid and c.seq = k.seq
 order by k.position, k.seq

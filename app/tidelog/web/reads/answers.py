@@ -53,18 +53,25 @@ def is_among(etag: str, if_none_match: str) -> bool:
 
 
 def _item(row: Any) -> bytes:
-    return b'{"id":%b,"version":%d,"data":%b}' % (to_json(row["id"]), row["version"], _stored(row["data"]))
+    return b'{"id":%b,"version":%d,"data":%b%b}' % (
+        to_json(row["id"]), row["version"], _stored(row["data"]), _erased(row)
+    )  # fmt: skip
 
 
 def _change(row: Any) -> bytes:
-    return b'{"position":%d,"at":"%b","transaction":"%d","op":"%b","id":%b,"version":%d,"data":%b}' % (
+    return b'{"position":%d,"at":"%b","transaction":"%d","op":"%b","id":%b,"version":%d,"data":%b%b}' % (
         row["position"], row["at"].astimezone(UTC).isoformat().encode(), row["xid"], row["op"].encode(),
-        to_json(row["id"]), row["version"], _stored(row["data"]),
+        to_json(row["id"]), row["version"], _stored(row["data"]), _erased(row),
     )  # fmt: skip
 
 
 def _stored(data: str | None) -> bytes:
     return b"null" if data is None else data.encode()
+
+
+def _erased(row: Any) -> bytes:
+    """Only where it is so: it seldom is."""
+    return b',"erased":true' if row["is_erased"] else b""
 
 
 def _of_place(place: Place) -> bytes:

@@ -14,9 +14,10 @@ _NEXT: Document = {"type": ["string", "null"], "description": "`after` of the ne
 _POSITION: Document = {"type": "integer", "description": "the commit as of which the answer is"}
 _EPOCH: Document = {"type": "string", "description": "the database history that positions belong to"}
 _VERSION: Document = {"type": "integer"}
+_ERASED: Document = {"const": True, "description": "what it was has been erased; else it isn't there"}
 
 _STREAM: Document = {"name": "stream", "in": "path", "required": True, "schema": _TEXT}
-_ITEM = {"type": "object", "properties": {"id": _TEXT, "version": _VERSION, "data": _OBJECT}}
+_ITEM = {"type": "object", "properties": {"id": _TEXT, "version": _VERSION, "data": _OBJECT, "erased": _ERASED}}
 _CHANGE = {
     "type": "object",
     "properties": {
@@ -27,6 +28,7 @@ _CHANGE = {
         "id": _TEXT,
         "version": _VERSION,
         "data": _OBJECT,
+        "erased": _ERASED,
     },
 }
 _WAIT_FOR = ("wait_for", "a step's Tidelog-Transaction: the answer comes when the feed has passed it", _TEXT)

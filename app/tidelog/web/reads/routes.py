@@ -111,6 +111,8 @@ class ReadRoutes:
         if not page.rows:
             raise ItemUnknownError(f"there is no such item in this group at position {page.place.position}")
         [row] = page.rows
+        if row["is_erased"]:
+            raise ItemNotKeptError("the item was there at this position; what it was has been erased")
         if row["data"] is None:
             raise ItemNotKeptError("the item was there at this position; what it was is not kept any more")
         headers = HEADERS | {"etag": answers.etag_of(row, page.place)}
