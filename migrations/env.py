@@ -30,6 +30,7 @@ from tidelog.store.migration_lock import MIGRATION_SETTINGS, lock_versions, take
 from tidelog.store.requirements import check_not_newer, check_server
 from tidelog.store.stream_tables import Declared, declaration_sql, declare_streams, refuse_troubles
 from tidelog.store.undeclared import warn_of_undeclared
+from tidelog.store.url import GIVEN_BY
 
 GRANT_ROLES = "select streams.grant_roles()"
 GRANT_TIME_TRAVEL = "select streams.grant_time_travel()"
@@ -140,9 +141,9 @@ def run_offline(streams: Sequence[Stream]) -> None:
                 output(statement + ";")
 
 
-async def migrate(url: str, streams: Sequence[Stream]) -> None:
+async def migrate(url: str, streams: Sequence[Stream], given_by: str) -> None:
     """Raises StreamTableError, with all that could be done committed, if a stream is for somebody to mend."""
-    async with first_connected(url, **MIGRATION_SETTINGS) as first:
+    async with first_connected(url, given_by=given_by, **MIGRATION_SETTINGS) as first:
         await check_server(first)
         await check_not_newer(first)
     connect = partial(connector(url), **MIGRATION_SETTINGS)
@@ -193,7 +194,7 @@ def main() -> None:
     if "connection" in given:
         run_on(given["connection"], given["streams"])
     elif "settings" in given:
-        run(given["settings"], given["streams"])
+        run(given["settings"], given["streams"], given["database_given_by"])
     else:
         try:
             settings = Settings()
@@ -204,17 +205,17 @@ def main() -> None:
             sys.exit(last_words(error))
 
 
-def run(settings: Settings, streams: Sequence[Stream]) -> None:
+def run(settings: Settings, streams: Sequence[Stream], database_given_by: str = GIVEN_BY) -> None:
     if context.is_offline_mode():
         run_offline(streams)
         return
     if settings.database_url is not None:
-        asyncio.run(migrate(settings.database_url, streams))
+        asyncio.run(migrate(settings.database_url, streams, database_given_by))
         return
     embedded = embedded_postgres(settings.data_dir)
     url = embedded.start()
     try:
-        asyncio.run(migrate(url, streams))
+        asyncio.run(migrate(url, streams, database_given_by))
     finally:
         embedded.stop()
 

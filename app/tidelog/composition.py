@@ -49,7 +49,7 @@ from tidelog.store.retention import Retention
 from tidelog.store.share import Share
 from tidelog.store.stream_tables import check_stream_tables
 from tidelog.store.undeclared import warn_of_undeclared, warn_of_unknown_steps
-from tidelog.store.url import DatabaseUrl
+from tidelog.store.url import GIVEN_BY, DatabaseUrl
 from tidelog.web.access import AccessLog
 from tidelog.web.admission import Admission
 from tidelog.web.gate import SocketGate
@@ -75,11 +75,15 @@ class Tidelog:
     An application may be started again when it has ended, as those who test theirs do, in another event loop.
     """
 
-    def __init__(self, settings: Settings, declared: Discovered) -> None:
+    def __init__(self, settings: Settings, declared: Discovered, database_given_by: str = GIVEN_BY) -> None:
+        """What is wrong with the database is told of what its URL was given by."""
         self.settings = settings
+        self.database_given_by = database_given_by
         self.streams = declared.streams
         if settings.database_url is not None:
-            DatabaseUrl.parse(settings.database_url)  # what can't be is told before anything is started
+            DatabaseUrl.parse(
+                settings.database_url, database_given_by
+            )  # what can't be is told before anything is started
         self.embedded = None if settings.database_url else embedded_postgres(settings.data_dir)
         self.database = Database(
             pool_size_max=settings.pool_size_max,
@@ -237,7 +241,7 @@ class Tidelog:
     async def _check_database(self, url: str) -> None:
         """Raise what keeps this database from being served by this role."""
         streams = tuple(self.streams.values())
-        async with first_connected(url) as connection:
+        async with first_connected(url, given_by=self.database_given_by) as connection:
             await check_server(connection)
             await check_revision(connection)
             await check_grants(connection, streams)

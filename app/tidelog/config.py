@@ -9,9 +9,10 @@ from typing import Any
 
 from tidelog.errors import DeclarationError
 from tidelog.model.rule import Function
-from tidelog.model.stream import Stream
+from tidelog.model.stream import Stream, check_is_stream
 from tidelog.runtime.discovery import Discovered, discover
 from tidelog.settings import Settings
+from tidelog.store.url import GIVEN_BY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +37,11 @@ class TidelogConfig:
         return self.settings.model_copy(update=said)
 
     @property
+    def database_given_by(self) -> str:
+        """For messages: somebody looks there."""
+        return GIVEN_BY if self.database_url is None else "TidelogConfig(database_url=...)"
+
+    @property
     def has_reads(self) -> bool:
         """Neither this nor the settings leave them out."""
         return self.reads and self.settings.reads
@@ -46,6 +52,7 @@ class TidelogConfig:
         streams = dict(found.streams)
         tables = {stream.table: stream.name for stream in streams.values()}
         for stream in self.streams:
+            check_is_stream(stream, "TidelogConfig(streams=...)")
             if stream.table in tables:
                 raise DeclarationError(
                     f"streams {tables[stream.table]!r} and {stream.name!r} would both be the table "

@@ -238,7 +238,7 @@ class Consumer:
 
     @contextlib.asynccontextmanager
     async def _connection(self, settings: dict[str, str]) -> AsyncIterator[Connection]:
-        connect = Database.connector(self.database_url)
+        connect = Database.connector(self.database_url, "consume(database_url)")
         connection = await _ask(connect(**settings, application_name=f"tidelog consumer {self.name}"))
         try:
             connection.add_termination_listener(self._wake)

@@ -11,14 +11,20 @@ from tidelog.errors import NotSupportedError
 from tidelog.model.stream import Stream
 from tidelog.settings import Settings
 from tidelog.store.revisions import alembic_config
+from tidelog.store.url import GIVEN_BY
 
 
-def upgrade(settings: Settings, streams: Iterable[Stream], accept: Collection[str] = ()) -> None:
+def upgrade(
+    settings: Settings, streams: Iterable[Stream], accept: Collection[str] = (), database_given_by: str = GIVEN_BY
+) -> None:
     """Bring the database of `settings` up to date, for these streams. Blocks, with an event loop of its own.
 
     A new schema that stored items don't fit is taken only for the streams that `accept` names.
     """
-    command.upgrade(alembic_config(settings=settings, streams=tuple(streams), accept=tuple(accept)), "head")
+    config = alembic_config(
+        settings=settings, streams=tuple(streams), accept=tuple(accept), database_given_by=database_given_by
+    )
+    command.upgrade(config, "head")
 
 
 def upgrade_on(connection: Connection, streams: Iterable[Stream], accept: Collection[str] = ()) -> None:

@@ -12,7 +12,7 @@ import asyncpg
 
 from tidelog.errors import DatabaseUrlError, GrantMissingError, StreamsNotMigratedError
 from tidelog.model.step import Step
-from tidelog.model.stream import Stream
+from tidelog.model.stream import Stream, check_is_stream
 from tidelog.runtime.awaited import AwaitedCalls, awaited_calls
 from tidelog.runtime.discovery import discover
 from tidelog.runtime.emitting import Emitter
@@ -25,6 +25,7 @@ from tidelog.store.items import Items
 from tidelog.store.share import Share
 from tidelog.store.stream_tables import MIGRATE
 from tidelog.store.transaction import StepTransaction
+from tidelog.store.url import GIVEN_BY
 
 DECLARED = "select name, schema::text from streams.stream order by name"
 
@@ -69,7 +70,7 @@ async def open(
     so the same again may succeed.
     """
     settings = Settings()
-    given_by = "TIDELOG_DATABASE_URL" if url is None else "tidelog.open"
+    given_by = GIVEN_BY if url is None else "tidelog.open"
     url = settings.database_url if url is None else url
     if url is None:
         raise DatabaseUrlError(
@@ -80,6 +81,10 @@ async def open(
     declared = await _declared(url, given_by)
     if streams is None:
         streams = [Stream(name, json.loads(schema)) for name, schema in declared]
+    else:
+        streams = list(streams)
+        for stream in streams:
+            check_is_stream(stream, "tidelog.open")
     async with opened(url, streams, emitter, settings, connections_max=connections_max) as those:
         yield those
 

@@ -17,7 +17,7 @@ from tidelog.composition import Tidelog
 from tidelog.config import TidelogConfig
 from tidelog.migrate import upgrade
 from tidelog.model.step import endpoints_of
-from tidelog.store.url import DatabaseUrl
+from tidelog.store.url import GIVEN_BY, DatabaseUrl
 from tidelog.web.dependency import streams_dependency
 from tidelog.web.gate import socket_route
 from tidelog.web.health import health_controller
@@ -37,13 +37,14 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
         declared = self.config.declared()
         self.broken = declared.broken
         declared.log_left_out()
-        self.tidelog = Tidelog(settings, declared)
+        self.tidelog = Tidelog(settings, declared, self.config.database_given_by)
         self.endpoints = endpoints_of(declared.steps)
 
     def serve_from(self, database_url: str) -> None:
         """From the application's next start on the database is the one at `database_url`. Raises DatabaseUrlError."""
         DatabaseUrl.parse(database_url)
         self.tidelog.settings = self.tidelog.settings.model_copy(update={"database_url": database_url})
+        self.tidelog.database_given_by = GIVEN_BY
         self.tidelog.embedded = None
 
     def on_app_init(self, app_config: AppConfig) -> AppConfig:
@@ -113,4 +114,4 @@ class TidelogPlugin(InitPlugin, CLIPlugin):
 
         Blocks: in a coroutine, `await asyncio.to_thread(plugin.migrate)`.
         """
-        upgrade(self.tidelog.settings, self.tidelog.streams.values(), accept)
+        upgrade(self.tidelog.settings, self.tidelog.streams.values(), accept, self.tidelog.database_given_by)

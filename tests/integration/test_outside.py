@@ -24,7 +24,7 @@ from tidelog import (
     TidelogConfig,
     TidelogError,
 )
-from tidelog.errors import DatabaseUrlError, GrantMissingError
+from tidelog.errors import DatabaseUrlError, DeclarationError, GrantMissingError
 from tidelog.migrate import upgrade
 from tidelog.postgres.embedded import EmbeddedPostgres
 from tidelog.settings import Settings
@@ -172,6 +172,12 @@ async def test_a_program_need_not_name_the_database_of_the_environment(
     monkeypatch.delenv("TIDELOG_DATABASE_URL", raising=False)
     with pytest.raises(DatabaseUrlError, match=r"tidelog\.open\(url\), or set TIDELOG_DATABASE_URL"):
         async with tidelog.open():
+            pass
+    with pytest.raises(DatabaseUrlError, match=r"the database URL \(tidelog\.open\) begins with mysql://"):
+        async with tidelog.open("mysql://h/d"):
+            pass
+    with pytest.raises(DeclarationError, match=r"tidelog\.open has 'job'.* write \[Stream\('job', \.\.\.\)\]"):
+        async with tidelog.open(url, ["job"]):  # type: ignore[list-item]
             pass
     monkeypatch.setenv("TIDELOG_DATABASE_URL", url)
     async with tidelog.open() as streams:

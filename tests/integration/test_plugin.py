@@ -54,7 +54,7 @@ from tidelog import (
     TidelogConfig,
     TidelogPlugin,
 )
-from tidelog.errors import StepEndedError
+from tidelog.errors import DatabaseUnreachableError, DatabaseUrlError, DeclarationError, StepEndedError
 from tidelog.migrate import upgrade_on
 from tidelog.settings import Settings
 
@@ -337,6 +337,30 @@ async def test_on_a_socket_of_the_applications_each_call_commits(url: str) -> No
         await socket.send("1")
         assert await socket.recv() == "1"
         assert await ids(url, "streams.job") == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("given", "instead"), [("job", r"\[Stream\('job', \.\.\.\)\]"), (Job, r'\[Stream\("job", Job\)\]')]
+)
+def test_what_is_given_as_a_stream_and_is_none_is_refused(given: Any, instead: str) -> None:
+    """With what to write, and not by an attribute that it lacks."""
+    with pytest.raises(DeclarationError, match=f"TidelogConfig\\(streams=...\\) has .* write {instead} there"):
+        TidelogPlugin(TidelogConfig(streams=[given]))
+
+
+@pytest.mark.parametrize("migrates", [True, False])
+async def test_a_database_is_told_by_where_its_url_was_given(migrates: bool) -> None:
+    """Who wrote it into the application doesn't look for it in the environment."""
+    with pytest.raises(DatabaseUrlError, match=r"the database URL \(TidelogConfig\(database_url=\.\.\.\)\) "):
+        TidelogPlugin(TidelogConfig(database_url="mysql://h/d"))
+    plugin = TidelogPlugin(TidelogConfig(database_url=f"postgresql://nobody@127.0.0.1:{free_port()}/none"))
+    named = r"database of TidelogConfig\(database_url=\.\.\.\): .*nothing listens there"
+    with pytest.raises(DatabaseUnreachableError, match=named):
+        if migrates:
+            await asyncio.to_thread(plugin.migrate)
+        else:
+            async with plugin.tidelog.working():
+                pass
 
 
 def test_what_two_would_have_in_common_is_refused() -> None:

@@ -131,6 +131,9 @@ def test_what_can_not_be_is_told_in_a_line_without_the_password(url: str, told: 
     line = str(refused.value)
     assert told in line and "\n" not in line and "TIDELOG_DATABASE_URL" in line
     assert not any(secret in line for secret in ("secret", "ret@", "sec@", "sec/"))
+    with pytest.raises(DatabaseUrlError, match=r"^the database URL \(tidelog\.open\) ") as elsewhere:
+        DatabaseUrl.parse(url, "tidelog.open")
+    assert "TIDELOG_DATABASE_URL" not in str(elsewhere.value)  # nobody is to look there
 
 
 def test_a_service_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,6 +156,17 @@ class Stream:
         )
 
 
+def check_is_stream(given: object, where: str) -> None:
+    """Raise DeclarationError for what was given as a stream and is none: a name, or its class."""
+    if isinstance(given, Stream):
+        return
+    instead = f"Stream({given!r:.80}, ...)" if isinstance(given, str) else 'Stream("job", Job)'
+    raise DeclarationError(
+        f"{where} has {shown(given)}, which is no stream: write [{instead}] there, with a name and a schema; "
+        "streams of *_stream.py files come with steps_dir"
+    )
+
+
 def checked_ttl(seconds: Any) -> float:
     """Seconds to live; 0 is for ever. Raises OperationInvalidError."""
     is_number = isinstance(seconds, int | float) and not isinstance(seconds, bool)

@@ -15,7 +15,7 @@ from tidelog.errors import DatabaseUnreachableError
 from tidelog.logs.redaction import Redaction
 from tidelog.store.driver import KEEPALIVE_SETTINGS, connection_class
 from tidelog.store.failure import is_lost
-from tidelog.store.url import DatabaseUrl
+from tidelog.store.url import GIVEN_BY, DatabaseUrl
 
 # What another of several hosts may not have. As in libpq, a refused password is everywhere the same.
 _OF_THE_HOST = (OSError, asyncpg.CannotConnectNowError, TargetServerAttributeNotMatched)
@@ -29,12 +29,12 @@ class Connector(Protocol):
     async def __call__(self, **server_settings: str) -> asyncpg.Connection[Any]: ...
 
 
-def connector(url: str) -> Connector:
+def connector(url: str, given_by: str = GIVEN_BY) -> Connector:
     """A function that opens a new connection. It raises OSError or asyncpg's errors; this one, DatabaseUrlError.
 
     Of several hosts the last good one is tried first, for a dead one costs each connection its timeout.
     """
-    target = DatabaseUrl.parse(url)
+    target = DatabaseUrl.parse(url, given_by)
     made = connection_class(target.socket_options)
     good = 0
 
@@ -69,15 +69,13 @@ def connector(url: str) -> Connector:
     return connect
 
 
-async def first_connection(
-    url: str, *, given_by: str = "TIDELOG_DATABASE_URL", **server_settings: str
-) -> asyncpg.Connection[Any]:
+async def first_connection(url: str, *, given_by: str = GIVEN_BY, **server_settings: str) -> asyncpg.Connection[Any]:
     """A connection, for the start: what is wrong is told to a person, who knows the URL by what it was `given_by`.
 
     Raises DatabaseUrlError or DatabaseUnreachableError: one line, without the password.
     """
-    target = DatabaseUrl.parse(url)
-    connect = connector(url)
+    target = DatabaseUrl.parse(url, given_by)
+    connect = connector(url, given_by)
     try:
         return await connect(**server_settings)
     except _ANY as error:
@@ -90,7 +88,7 @@ async def first_connection(
 
 @asynccontextmanager
 async def first_connected(
-    url: str, *, given_by: str = "TIDELOG_DATABASE_URL", **server_settings: str
+    url: str, *, given_by: str = GIVEN_BY, **server_settings: str
 ) -> AsyncIterator[asyncpg.Connection[Any]]:
     """The same, closed at the end. That it is lost before is told likewise."""
     connection = await first_connection(url, given_by=given_by, **server_settings)

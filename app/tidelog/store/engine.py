@@ -18,7 +18,7 @@ from tidelog.store.failure import CONNECTION_ERRORS, is_crowded
 from tidelog.store.liveness import is_writable
 from tidelog.store.log import ARCHIVE_SETTINGS, FEED_SETTINGS
 from tidelog.store.pool import Pool
-from tidelog.store.url import CONNECT_TIMEOUT_SECONDS
+from tidelog.store.url import CONNECT_TIMEOUT_SECONDS, GIVEN_BY
 
 TROUBLE_TIMEOUT_SECONDS = 4  # two looks of 2 s: at a connection that may have died unnoticed, and at a new one
 POOL_IDLE_SECONDS = 30.0  # long enough for a pause between two clicks, short enough for who else needs connections
@@ -189,9 +189,9 @@ class Database:
             connection.terminate()
 
     @staticmethod
-    def connector(url: str) -> Connector:
+    def connector(url: str, given_by: str = GIVEN_BY) -> Connector:
         """A function that opens a new connection, not from the pool. Raises DatabaseUrlError."""
-        return connector(url)
+        return connector(url, given_by)
 
 
 async def _pool(size: int, connect: Any) -> asyncpg.Pool[asyncpg.Record]:

@@ -19,6 +19,8 @@ from urllib.parse import quote, unquote, urlencode
 
 from tidelog.errors import DatabaseUrlError
 
+GIVEN_BY = "TIDELOG_DATABASE_URL"  # where nothing else is said
+
 CONNECT_TIMEOUT_SECONDS = 10.0  # of all hosts together, unless the URL has connect_timeout
 HOST_TIMEOUT_MIN_SECONDS = 2.0  # of one of many: a handshake with TLS over a slow line
 PORT_MAX = 65_535
@@ -87,8 +89,15 @@ class DatabaseUrl:
     tls: ssl.SSLContext | None  # None: as the DSN says
 
     @classmethod
-    def parse(cls, url: str) -> DatabaseUrl:
-        """Raises DatabaseUrlError, whose message has no password in it."""
+    def parse(cls, url: str, given_by: str = GIVEN_BY) -> DatabaseUrl:
+        """Raises DatabaseUrlError, whose message has no password in it, and names by what the URL was `given_by`."""
+        try:
+            return cls._parsed(url)
+        except DatabaseUrlError as error:
+            raise DatabaseUrlError(f"the database URL ({given_by}) {error}") from error.__cause__
+
+    @classmethod
+    def _parsed(cls, url: str) -> DatabaseUrl:
         said = _with_service(_checked(_split(url.strip())))
         hosts = _hosts_of(said)
         if len(hosts) > 1:
@@ -108,7 +117,7 @@ class DatabaseUrl:
 
 
 def _refuse(what: str) -> NoReturn:
-    raise DatabaseUrlError(f"the database URL (TIDELOG_DATABASE_URL) {what}")
+    raise DatabaseUrlError(what)
 
 
 def _split(url: str) -> dict[str, str]:
