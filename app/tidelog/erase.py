@@ -18,4 +18,8 @@ def main(stream: str, group_id: str, id: str | None) -> None:
     async def errand(connect: Connector, _settings: Settings) -> int:
         return await erase(connect, stream, group_id, id)
 
-    print(f"tidelog: erased, from {run(errand):,} rows of the history.")  # noqa: T201 - this is a command's output
+    what = f"group {group_id!r} of stream {stream!r}" if id is None else f"item {id!r} of group {group_id!r}"
+    count = run(errand)
+    # Status 0 also if there was nothing: that nothing is there is what was wanted, and it may be asked for twice.
+    told = f"erased, from {count:,} rows of the history" if count else f"there was nothing of {what} to be erased"
+    print(f"tidelog: {told}.")  # noqa: T201 - this is a command's output

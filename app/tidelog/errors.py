@@ -419,7 +419,7 @@ class TopicUndeclaredError(EmitInvalidError):
 
 
 class TopicUnknownError(EmitInvalidError):
-    """A program that is no step emits an event to which no step that it knows subscribes."""
+    """A program that is no step emits an event, or a worker is for one, to which no step that it knows subscribes."""
 
     code = "topic_unknown"
 
@@ -428,6 +428,17 @@ class TopicUnknownError(EmitInvalidError):
             f"no step subscribes to {topic!r:.80}: "
             + (f"there are {', '.join(known)}" if known else "no event steps are known here, see steps_dir")
         )
+
+
+class JobUnknownError(TidelogError):
+    """Nothing is parked of what a command of `tidelog jobs` is to look after; nothing was changed."""
+
+    code = "job_unknown"
+
+    def __init__(self, id: int | None, step: str | None) -> None:
+        what = "no job" if id is None else f"no job {id}"
+        of_step = "" if step is None else f" of step {step!r:.80}"
+        super().__init__(f"{what}{of_step} is parked: `tidelog jobs list` shows those that are")
 
 
 class InputInvalidError(TidelogError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 
 from tidelog.errand import run
-from tidelog.errors import StreamsNotMigratedError
+from tidelog.errors import JobUnknownError, StreamsNotMigratedError
 from tidelog.store.stream_tables import MIGRATE
 
 if TYPE_CHECKING:
@@ -69,18 +69,23 @@ async def show_one(connection: Connection, id: int) -> str:
     """All of one that was given up."""
     row = await connection.fetchrow(ONE, id)
     if row is None:
-        return f"no job {id} is parked"
+        raise JobUnknownError(id, None)
     names = ("id", "step", "topic", "key", "trace_id", "emitted_at", "parked_at", "attempts", "error")
     return "\n".join([*(f"{name}: {row[name]}" for name in names), f"input: {row['shown']}", row["traceback"]])
 
 
 async def retry(connection: Connection, id: int | None, step: str | None) -> str:
+    """Raises JobUnknownError, and so do the others: a mistyped number looks as if it had helped."""
     count = await connection.fetchval("select streams.retry_parked($1, $2)", id, step)
+    if not count:
+        raise JobUnknownError(id, step)
     return f"{count} to be tried again"
 
 
 async def drop(connection: Connection, id: int | None, step: str | None) -> str:
     count = await connection.fetchval("select streams.drop_parked($1, $2)", id, step)
+    if not count:
+        raise JobUnknownError(id, step)
     return f"{count} dropped"
 
 

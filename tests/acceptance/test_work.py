@@ -70,6 +70,49 @@ async def jobs(server: Server, *command: str) -> str:
     return done.stdout
 
 
+async def refused(server: Server, *command: str) -> str:
+    """What a command of `tidelog` that can't be done says, and where."""
+    environment = server_environment(server.database_url, server.steps_dir)
+    done = await asyncio.to_thread(forks.run, "tidelog.cli", command, environment)
+    assert (done.returncode, done.stdout) == (1, ""), done
+    return done.stderr
+
+
+async def test_a_job_or_a_topic_that_there_isn_t_is_told(start_server: StartServer, steps: StepsFolder) -> None:
+    """By status 1 and a line of what there is: a mistyped one looked as if something had been done, or would be."""
+    for name, text in {"note_stream": STREAM, "emit_step": EMIT, "good_step": GOOD, "bad_step": BAD}.items():
+        steps.write(f"{name}.py", text)
+    server = await start_server(steps_dir=steps.path)
+    for command in ("retry", "drop", "show"):
+        assert await refused(server, "jobs", command, "99") == (
+            "tidelog: job_unknown: no job 99 is parked: `tidelog jobs list` shows those that are\n"
+        )
+    for command in ("retry", "drop"):
+        assert "no job of step 'Baad' is parked" in await refused(server, "jobs", command, "--step", "Baad")
+    assert await refused(server, "work", "--topics", "goood") == (
+        "tidelog: topic_unknown: no step subscribes to 'goood': there are bad, good\n"
+    )
+
+
+async def test_what_is_erased_or_was_not_there_is_told(start_server: StartServer, steps: StepsFolder) -> None:
+    """A second time there is nothing of it, which is what was wanted: that is no error, and isn't told as work."""
+    steps.write("note_stream.py", STREAM)
+    server = await start_server(steps_dir=steps.path)
+    sql = await connect_sql(server.database_url)
+    await sql.execute("insert into streams.note (group_id, id, data) values ('g', 'a', '{}')")
+    await sql.close()
+    environment = server_environment(server.database_url, server.steps_dir)
+    told = []
+    for what in (["g", "a"], ["g", "a"], ["h"]):
+        done = await asyncio.to_thread(forks.run, "tidelog.cli", ["erase", "note", *what, "--yes"], environment)
+        told.append((done.returncode, done.stdout))
+    assert told == [
+        (0, "tidelog: erased, from 2 rows of the history.\n"),
+        (0, "tidelog: there was nothing of item 'a' of group 'g' to be erased.\n"),
+        (0, "tidelog: there was nothing of group 'h' of stream 'note' to be erased.\n"),
+    ]
+
+
 async def test_a_server_leaves_its_work_to_processes_of_their_own_and_what_is_parked_to_people(
     start_server: StartServer, steps: StepsFolder
 ) -> None:
