@@ -30,7 +30,10 @@ from tests.harness import (
     eventually,
     free_port,
     server_environment,
+    until_numbered,
 )
+from tidelog.errors import DeclarationError
+from tidelog.runtime.discovery import discover
 
 PAGES = {
     name: (ROOT / name / "README.md").read_text()
@@ -173,6 +176,23 @@ async def test_the_durable_consumer_queues_each_mail_once(server: Server) -> Non
     await connection.close()
 
 
+async def test_a_consumer_finds_what_an_item_was_before(server: Server) -> None:
+    """By the page's statement, also of an item that its transaction set twice; nothing, where there was nothing."""
+    connection = await asyncpg.connect(server.database_url)
+    before = next(sql for _, sql in blocks("sql", CLIENT) if sql.startswith("select data"))
+    await connection.execute("insert into streams.job (group_id, id, data) values ('ada', 'j1', '{\"done\": 0}')")
+    async with connection.transaction():
+        for done in (1, 2):
+            await connection.execute("update streams.job set data = jsonb_build_object('done', $1::int)", done)
+    await until_numbered(connection)
+    found = []
+    for change in await connection.fetch("select * from streams.job_history order by position, seq"):
+        was = await connection.fetchval(before, change["group_id"], change["id"], change["position"], change["seq"])
+        found.append(was if was is None else json.loads(was)["done"])
+    assert found == [None, 0, 1]
+    await connection.close()
+
+
 async def test_an_invalid_body_is_answered_in_the_form_that_the_readme_shows(server: Server) -> None:
     """The error block has the keys, and the code and path, of a real answer."""
     ((_, shown),) = blocks("json", "app/tidelog/runtime")
@@ -261,7 +281,7 @@ def test_every_block_is_one_that_a_test_runs() -> None:
     """A block of another name or kind would be true by chance: give it a test, and name it here."""
     known = {
         "": ["job_stream.py", "start_job_step.py", "sh", "js", "sql", "sql"],
-        "app/tidelog/client": ["follow_jobs.py", "sql", "queue_mails.py"],
+        "app/tidelog/client": ["follow_jobs.py", "sql", "queue_mails.py", "sql"],
         "app/tidelog/runtime": [
             "begin_index_step.py",
             "index_step.py",
@@ -277,6 +297,7 @@ def test_every_block_is_one_that_a_test_runs() -> None:
             "pyproject.toml",
             "tests/conftest.py",
             "tests/test_jobs.py",
+            "tests/test_reactions.py",
             "conftest.py",
             "test_shop.py",
         ],
@@ -303,6 +324,12 @@ async def test_the_history_queries_answer_what_they_say(start_server: StartServe
     ]
     assert [row["op"] for row in await connection.fetch(in_order)] == ["create", "update"]
     assert await connection.fetch(an_hour_ago) == []
+    dated = re.search(r"`streams\.job(_as_of\(timestamptz .*?\))`", PAGES["migrations"])
+    assert dated is not None
+    with suppress(asyncpg.InvalidParameterValueError):  # by the clock it may be before the log
+        await connection.fetch(f"select * from streams.chat_message{dated[1]}")
+    with pytest.raises(asyncpg.AmbiguousFunctionError, match="is not unique"):
+        await connection.fetch(f"select * from streams.chat_message{dated[1].replace('timestamptz ', '')}")
     now = an_hour_ago.replace("now() - interval '1 hour'", "now()")
     assert [json.loads(row["data"])["text"] for row in await connection.fetch(now)] == ["hello"]
     (made,) = await connection.fetch(since_then)
@@ -332,6 +359,9 @@ async def test_the_page_on_access_lets_ada_have_her_diary_and_nobody_else(
     """Its three files, its request, and its statement: she writes and reads, others are refused, and it can end."""
     for name, text in blocks("python", ACCESS):
         steps.write(name, text)
+    monkeypatch.delenv("ADAS_TOKEN", raising=False)
+    with pytest.raises(DeclarationError, match="RuntimeError: set ADAS_TOKEN, to any long text"):
+        discover(steps.path)
     monkeypatch.setenv("ADAS_TOKEN", TOKEN)
     server = await start_server(steps_dir=steps.path)
     ((_, curl),) = blocks("sh", ACCESS)
@@ -394,14 +424,14 @@ async def test_an_application_with_the_plugin_is_migrated_and_served(databases: 
 
 @pytest.mark.slow
 def test_a_newcomer_tests_a_step(postgres_url: str, tmp_path: Path) -> None:
-    """The files of the page, beside the README's stream and step."""
-    for name, text in blocks("python"):
+    """The files of the page, beside the README's stream and step, and those of the page on steps."""
+    for name, text in [*blocks("python"), *blocks("python", "app/tidelog/runtime")]:
         if name.endswith(("_stream.py", "_step.py")):
             write(tmp_path / "steps" / name, text)
     for name, text in [*blocks("toml", TESTING), *blocks("python", TESTING)]:
         if name.startswith(("pyproject", "tests/")):
             write(tmp_path / name, text)
-    assert "2 passed" in run_pytest(tmp_path, postgres_url)
+    assert "4 passed" in run_pytest(tmp_path, postgres_url)
 
 
 @pytest.mark.slow
