@@ -111,7 +111,7 @@ class Reads:
             arguments: tuple[Any, ...] = (group_id, after, limit + 1)
             if at is not None:
                 place = place._replace(position=await _position(connection, at))
-                query, arguments = READ_ITEMS_AT, (*arguments, place.position)
+                query, arguments = READ_ITEMS_AT, (*arguments, place.position, stream)
             else:
                 query, arguments = READ_ITEMS_NOW, (*arguments, place.position, unnumbered)
             only, arguments = ("", arguments) if id is None else (f"and t.id = ${len(arguments) + 1}", (*arguments, id))

@@ -12,6 +12,11 @@ keys as materialized (
     order by c.position, c.seq
     limit $7
 )
-select k.position, k.at, k.seq, k.xid, c.op, c.id, c.version, c.data, c.erased_at is not null as is_erased
-from keys k join streams.change c on c.xid = k.xid and c.seq = k.seq
+select k.position, k.at, k.seq, k.xid, c.*
+from keys k
+cross join lateral (
+    select c.op, c.id, c.version, c.data, c.erased_at is not null as is_erased
+    from streams.change c where c.xid = k.xid and c.seq = k.seq
+    limit 1  -- a lookup for each, whatever the planner expects: there is one, by the primary key
+) c
 order by k.position, k.seq
