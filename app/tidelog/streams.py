@@ -63,7 +63,8 @@ def _main(errand: Errand) -> None:
 async def _list(connection: Connection, settings: Settings) -> Iterable[str]:
     declared = discover(settings.steps_dir).streams
     stored = {one.name: one for one in await list_streams(connection)}
-    return [_line(name, declared.get(name), stored.get(name)) for name in sorted(declared.keys() | stored.keys())]
+    lines = [_line(name, declared.get(name), stored.get(name)) for name in sorted(declared.keys() | stored.keys())]
+    return lines or [f"no stream is declared in {settings.steps_dir}, and none is in the database"]
 
 
 def _line(name: str, declared: Stream | None, stored: Listed | None) -> str:
@@ -114,7 +115,7 @@ async def _convert(names: Iterable[str], connection: Connection, settings: Setti
     for name in names or stored:
         is_done = await convert_keys(connection, stored[name].table)
         lines.append(f'stream {name}: its keys are collate "C" {"now" if is_done else "already"}')
-    return lines
+    return lines or ["no stream is in the database"]
 
 
 def _declared(settings: Settings) -> Iterable[str]:

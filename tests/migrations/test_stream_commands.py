@@ -63,6 +63,15 @@ async def test_a_list_says_what_is_declared_and_what_is_there(url: str, sql: Sql
     ]
 
 
+async def test_a_list_of_nothing_says_so(url: str, sql: Sql, steps: StepsFolder) -> None:
+    """Nothing printed would be a wrong folder, or another database than was meant."""
+    await drop_stream(sql, "note")
+    assert await tidelog(url, steps, "streams") == (
+        0, f"no stream is declared in {steps.path}, and none is in the database\n"
+    )  # fmt: skip
+    assert await tidelog(url, steps, "convert-keys") == (0, "no stream is in the database\n")
+
+
 async def test_a_dropped_stream_is_deleted_item_by_item_before_its_subscribers_eyes(
     url: str, sql: Sql, note_steps: StepsFolder
 ) -> None:
