@@ -18,7 +18,7 @@ from tidelog.model.step import Step
 from tidelog.runtime.runner import Runtime, StepRunner
 from tidelog.store import jobs
 from tidelog.store.asking import Lend
-from tidelog.store.failure import is_away, is_busy, is_conflict
+from tidelog.store.failure import in_a_line, is_away, is_busy, is_conflict
 from tidelog.store.jobs import Job
 
 BACKOFF_FIRST_SECONDS = 1.0  # before the first retry; twice that before the next
@@ -120,7 +120,7 @@ class JobRunner:
     def outcome_of(self, error: Exception, job: Job) -> Outcome:
         """What is to be written of a job whose handler raised `error`."""
         where = self._where(job)
-        told = _told(error)
+        told = f"{type(error).__name__}: {in_a_line(error)}"
         if is_conflict(error) or is_busy(error) or is_away(error):
             logger.info("%s: tried again, as it is no fault of its own: %s", where, told)
             return Outcome(jobs.RELEASE, (job.id, job.claim, PAUSE_SECONDS * random.uniform(0.5, 1.5)))  # noqa: S311
@@ -141,13 +141,6 @@ def backoff_seconds(attempt: int) -> float:
     """After this attempt. Jitter: jobs that failed together, as something was down, shall not come back together."""
     longest = min(BACKOFF_MAX_SECONDS, BACKOFF_FIRST_SECONDS * 2.0 ** (attempt - 1))
     return float(longest * random.uniform(0.5, 1.0))  # noqa: S311 - no secret
-
-
-def _told(error: Exception) -> str:
-    try:
-        return f"{type(error).__name__}: {error}"
-    except Exception:  # the author's own, whose text is made by code
-        return f"{type(error).__name__}, whose text can't be made"
 
 
 def _storable(text: str) -> str:

@@ -44,7 +44,11 @@ _NEXT_PART = re.compile(r"\n(?:DETAIL|HINT):\s*")  # of asyncpg's texts
 
 def in_a_line(error: BaseException) -> str:
     """What it says; Postgres's detail and hint stand behind it, after a semicolon, and not on lines of their own."""
-    first, *parts = (" ".join(part.split()) for part in _NEXT_PART.split(str(error)))
+    try:
+        said = str(error)
+    except Exception as failed:  # of an author's __str__
+        said = f"its text can't be had ({type(failed).__name__})"
+    first, *parts = (" ".join(part.split()) for part in _NEXT_PART.split(said))
     return "; ".join([first.removesuffix(".") if parts else first, *map(_uncapitalized, parts)])
 
 

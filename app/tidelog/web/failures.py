@@ -156,11 +156,7 @@ def _in_short(error: BaseException) -> str:
 
     It ends between two words: a secret that is cut is not known for one, and would be in the log.
     """
-    try:
-        said = in_a_line(error)
-    except Exception as failed:  # of an author's __str__
-        said = f"its text can't be had ({type(failed).__name__})"
-    said = f"{type(error).__name__}: {said}".removesuffix(": ")[: 2 * SAID_LENGTH_MAX]
+    said = f"{type(error).__name__}: {in_a_line(error)}".removesuffix(": ")[: 2 * SAID_LENGTH_MAX]
     return printable(textwrap.shorten(said, SAID_LENGTH_MAX, **_AT_WORDS))
 
 
