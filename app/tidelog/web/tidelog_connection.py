@@ -30,7 +30,7 @@ class TidelogConnection(SocketConnection):
         super().__init__(scope, receive, send, shared, caller, member)
         self.dialect = shared.tidelog
         self._renewal: asyncio.Task[None] | None = None
-        self._waits = TransactionWaits(shared.waiting, self.dialect, self.deliver, lambda: self.client)
+        self._waits = TransactionWaits(shared.waiting, self.dialect, self.deliver)
 
     def refuse(self, subscription: Subscription, error: TidelogError) -> None:
         """Some errors say when to ask again."""
@@ -46,7 +46,7 @@ class TidelogConnection(SocketConnection):
         elif isinstance(request, tidelog.Auth):
             self._begin_renewal(request.token)
         elif isinstance(request, tidelog.Wait):
-            self._waits.begin(request.transaction)
+            self._waits.begin(request.transaction, self.client)
         elif request.id in self._subscriptions:
             message = f"there is a subscription {request.id!r} on this connection: unsubscribe it first"
             self.deliver(self.dialect.error("subscription_exists", message, request.id))

@@ -20,26 +20,19 @@ logger = logging.getLogger("tidelog.subscriptions")
 class TransactionWaits:
     """Of one connection, which is told of each by `deliver`."""
 
-    def __init__(
-        self,
-        waiting: Waiting | None,
-        dialect: TidelogDialect,
-        deliver: Callable[[Messages], None],
-        client: Callable[[], Hashable],
-    ) -> None:
-        """`client` says whose the connection is by now."""
+    def __init__(self, waiting: Waiting | None, dialect: TidelogDialect, deliver: Callable[[Messages], None]) -> None:
         self._waiting = waiting
-        self._client = client
         self._dialect = dialect
         self._deliver = deliver
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def begin(self, transaction: str) -> None:
+    def begin(self, transaction: str, client: Hashable) -> None:
+        """Wait, in `client`'s share of the places."""
         if len(self._tasks) >= WAITS_MAX:
             message = f"a connection may wait for {WAITS_MAX} transactions at once"
             self._deliver(self._dialect.not_passed(transaction, "too_many_waits", message))
             return
-        task = asyncio.create_task(self._wait(transaction))
+        task = asyncio.create_task(self._wait(transaction, client))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -48,14 +41,12 @@ class TransactionWaits:
         for task in self._tasks:
             task.cancel()
 
-    async def _wait(self, transaction: str) -> None:
+    async def _wait(self, transaction: str, client: Hashable) -> None:
         """Tell the client behind all that the feed brings it up to there."""
         try:
             if self._waiting is None:
                 raise NotSupportedError("this server knows nothing of transactions")
-            position = await self._waiting.until_passed(
-                Awaited.of(transaction), self._client(), is_to_be_delivered=True
-            )
+            position = await self._waiting.until_passed(Awaited.of(transaction), client, is_to_be_delivered=True)
         except TidelogError as error:
             self._deliver(self._dialect.not_passed(transaction, error.code, str(error)))
         except Exception as error:  # of the database, which may be away
