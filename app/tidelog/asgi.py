@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from multiprocessing import parent_process
 from typing import Any
 
 from litestar import Litestar
@@ -32,6 +34,8 @@ from tidelog.web.paths import hidden_route
 from tidelog.web.steps import step_controllers
 
 LOOP_THREADS_MAX = 32  # what asyncio takes at most for its own executor
+
+logger = logging.getLogger("tidelog.serve")
 
 
 class WholePlugin(TidelogPlugin):
@@ -87,9 +91,21 @@ async def _process(settings: Settings, _app: Litestar) -> AsyncIterator[None]:
     descriptors.prepare(settings.pool_size_max + FEED_CONNECTIONS_MAX)
     overfull.prepare(settings)
     RequestProtocol.head_size_max_bytes = settings.head_size_max_bytes
+    parent = parent_process()
+    if parent is not None:  # one of several workers: who started it may be killed, and then nobody would end it
+        asyncio.get_running_loop().add_reader(parent.sentinel, _stop_without, parent.sentinel)
     yield
+    if parent is not None:
+        asyncio.get_running_loop().remove_reader(parent.sentinel)
     for handler in logging.getLogger().handlers:
         handler.flush()  # a server that ends itself by a signal leaves Python no time for it
+
+
+def _stop_without(sentinel: int) -> None:
+    """The process that started this worker has died."""
+    asyncio.get_running_loop().remove_reader(sentinel)
+    logger.error("the server that started this worker is gone: it stops, so that another can have its port")
+    signal.raise_signal(signal.SIGTERM)
 
 
 def _leave_what_lives() -> None:

@@ -142,6 +142,9 @@ async def consume(
     """
     if not 0 < len(name) <= NAME_LENGTH_MAX or "\0" in name:
         raise ValueError(f"a consumer's name has 1 to {NAME_LENGTH_MAX} characters, not {name!r}")
+    for said, given in (("streams", streams), ("groups", groups)):
+        if isinstance(given, str):
+            raise ValueError(f"{said} is a list, not {given!r:.80}: write [{given!r:.80}]")
     if batch_max < 1:
         raise ValueError(f"batch_max is {batch_max}, but a transaction takes at least one commit")
     if transaction_timeout_seconds <= 0:
@@ -315,8 +318,9 @@ class Consumer:
         floor = await _ask(store_position(work, self.name, stored, batch.through, batch.epoch, self.wanted))
         if floor is None:
             raise TransactionAbortedError(
-                f"the handler of consumer {self.name!r} ended the transaction that it was called in: what it wrote "
-                "before may be stored, but its position is not. Let it use savepoints (connection.transaction())"
+                f"the handler of consumer {self.name!r} ended the transaction that it was called in, or deleted its "
+                "row in streams.consumer: what it wrote before may be stored, but its position is not. Let it use "
+                "savepoints (connection.transaction())"
             )
         if batch.commits and floor >= batch.commits[0][0]:  # this consumer was away for too long to be waited for
             raise PositionTooOldError(

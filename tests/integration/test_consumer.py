@@ -480,9 +480,10 @@ async def test_what_can_never_work_is_told_at_once(kit: ConsumerKit, numbered: N
     with pytest.raises(StreamsNotMigratedError, match="migrate"):
         await consume(empty, "mailer", store_effects)
     await databases.drop(empty)
-    for name, options in (("", {}), ("mailer", {"batch_max": 0}), ("mailer", {"start": "end"})):
+    wrong: list[tuple[str, dict[str, Any]]] = [("", {}), ("mailer", {"batch_max": 0}), ("mailer", {"start": "end"})]
+    for name, options in [*wrong, ("mailer", {"groups": "ada"}), ("mailer", {"streams": "chatMessage"})]:
         with pytest.raises(ValueError):
-            await consume(kit.url, name, store_effects, **options)  # type: ignore[arg-type]
+            await consume(kit.url, name, store_effects, **options)
 
 
 async def test_an_odd_item_keeps_no_consumer_from_going_on(kit: ConsumerKit, numbered: None) -> None:

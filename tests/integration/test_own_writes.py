@@ -172,6 +172,13 @@ async def test_a_wait_that_takes_too_long_is_told(
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "wait_timed_out")
 
 
+@pytest.mark.parametrize("ahead", [2**32, 2**32 + 1, 2**32 + 2, 2**48 + 1, 2**63 - 1, 99_999_999_999])
+async def test_an_id_that_was_never_given_out_is_refused(client: httpx.AsyncClient, ahead: int) -> None:
+    """Also those of which Postgres itself says that they are at work."""
+    answer = await client.get(ITEMS, params={"group": "g", "wait_for": str(ahead)})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "query_invalid")
+
+
 async def test_a_commit_s_message_has_its_transaction(tidelog_served: ServedApp, client: httpx.AsyncClient) -> None:
     """Live, and read from the log by one who comes back; as the history has it."""
     seen = []

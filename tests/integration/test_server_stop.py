@@ -190,6 +190,17 @@ async def test_steps_that_outlast_a_stop_are_told_what_became_of_them(
         assert "nothing" not in [row["id"] for row in await sql.fetch("select id from streams.chat_message")]
 
 
+async def test_workers_end_when_who_started_them_is_killed(start_server: StartServer) -> None:
+    """Nobody else would end them, and the next start would find its port in use."""
+    server = await start_server(command=SERVE, TIDELOG_WORKERS="2")
+    await eventually(lambda: "Tidelog serves" in server.log())
+    begun = workers(psutil.Process(server.process.pid))
+    assert len(begun) == 2
+    server.process.send_signal(signal.SIGKILL)
+    await eventually(lambda: not any(map(psutil.pid_exists, begun)))
+    assert "Traceback" not in server.log() and "the server that started this worker is gone" in server.log()
+
+
 async def is_closed(server: Server) -> bool:
     try:
         async with server.http() as http:

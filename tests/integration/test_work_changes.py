@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -182,3 +183,25 @@ async def test_what_is_erased_is_erased_from_jobs_too(kit: StepKit) -> None:
     inputs = "select input ->> 'id' from streams.step_parked order by 1"
     assert (await kit.query(inputs), await kit.query(inputs.replace("step_parked", "step_job"))) == (["1", "2"],) * 2
     assert await kit.query("select error from streams.step_parked where input ->> 'id' = '1'") == ["ValueError"]
+
+
+async def test_a_run_that_had_begun_before_an_erasure_says_nothing_of_it(kit: StepKit) -> None:
+    """What its handler raises may quote what it was given. The job is run again, with what is left."""
+    began, go_on = asyncio.Event(), asyncio.Event()
+
+    async def refuse(input: Any, context: Any) -> None:
+        began.set()
+        await go_on.wait()
+        raise ValueError(json.dumps(input))
+
+    work = WorkKit(kit, stream_step(refuse, infrastructure={"queue": {"maxRetries": 0}}))
+    with numbering(kit.url):
+        async with work.working():
+            await work.until("select count(*) = 1 from streams.step_stream")
+            await kit.query(SET, "1", '{"text": "a-secret"}')
+            await began.wait()
+            await erase(kit.database.connect, "chatMessage", "g", "1")
+            go_on.set()
+            await kit.query("update streams.step_job set due_at = now() where is_claimed returning 1")
+            await work.until_parked(2)  # the change, and its deletion
+    assert await kit.query("select count(*) from streams.step_parked p where p::text like '%a-secret%'") == [0]

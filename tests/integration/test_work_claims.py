@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.harness import eventually
 from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps
 from tidelog.queue import workers
 from tidelog.store.jobs import PARK, RESUME, Wanted, claim
@@ -62,20 +64,66 @@ async def test_what_is_due_is_found_beside_a_great_many_groups_that_are_not(kit:
     claimed = await claim(connection, wanted, 8, 15)
     assert [(job.step, job.key) for job in claimed.jobs] == [("delayed", "z")]
     looks = 0
-    while claimed.is_put_aside:
+    while claimed.has_more:
         looks += 1
         claimed = await claim(connection, [wanted[1]._replace(after_key=claimed.after_keys.get("stopped"))], 8, 15)
     assert looks < 20
     claimed = await claim(connection, wanted, 8, 15)
     aside = "select count(*) from streams.step_job where due_at = 'infinity'"
-    assert (claimed.jobs, claimed.is_put_aside, await connection.fetchval(aside)) == ([], False, 2000)
+    assert (claimed.jobs, claimed.has_more, await connection.fetchval(aside)) == ([], False, 2000)
     assert await connection.fetchval("select streams.drop_parked(-1)") == 1
     assert await connection.fetchval("select streams.retry_parked(-2)") == 1
     assert await connection.fetchval(aside) == 1998
     claimed = await claim(connection, wanted, 8, 15)
     assert [(job.key, job.id < 0) for job in claimed.jobs] == [("k2", True), ("k1", False)]
-    await connection.execute(RESUME, ["stopped"])
+    await connection.execute("delete from streams.step_parked where key = 'k3'")  # by hand
+    await connection.execute(RESUME, ["stopped"], ["stopped"])
+    assert await connection.fetchval(aside) == 1997
+    await connection.execute(RESUME, ["stopped"], [])  # a release whose step isn't stopped any more
     assert await connection.fetchval(aside) == 0
+    await connection.close()
+
+
+@pytest.mark.parametrize("function", ["retry_parked", "drop_parked"])
+async def test_who_sends_a_parked_job_back_waits_for_who_claims(kit: StepKit, function: str) -> None:
+    """What a claim is putting aside would stay so: there would be nothing any more that it waits for."""
+    connection, other = [await kit.database.connect(**workers.SETTINGS) for _ in range(2)]
+    await connection.execute(
+        "insert into streams.step_job (step, topic, key, input, trace_id) values ('s', 't', 'k', '{}', 'x')"
+    )
+    await connection.execute(
+        "insert into streams.step_parked "
+        "(id, step, topic, key, input, trace_id, emitted_at, attempts, error, traceback) "
+        "values (-1, 's', 't', 'k', '{}', 't', now(), 1, 'e', '')"
+    )
+    async with connection.transaction():
+        claimed = await claim(connection, [Wanted("s", 4, None, True, None)], 4, 15)
+        assert (claimed.jobs, claimed.has_more) == ([], True)
+        sending = asyncio.create_task(other.fetchval(f"select streams.{function}(step_name => 's')"))
+        blocked = "select count(*) = 1 from pg_stat_activity where wait_event_type = 'Lock' and query like $1"
+        await eventually(lambda: connection.fetchval(blocked, f"%{function}%"))
+    assert await sending == 1
+    assert await connection.fetchval("select count(*) from streams.step_job where due_at = 'infinity'") == 0
+    await connection.close()
+    await other.close()
+
+
+async def test_those_behind_one_that_is_tried_again_wait_with_it(kit: StepKit) -> None:
+    """They fill no look for what is due: however many there are, another group's job is found at once."""
+    connection = await kit.database.connect(**workers.SETTINGS)
+    insert = "insert into streams.step_job (step, topic, key, input, trace_id, due_at) select 's', 't', "
+    hour = "'{}', 't', now() + interval '1 hour'"
+    await connection.execute(f"{insert} 'k' || n, {hour} from generate_series(1, 5000) n")
+    await connection.execute(f"{insert} 'aaa', {hour}")
+    await connection.execute(f"{insert} 'aaa', '{{}}', 't', now() from generate_series(1, 199)")
+    await connection.execute(f"{insert} 'zzz', '{{}}', 't', now()")
+    looks, jobs, after = 0, [], None
+    while not jobs:
+        looks += 1
+        claimed = await claim(connection, [Wanted("s", 4, None, False, after)], 4, 15)
+        assert claimed.jobs or claimed.has_more
+        jobs, after = list(claimed.jobs), claimed.after_keys.get("s")
+    assert [job.key for job in jobs] == ["zzz"] and looks < 8
     await connection.close()
 
 

@@ -179,6 +179,7 @@ def test_a_json_patch_that_does_not_apply_says_so(operations: Any) -> None:
     [
         ({"n": 1}, [{"op": "copy", "from": "", "path": f"/k{n}"} for n in range(60)]),
         ({"n": 1}, [{"op": "copy", "from": "", "path": "/k" * 2**n} for n in range(12)]),
+        ({"n": [10**4000] * 10}, [{"op": "copy", "from": "/n", "path": f"/k{n}"} for n in range(60)]),
         ({"text": "x" * 2048}, [{"op": "copy", "from": "/text", "path": f"/k{n}"} for n in range(1000)]),
         ({"list": ["x"] * 2048}, [{"op": "copy", "from": "/list", "path": f"/k{n}"} for n in range(1000)]),
     ],

@@ -94,7 +94,7 @@ class Tokens:
         # Never the error's own text: it may have a part of the token.
         named = f" ({error})" if isinstance(error, LookupError) else ""
         self._causes.warn(
-            ("token", type(error)), "refused a token: %s%s (told once for this cause)", type(error).__name__, named
+            ("token", type(error)), "refused by its token, %s%s (told once for this cause)", type(error).__name__, named
         )
         return UnauthorizedError(_REFUSED)
 

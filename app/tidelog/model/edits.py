@@ -122,6 +122,8 @@ def _weight(value: Any, enough: int) -> int:
             waiting += one.values()
         elif isinstance(one, list):
             waiting += one
+        elif isinstance(one, int):
+            weight += one.bit_length() // 3  # about its digits, of which it may have thousands
     return weight
 
 

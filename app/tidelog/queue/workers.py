@@ -43,6 +43,7 @@ STEP_SHARE = 0.75  # of what may run at a time: one step's jobs leave room for t
 # Behind the bell: jobs that become due (delays, retries), those of dead workers, and a lost ring. Latency, never data.
 SLOW_POLL_SECONDS = 1.0
 CLOCK_LOOK_SECONDS = 10.0  # at the latest: between looks for ticks of cron steps
+RESUME_SECONDS = 10.0  # between looks for jobs that were put aside behind a parked one that is gone
 # Awake: the pause grows from here while nothing comes and an emitter's long transaction keeps the bell's lock.
 PAUSE_MIN_SECONDS = 0.001
 PAUSE_MAX_SECONDS = 0.025
@@ -70,7 +71,7 @@ class Workers:
         self._after_keys: dict[str, str] = {}
         self._woken = asyncio.Event()
         self._was_rung = self._is_stopping = False
-        self._renew_at = self._tick_at = 0.0
+        self._renew_at = self._tick_at = self._resume_at = 0.0
         self._backoff = Backoff()
         self._task: asyncio.Task[None] | None = None
         self.trouble: str | None = None  # what keeps jobs from being run
@@ -131,9 +132,8 @@ class Workers:
                 await connection.execute(LIFT_TRANSACTION_TIMEOUT)
                 await bell.open()
                 await self._schedule.register(connection)
-                await connection.execute(jobs.RESUME, list(self._runners))
             self.trouble = None
-            self._tick_at = 0.0
+            self._tick_at = self._resume_at = 0.0
             await self._work(connection, bell)
         finally:
             with contextlib.suppress(*CONNECTION_ERRORS):
@@ -206,6 +206,10 @@ class Workers:
             held = [(job.id, job.claim) for job in self._running.values()]
             await connection.execute(jobs.RENEW, *map(list, zip(*held, strict=True)), LEASE_SECONDS)
             self._renew_at = now + RENEW_SECONDS
+        if now >= self._resume_at:
+            self._resume_at = now + RESUME_SECONDS
+            stopping = [name for name, runner in self._runners.items() if runner.step.queue.stops_when_parked]
+            await connection.execute(jobs.RESUME, list(self._runners), stopping)
         if now >= self._tick_at:
             # Not much later, however long it is to the next tick: the clock may be set.
             self._tick_at = now + min(await self._schedule.fire(connection), CLOCK_LOOK_SECONDS)
@@ -229,7 +233,9 @@ class Workers:
             task = asyncio.create_task(self._run_job(job))
             self._running[task] = job
             task.add_done_callback(self._note_end)
-        return bool(claimed.jobs) or claimed.is_put_aside
+        if claimed.has_more and not claimed.jobs:
+            await asyncio.sleep(PAUSE_MAX_SECONDS)
+        return bool(claimed.jobs) or claimed.has_more
 
     def _wanted(self) -> list[Wanted]:
         running = [job.step for job in self._running.values()]

@@ -133,7 +133,10 @@ def _why(error: BaseException, timeout_seconds: float) -> str:
         case TimeoutError():
             return f"no answer in {timeout_seconds:g} s: are host and port right, and does a firewall let us through?"
         case FileNotFoundError():  # of a socket
-            return "nothing listens there: does the server run? The embedded Postgres does while `tidelog serve` does"
+            return (
+                "nothing listens there: does the server run? The embedded Postgres does while `tidelog serve` does; if "
+                "that does, its Postgres has died, which a restart mends"
+            )
         case ConnectionRefusedError():
             return "nothing listens there: does the server run, and is the port right?"
         case ConnectionError() if "rejected SSL" in said:

@@ -63,10 +63,14 @@ PARK = (
     "(id, step, topic, key, input, trace_id, emitted_at, attempts, error, traceback, claim) "
     "select id, step, topic, key, input, trace_id, emitted_at, attempts + 1, $3, $4, claim from gone"
 )
-# What claim_jobs.sql has put aside, as its key was stopped: that is looked at again when a worker begins.
+# What claim_jobs.sql has put aside, of the steps $1, is due again if nothing parked stops its key any more: $2 are the
+# steps that a parked job stops. Functions do the same at once; a delete by hand, or another release, doesn't.
 RESUME = (
     "update streams.step_job set due_at = clock_timestamp() where id in ("
-    "select id from streams.step_job where step = any ($1::text[]) and due_at = 'infinity' for update skip locked)"
+    "select j.id from streams.step_job j where j.step = any ($1::text[]) and j.due_at = 'infinity' "
+    "and (j.step <> all ($2::text[]) "
+    "or not exists (select from streams.step_parked p where p.step = j.step and p.key = j.key)) "
+    "limit 10000 for update skip locked)"
 )
 # The stream steps of all processes. Those of this one are told only between two turns of their consumer, $1: whoever
 # has its turn knows at its beginning whom the changes are for, and what is committed behind this is for these, too.
@@ -147,7 +151,7 @@ class Claimed(NamedTuple):
 
     jobs: Sequence[Job]  # the oldest, in their order
     after_keys: dict[str, str]  # of steps: where the look at their keys ended, to go on from
-    is_put_aside: bool  # whether some were found that are to wait: behind them may be others
+    has_more: bool  # whether it was cut short, or put some aside: there may be others
 
 
 async def claim(connection: Connection, wanted: Sequence[Wanted], total: int, lease_seconds: float) -> Claimed:

@@ -174,9 +174,12 @@ class Reads:
         """number, is_over, has_rows, status of a transaction. Raises QueryInvalidError if there is none of that id."""
         async with self._lent() as connection:
             try:
-                return await connection.fetchrow(TRANSACTION_STATE, str(transaction))
-            except (asyncpg.InvalidParameterValueError, asyncpg.DataError) as error:
-                raise QueryInvalidError(f"there is no transaction {transaction} in this database's history") from error
+                state = await connection.fetchrow(TRANSACTION_STATE, str(transaction))
+            except asyncpg.DataError:  # it is too large, or was not given out yet
+                state = None
+        if state is None or state["status"] == "unknown":
+            raise QueryInvalidError(f"there is no transaction {transaction} in this database's history")
+        return state
 
     async def _worded(self, connection: Connection, query: str, stream: str) -> str:
         collation, _ = await self._collation(connection, stream)

@@ -6,7 +6,8 @@
 --
 -- Of a key only the oldest job is claimed, and only if no other one of it is, and, where a parked one stops it, none is parked. The
 -- jobs that have been due for longest say which keys to look at first; those whose key is stopped are put aside, due at
--- infinity, until somebody retries or drops the parked one (retry_parked.sql), or a worker begins; a row without a step says that some were. Where that many are due that
+-- infinity, until the parked one is gone (retry_parked.sql, drop_parked.sql; workers look for others now and then). Those behind a
+-- job that is to be tried again are due when it is. A row without a step says that some were put aside, or not all was seen. Where that many are due that
 -- they may all be of few keys, keys are found by jumps from key to key, too, so that a key with a million jobs costs no more
 -- than one with two; they take turns: where the look at a step's keys ended is in a row without an id, from which the next one
 -- goes on. It takes up to 256 keys.
@@ -34,7 +35,7 @@ declare
     place integer;
     room integer;
     due integer;             -- of one step's keyed jobs, as far as they are counted
-    is_put_aside boolean := false;
+    has_more boolean := false;
     found_ids bigint[];      -- of one step
     ids bigint[] := '{}';    -- of all, and beside each:
     turns integer[] := '{}'; -- its number among its step's
@@ -86,12 +87,16 @@ begin
             ) then
                 update streams.step_job j set due_at = 'infinity'
                 where j.id in (select a.id from streams.step_job a where a.id = any (waiting.ids) for update skip locked);
-                is_put_aside := true;
+                has_more := true;
                 continue;
             end if;
-            select j.id, j.key, j.due_at into head
+            select j.id, j.key, j.due_at, j.is_claimed into head
             from streams.step_job j where j.step = steps[place] and j.key = waiting.key order by j.id limit 1;
-            if head.due_at <= moment and not exists (
+            if head.due_at > moment and not head.is_claimed then  -- it is to be tried again: those behind it, then
+                update streams.step_job j set due_at = head.due_at
+                where j.id in (select a.id from streams.step_job a where a.id = any (waiting.ids) for update skip locked);
+                has_more := true;
+            elsif head.due_at <= moment and not exists (
                 select from streams.step_job c
                 where c.step = steps[place] and c.key = head.key and c.is_claimed and c.due_at > moment
             ) then
@@ -128,7 +133,7 @@ begin
             ) then
                 update streams.step_job j set due_at = 'infinity'
                 where j.id in (select a.id from streams.step_job a where a.id = head.id for update skip locked);
-                is_put_aside := true;
+                has_more := true;
             elsif not exists (
                 select from streams.step_job c
                 where c.step = steps[place] and c.key = head.key and c.is_claimed and c.due_at > moment
@@ -138,6 +143,7 @@ begin
                 );
             end if;
         end loop;
+        has_more := has_more or looked = keys_at_once and cardinality(found_ids) < room;
         if after_id > 0 and at_key is distinct from after_keys[place] then
             ended_steps := ended_steps || steps[place];
             ended_keys := ended_keys || at_key;
@@ -161,6 +167,6 @@ begin
     select null::bigint, e.step, null::text, e.key, null::text, null::text, null::bigint, null::integer, null::integer
     from unnest(ended_steps, ended_keys) as e (step, key)
     union all
-    select null, null, null, null, null, null, null, null, null where is_put_aside;
+    select null, null, null, null, null, null, null, null, null where has_more;
 end
 $$;

@@ -37,7 +37,8 @@ begin
     where e.stream = erased_stream and e.group_id = erased_group and (erased_id is null or e.id = erased_id);
     update streams.step_job j
     set input = jsonb_set(j.input, '{event,data}', jsonb_build_object('id', j.input -> 'id')),
-        error = split_part(j.error, ':', 1)
+        error = split_part(j.error, ':', 1),
+        claim = j.claim + 1  -- a run that has begun may not end it, nor say why it failed: it is run again
     where j.topic = 'stream' and j.key = erased_group and j.input ->> 'streamName' = erased_stream
       and (erased_id is null or j.input ->> 'id' = erased_id);
     update streams.step_parked j

@@ -40,6 +40,7 @@ from tidelog.access.key_set import KeySet, set_of_url
 from tidelog.access.keys import Key, OneKey, key_of_pem, key_of_secret, keys_of_set
 from tidelog.access.tokens import Tokens, tokens_of
 from tidelog.errors import TokenSettingsError, UnauthorizedError
+from tidelog.logs.redaction import Redaction
 from tidelog.settings import Settings
 
 
@@ -300,6 +301,12 @@ async def test_what_is_no_token_is_refused_and_said_nowhere(given: str, caplog: 
         said = await refusal(by_secret(), given)
     if len(given) > 5:
         assert given not in said + caplog.text
+
+
+async def test_the_log_says_why_a_token_was_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """Also behind what takes secrets out of it: the reason stands where a token might."""
+    await refusal(by_secret(), token(OTHER_SECRET))
+    assert "InvalidSignatureError" in Redaction().text(caplog.text)
 
 
 @given(st.text(max_size=200) | st.builds(lambda *p: ".".join(map(segment, p)), st.binary(), st.binary(), st.binary()))
