@@ -4,13 +4,14 @@
 -- any number), whether a parked job stops its key (`stops`), and the key after which to begin (`after_keys`). If there are more
 -- jobs than `total`, each step has its share: the first of each, the second of each, and so on. Those who call shuffle steps.
 --
--- Of a key only the oldest job is claimed, and only if no other one of it is, and, where a parked one stops it, none is parked. The
--- jobs that have been due for longest say which keys to look at first; those whose key is stopped are put aside, due at
--- infinity, until the parked one is gone (retry_parked.sql, drop_parked.sql; workers look for others now and then). Those behind a
--- job that is to be tried again are due when it is. A row without a step says that some were put aside, or not all was seen. Where that many are due that
--- they may all be of few keys, keys are found by jumps from key to key, too, so that a key with a million jobs costs no more
--- than one with two; they take turns: where the look at a step's keys ended is in a row without an id, from which the next one
--- goes on. It takes up to 256 keys.
+-- Of a key only the oldest job is claimed, and only if no other one of it is, and, where a parked one stops it, none is parked.
+-- The jobs that have been due for longest say which keys to look at first. Those whose key is stopped are put aside, due at
+-- infinity, until the parked one is gone (retry_parked.sql, drop_parked.sql; workers look for others now and then); those behind
+-- a job that is to be tried again are due when it is. So what can't be claimed yet isn't looked at again and again.
+--
+-- Where so many are due that they may all be of few keys, keys are found by jumps from key to key, too, up to 256: a key with a
+-- million jobs costs no more than one with two. They take turns: where the look at a step's keys ended is in a row without an
+-- id, from which the next one goes on. A row without a step says that there may be more than was seen.
 --
 -- One claims at a time (so that keys and limits hold): the row of streams.step_turn, which a role without rights to it can't
 -- lock. It is one statement without a client's part in it, so that a client that freezes keeps nobody waiting.
