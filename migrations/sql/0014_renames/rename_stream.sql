@@ -1,4 +1,5 @@
--- Give a stream, its table, its own indexes, and the views and functions of its history another name. Answers how many items it has.
+-- Give a stream, its table, its own indexes, and the views and functions of its history another name. Answers how many
+-- items it has.
 --
 -- Positions, versions and rows stay. In the log it is one commit: every item is deleted in the stream of the old name and
 -- created in that of the new one, so that whoever follows either sees what its table has, and a history that is replayed

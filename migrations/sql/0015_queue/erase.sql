@@ -1,10 +1,10 @@
 -- Erase an item, or all items of a group (erased_id null): as somebody may ask for who is in it. Answers how many rows of the
 -- log it was in.
 --
--- The item is deleted, which subscribers are told as of any commit. What was in it is replaced in every row of the log, also in
--- that of this very delete, by nothing but its id, and the history says `erased`. Positions stay. Events of the group, or to the item,
--- are deleted. Jobs of stream steps, also parked ones, keep that the item changed, and nothing of what it was; of their errors, which may
--- quote it, the kind. What the steps' own events carry, nobody knows but they.
+-- The item is deleted, which subscribers are told as of any commit. What was in it is replaced in every row of the log, also
+-- in that of this very delete, by nothing but its id, and the history says `erased`. Positions stay. Events of the group, or to
+-- the item, are deleted. Jobs of stream steps, also parked ones, keep that the item changed, and nothing of what it was; of
+-- their errors, which may quote it, the kind. What the steps' own events carry, nobody knows but they.
 --
 -- It runs with its caller's rights, and takes those of the log's owner. What is deleted is in the files of the database until
 -- they are vacuumed (`tidelog erase` does), and in its backups, WAL and replicas for as long as these are kept.
