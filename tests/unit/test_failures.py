@@ -8,7 +8,10 @@ from typing import Any
 import asyncpg
 import pytest
 
+from tidelog.errors import DatabaseUnavailableError
+from tidelog.logs.seldom import Seldom
 from tidelog.store.failure import in_a_line
+from tidelog.web import failures as failures_module
 from tidelog.web.failures import SAID_LENGTH_MAX, failure_of
 
 
@@ -54,3 +57,14 @@ def test_what_postgres_says_is_told_on_one_line() -> None:
     assert in_a_line(error) == "position 9 is no more; or it was never.; see streams.floor()."
     assert in_a_line(database_error(message="as it is.")) == "as it is."
     assert in_a_line(database_error(message="no", hint="DELETE it.")) == "no; DELETE it."
+
+
+def test_a_database_that_is_away_is_told_once_and_not_for_each_request(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of them is answered; the log would have nothing else."""
+    monkeypatch.setattr(failures_module, "_away", Seldom())
+    for number in range(100):
+        failure = failure_of(DatabaseUnavailableError("it is gone"), f"step {number}")
+        assert (failure.status, failure.code) == (503, "database_unavailable")
+    assert len(caplog.records) == 1

@@ -34,6 +34,7 @@ from tidelog.errors import (
     Violation,
 )
 from tidelog.logs.lines import printable
+from tidelog.logs.seldom import Seldom
 from tidelog.store.failure import in_a_line, is_away, is_busy, is_conflict
 from tidelog.web.handshake import VERSION
 
@@ -64,6 +65,7 @@ _HEADERS = {
 }
 
 logger = logging.getLogger(__name__)
+_away = Seldom()  # all requests meet it, thousands a second
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,8 @@ def failure_of(error: BaseException, where: str) -> Failure:
             headers={"retry-after": str(RETRY_BUSY_SECONDS)},
         )
     if is_away(error):
-        logger.error("%s: the database is not available: %s", where, error)
+        if _away.is_news(type(error)):
+            logger.error("%s: the database is not available: %s (told once a minute)", where, error)
         return Failure(
             HTTPStatus.SERVICE_UNAVAILABLE,
             "database_unavailable",
