@@ -206,6 +206,7 @@ class Tidelog:
                 await self._start_work()
                 yield
             finally:
+                await self.runtime.until_broken_off()
                 await self._stop_work()
                 self.blocked.stop()
                 reading.cancel()

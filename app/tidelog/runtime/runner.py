@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from tidelog.access.caller import Caller
 from tidelog.errors import ClientGoneError, CommitUnknownError, StepTimedOutError
@@ -32,6 +32,8 @@ from tidelog.store.transaction import StepTransaction, begin_with
 Outcome = TypeVar("Outcome")
 Work = StepTransaction | StepAutocommit
 
+BREAK_OFF_SECONDS = 2.0  # for a cancelled step to roll back, and be answered, when the process ends
+
 logger = logging.getLogger(__name__)
 
 
@@ -56,6 +58,19 @@ class Runtime:
         self.settings = settings
         self.threads = threads
         self.emitter = Emitter(steps, settings.body_size_max_bytes)
+        self._broken_off: set[asyncio.Task[Any]] = set()
+
+    def note_broken_off(self) -> None:
+        """The task of this step was cancelled: it rolls back, and says so."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - steps are run by tasks
+        self._broken_off.add(task)
+        task.add_done_callback(self._broken_off.discard)
+
+    async def until_broken_off(self) -> None:
+        """Wait, not for long, for those that were cancelled: they need the database to roll back."""
+        if self._broken_off:
+            await asyncio.wait(self._broken_off, timeout=BREAK_OFF_SECONDS)
 
 
 class StepRunner:
@@ -65,6 +80,7 @@ class StepRunner:
         settings = runtime.settings
         self.step = step
         self._handler = Handler(step, runtime.threads)
+        self._runtime = runtime
         self._items, self._state = runtime.items, runtime.state
         self._emitter = runtime.emitter
         self._share = Share(runtime.database.pool, settings.step_pool_share)
@@ -120,7 +136,13 @@ class StepRunner:
                 await watch.until_given_up()
                 return None
             unseen = context.calls.discard()
-            await work.rollback()
+            if isinstance(error, asyncio.CancelledError):
+                self._runtime.note_broken_off()
+            doubt = _doubt_of(error, work)
+            try:
+                await work.rollback()
+            except asyncio.CancelledError as again:  # the process doesn't wait any longer
+                raise again from doubt
             _raise_for(error, watch, unseen, work)
         return outcome
 
@@ -140,6 +162,13 @@ class StepRunner:
         await invocation.give_up(StepTimedOutError(self._limit_seconds))
 
 
+def _doubt_of(error: BaseException, work: Work) -> CommitUnknownError | None:
+    """What is to be said of a step that was cancelled when something of it was stored, or may have been."""
+    if isinstance(error, asyncio.CancelledError) and work.may_have_stored(error):
+        return CommitUnknownError("it was cancelled, and something of it is stored, or may be")
+    return None
+
+
 def _raise_for(error: BaseException, watch: HandlerWatch, unseen: BaseException | None, work: Work) -> NoReturn:
     """Raise what `error`, which ended a handler, means; `unseen` is that of an earlier call that nobody awaited."""
     broken_off = watch.error()
@@ -155,8 +184,8 @@ def _raise_for(error: BaseException, watch: HandlerWatch, unseen: BaseException 
         raise RuntimeError(f"the handler raised {type(error).__name__}, which is no Exception") from error
     if unseen is not None and is_aftermath(error):
         raise unseen
-    if isinstance(error, asyncio.CancelledError) and work.may_have_stored(error):
-        raise error from CommitUnknownError("it was cancelled, and something of it is stored, or may be")
+    if (doubt := _doubt_of(error, work)) is not None:
+        raise error from doubt
     is_told_to_repeat = isinstance(error, Exception) and (is_conflict(error) or is_busy(error) or is_away(error))
     if is_told_to_repeat and work.may_have_stored(error):
         raise CommitUnknownError(f"without a transaction, what the step did before stays stored: {error}") from error
