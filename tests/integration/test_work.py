@@ -9,10 +9,16 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, Field
+from sqlalchemy import text
 
+from tests.harness import eventually
 from tests.integration.step_fixtures import StepKit, StepTemplate, open_steps, step
 from tests.integration.work_fixtures import WorkKit, emitting, event_step
+from tidelog.errors import CommitUnknownError
 from tidelog.queue import workers
+from tidelog.queue.running import JobInvocation
+from tidelog.runtime.runner import StepRunner
+from tidelog.store.jobs import Job
 from tidelog.store.undeclared import STEPS_UNKNOWN, warn_of_unknown_steps
 
 
@@ -453,6 +459,35 @@ async def test_whatever_a_handler_raises_is_an_attempt_that_failed(kit: StepKit,
         await work.until_parked()
         assert workers.trouble is None
     assert await kit.query("select attempts from streams.step_parked where error not like 'workers_died%'") == [1]
+
+
+async def test_a_run_that_is_cancelled_in_its_commit_stays_in_doubt_though_it_is_cancelled_again(kit: StepKit) -> None:
+    """As at the end of a process that doesn't wait: whoever answers must not say that nothing was stored."""
+    await kit.query("create table slow (id int)")
+    await kit.query(
+        "create function slowly() returns trigger language plpgsql as "
+        "$$ begin perform pg_sleep(600); return null; end $$"
+    )
+    await kit.query(
+        "create constraint trigger slowly after insert on slow deferrable initially deferred "
+        "for each row execute function slowly()"
+    )
+
+    async def handler(input: Any, context: Any) -> None:
+        await context.db.execute(text("insert into slow values (1)"))
+
+    step = event_step(handler, "made")
+    invocation = JobInvocation(step, Job(1, step.name, "made", None, "null", "trace", 1, 0, 1))
+    invocation.ending = None
+    running = asyncio.create_task(StepRunner(step, WorkKit(kit, step).runtime).run(invocation))
+    committing = "select count(*) from pg_stat_activity where query = 'COMMIT' and state = 'active'"
+    await eventually(lambda: kit.query(f"{committing} having count(*) = 1"))
+    running.cancel()
+    await asyncio.sleep(0)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError) as cancelled:
+        await running
+    assert isinstance(cancelled.value.__cause__, CommitUnknownError)
 
 
 async def test_a_job_whose_workers_always_die_is_parked(kit: StepKit) -> None:
