@@ -100,8 +100,9 @@ async def test_who_sends_a_parked_job_back_waits_for_who_claims(kit: StepKit, fu
         claimed = await claim(connection, [Wanted("s", 4, None, True, None)], 4, 15)
         assert (claimed.jobs, claimed.has_more) == ([], True)
         sending = asyncio.create_task(other.fetchval(f"select streams.{function}(step_name => 's')"))
-        blocked = "select count(*) = 1 from pg_stat_activity where wait_event_type = 'Lock' and query like $1"
-        await eventually(lambda: connection.fetchval(blocked, f"%{function}%"))
+        # On a connection of its own: a transaction sees the other sessions as they were at its first look.
+        blocked = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like $1"
+        await eventually(lambda: kit.query(blocked, f"%{function}%"))
     assert await sending == 1
     assert await connection.fetchval("select count(*) from streams.step_job where due_at = 'infinity'") == 0
     await connection.close()
