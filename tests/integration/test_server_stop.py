@@ -176,7 +176,10 @@ async def test_steps_that_outlast_a_stop_are_told_what_became_of_them(
         await sql.execute(SLOW_COMMIT)
         asked = [asyncio.create_task(http.post(f"/{name}")) for name in ("nothing", "stored", "commit")]
         await eventually(lambda: server.log().count("at work on") == 3)
-        commits = "select count(*) from pg_stat_activity where query = 'COMMIT' and state = 'active'"
+        commits = (
+            "select count(*) from pg_stat_activity "
+            "where datname = current_database() and query = 'COMMIT' and state = 'active'"
+        )
         await eventually(lambda: sql.fetchval(commits))
         server.process.send_signal(signal.SIGTERM)
         nothing, stored, commit = await asyncio.gather(*asked)

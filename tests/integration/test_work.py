@@ -480,7 +480,10 @@ async def test_a_run_that_is_cancelled_in_its_commit_stays_in_doubt_though_it_is
     invocation = JobInvocation(step, Job(1, step.name, "made", None, "null", "trace", 1, 0, 1))
     invocation.ending = None
     running = asyncio.create_task(StepRunner(step, WorkKit(kit, step).runtime).run(invocation))
-    committing = "select count(*) from pg_stat_activity where query = 'COMMIT' and state = 'active'"
+    committing = (
+        "select count(*) from pg_stat_activity "
+        "where datname = current_database() and query = 'COMMIT' and state = 'active'"
+    )
     await eventually(lambda: kit.query(f"{committing} having count(*) = 1"))
     running.cancel()
     await asyncio.sleep(0)

@@ -101,8 +101,8 @@ async def test_who_sends_a_parked_job_back_waits_for_who_claims(kit: StepKit, fu
         assert (claimed.jobs, claimed.has_more) == ([], True)
         sending = asyncio.create_task(other.fetchval(f"select streams.{function}(step_name => 's')"))
         # On a connection of its own: a transaction sees the other sessions as they were at its first look.
-        blocked = "select 1 from pg_stat_activity where wait_event_type = 'Lock' and query like $1"
-        await eventually(lambda: kit.query(blocked, f"%{function}%"))
+        blocked = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        await eventually(lambda: kit.query(blocked))
     assert await sending == 1
     assert await connection.fetchval("select count(*) from streams.step_job where due_at = 'infinity'") == 0
     await connection.close()
