@@ -19,6 +19,7 @@ from tidelog.queue import workers
 from tidelog.queue.running import JobInvocation
 from tidelog.runtime.runner import StepRunner
 from tidelog.store.jobs import Job
+from tidelog.store.pool import Pool
 from tidelog.store.undeclared import STEPS_UNKNOWN, warn_of_unknown_steps
 
 
@@ -490,6 +491,36 @@ async def test_a_run_that_is_cancelled_in_its_commit_stays_in_doubt_though_it_is
     running.cancel()
     with pytest.raises(asyncio.CancelledError) as cancelled:
         await running
+    assert isinstance(cancelled.value.__cause__, CommitUnknownError)
+
+
+async def test_a_run_that_is_cancelled_behind_its_commit_is_stored_and_nobody_says_that_it_is_not(
+    kit: StepKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its connection is given back yet: that may take a moment, in which a server's stop ends."""
+    giving_back = asyncio.Event()
+    check_in = Pool.check_in
+
+    async def slowly(pool: Pool, lent: Any) -> None:
+        if not giving_back.is_set():
+            giving_back.set()
+            await asyncio.sleep(3600)
+        await check_in(pool, lent)
+
+    async def handler(input: Any, context: Any) -> None:
+        await context.streams.chatMessage.set("g", "1", {"text": "hi"})
+
+    step = event_step(handler, "made")
+    invocation = JobInvocation(step, Job(1, step.name, "made", None, "null", "trace", 1, 0, 1))
+    invocation.ending = None
+    with monkeypatch.context() as patch:
+        patch.setattr(Pool, "check_in", slowly)
+        running = asyncio.create_task(StepRunner(step, WorkKit(kit, step).runtime).run(invocation))
+        await giving_back.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError) as cancelled:
+            await running
+    assert await kit.ids() == ["1"]
     assert isinstance(cancelled.value.__cause__, CommitUnknownError)
 
 

@@ -62,7 +62,7 @@ class StepTransaction:
         self._is_asked_again = False
         self._session: StepSession | None = None
         self._session_rolled_back = False
-        self._is_committing = False
+        self._may_be_committed = False
         self.transaction: int | None = None  # its id, if it wrote something; once it is committed
         self.is_transaction_known = True
 
@@ -75,7 +75,7 @@ class StepTransaction:
 
     def may_have_stored(self, error: BaseException) -> bool:
         """Whether something stays of a step that `error` ended. What else became of a COMMIT, that says itself."""
-        return self._is_committing and isinstance(error, asyncio.CancelledError)
+        return self._may_be_committed and isinstance(error, asyncio.CancelledError)
 
     @property
     def session(self) -> StepSession:
@@ -171,7 +171,7 @@ class StepTransaction:
         if not driver.is_in_transaction():
             raise TransactionAbortedError("the handler ended the transaction itself, by COMMIT or ROLLBACK in SQL")
         lent.expect_answer()
-        self._is_committing = True
+        self._may_be_committed = True
         try:
             tag = await driver.execute("COMMIT")
         except CONNECTION_ERRORS as error:
@@ -181,7 +181,7 @@ class StepTransaction:
             raise
         finally:
             lent.due_at = NEVER
-        self._is_committing = False
+        self._may_be_committed = tag == "COMMIT"
         if tag != "COMMIT" and lent.is_spent:
             raise DatabaseUnavailableError("the connection to the database was no good, and the handler went on")
         if tag != "COMMIT":
